@@ -1,0 +1,52 @@
+# One-word commands. `make demo` and `make test` need nothing but Python 3.10+ and make.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Where a CPU build of torch comes from another index, say so:
+# make test PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+TORCH ?= torch==2.13.0
+
+.PHONY: demo test test-slow lint format wheel miniature clean
+
+demo: $(VENV)/demo.installed  ## Export the miniature and answer all 15 tasks about a picture
+	$(BIN)/florence-export miniature --output demo/bundle --overwrite
+	$(BIN)/python -m florence_edge_calibration.miniature.demo demo/bundle demo
+
+test: $(VENV)/dev.installed  ## Run the tests (torch and transformers are the reference)
+	$(BIN)/python -m pytest -q
+
+test-slow: $(VENV)/dev.installed  ## Run what takes minutes or gigabytes
+	$(BIN)/python -m pytest -q -m slow
+
+lint: $(VENV)/dev.installed  ## Check style, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/dev.installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+wheel: $(VENV)/dev.installed
+	$(BIN)/python -m pip wheel -q --no-deps -w dist .
+
+miniature: $(VENV)/dev.installed  ## Train the miniature again from its seed (hours on a CPU)
+	$(BIN)/python -m florence_edge_calibration.miniature.train --work miniature
+
+clean:
+	rm -rf $(VENV) demo dist
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/demo.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[cpu,export]"
+	touch $@
+
+$(VENV)/dev.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check "$(TORCH)"
+	$(BIN)/python -m pip install -q --disable-pip-version-check \
+		-e ".[cpu,export,verify,supervision,dev]"
+	touch $@

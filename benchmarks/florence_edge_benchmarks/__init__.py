@@ -1,0 +1,1 @@
+"""Speed, accuracy and energy of bundles, as JSON and as reports."""

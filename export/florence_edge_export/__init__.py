@@ -1,0 +1,1 @@
+"""From a Florence-2 checkpoint to a bundle of three ONNX graphs."""

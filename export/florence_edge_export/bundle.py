@@ -1,0 +1,125 @@
+"""Writing a bundle: all files into a temporary folder, then one rename."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from florence_edge.bundle import MANIFEST, WEIGHTS, sha256
+from florence_edge.errors import BundleError
+
+_INLINE_BYTES = 1024  # smaller tensors (shapes, scalars) stay inside the .onnx file
+_ALIGNMENT = 64
+
+
+@contextmanager
+def new_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A temporary folder beside `target` that takes its place when the block succeeds.
+
+    Raises:
+        BundleError: `target` exists and `overwrite` is not given, or its parent cannot be written.
+            Whatever goes wrong, what was at `target` before is still there.
+    """
+    if target.exists() and not overwrite:
+        raise BundleError(
+            f"{target} exists. Choose another --output, or pass --overwrite to replace it."
+        )
+    if target.exists() and not (target / MANIFEST).exists() and any(_entries(target)):
+        raise BundleError(
+            f"{target} is no bundle and not empty, so it will not be replaced. "
+            "Choose another --output."
+        )
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise BundleError(f"Cannot write beside {target}: {error}.") from error
+    try:
+        temporary.chmod(0o755)  # mkdtemp makes it private
+        yield temporary
+        _swap(temporary, target)
+    except OSError as error:
+        raise BundleError(
+            f"Writing {target} failed: {error}. Nothing was changed there."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _entries(path: Path) -> Iterator[Path]:
+    if not path.is_dir():
+        yield path
+    else:
+        yield from path.iterdir()
+
+
+def _swap(new: Path, target: Path) -> None:
+    if not target.exists():
+        os.rename(new, target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent)) / "bundle"
+    os.rename(target, old)
+    try:
+        os.rename(new, target)
+    except BaseException:
+        os.rename(old, target)
+        raise
+    finally:
+        shutil.rmtree(old.parent, ignore_errors=True)
+
+
+def save_graphs(folder: Path, graphs: Mapping[str, ir.Model]) -> None:
+    """Write `<name>.onnx` for each graph, and weights.bin with every tensor of theirs once."""
+    with (folder / WEIGHTS).open("wb") as file:
+        weights = _WeightFile(file)
+        for model in graphs.values():
+            for value in model.graph.initializers.values():
+                if value.const_value is not None:
+                    value.const_value = weights.add(value.const_value)
+        for name, model in graphs.items():
+            ir.save(model, folder / f"{name}.onnx")
+
+
+class _WeightFile:
+    """Appends tensors to the shared data file; equal ones share their bytes."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._places: dict[bytes, int] = {}
+
+    def add(self, tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+        data = tensor.tobytes()
+        if len(data) < _INLINE_BYTES:
+            return tensor
+        digest = hashlib.blake2b(data, digest_size=16).digest()
+        if digest not in self._places:
+            self._file.write(bytes(-self._file.tell() % _ALIGNMENT))
+            self._places[digest] = self._file.tell()
+            self._file.write(data)
+        return ir.ExternalTensor(
+            WEIGHTS,
+            offset=self._places[digest],
+            length=len(data),
+            dtype=tensor.dtype,
+            shape=ir.Shape(tensor.shape.numpy()),
+            name=tensor.name or "",
+            base_dir="",
+        )
+
+
+def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write manifest.json: `facts`, and every file of the folder with its size and hash."""
+    files = {
+        path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        for path in sorted(folder.iterdir())
+        if path.name != MANIFEST
+    }
+    text = json.dumps({**facts, "files": files}, indent=2, ensure_ascii=False)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,72 @@
+"""florence-export: a checkpoint becomes a bundle that runs without PyTorch."""
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from florence_edge import __version__
+from florence_edge.bundle import PRECISIONS
+from florence_edge.errors import FlorenceEdgeError
+
+from .export import ExportOptions, export
+from .source import DEFAULT_MODEL, find_checkpoint
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Returns:
+        The exit status: 0, 1 where something failed, 2 for wrong usage, 130 when stopped.
+    """
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("florence_edge_export").setLevel(logging.INFO)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as on Ctrl-C
+    try:
+        _run(_parser().parse_args(arguments))
+    except FlorenceEdgeError as error:
+        print(f"florence-export: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("florence-export: stopped; nothing was changed.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    options = ExportOptions(
+        precision=arguments.precision,
+        image_size=arguments.image_size,
+        overwrite=arguments.overwrite,
+        verify=arguments.verify,
+    )
+    export(arguments.model, find_checkpoint(arguments.model), arguments.output, options)
+    print(f"{arguments.output} is ready. Try: florence-run {arguments.output} IMAGE --task OD")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="florence-export",
+        description="Export a Florence-2 checkpoint as a bundle of three ONNX graphs.",
+    )
+    parser.add_argument(
+        "model",
+        nargs="?",
+        default=DEFAULT_MODEL,
+        help=f"hub id (default: {DEFAULT_MODEL}), checkpoint folder, or 'miniature'",
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="the bundle")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
+    parser.add_argument(
+        "--image-size", type=int, metavar="N", help="side in pixels (default: the checkpoint's)"
+    )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare every graph and the answers to all tasks with transformers",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
+    parser.add_argument("--version", action="version", version=f"florence-edge {__version__}")
+    return parser

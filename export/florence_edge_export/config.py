@@ -1,0 +1,207 @@
+"""config.json of a Florence-2 checkpoint, in Microsoft's layout or transformers' native one."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from florence_edge.errors import BundleError
+
+
+class Layout(Enum):
+    """Who named the tensors of a checkpoint."""
+
+    MICROSOFT = "microsoft"
+    NATIVE = "native"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VisionConfig:
+    """DaViT and the projector behind it; one entry a stage where there are several."""
+
+    in_channels: int
+    dims: tuple[int, ...]
+    depths: tuple[int, ...]
+    heads: tuple[int, ...]
+    groups: tuple[int, ...]
+    patch_sizes: tuple[int, ...]
+    patch_strides: tuple[int, ...]
+    patch_paddings: tuple[int, ...]
+    patch_prenorms: tuple[bool, ...]
+    window_size: int
+    mlp_ratio: float
+    qkv_bias: bool
+    activation: str
+    projection_dim: int
+    position_embeddings: int
+    temporal_embeddings: int
+    feature_sources: tuple[str, ...]
+
+    def grid(self, image_size: int) -> int:
+        """Side of the square of image tokens that leaves the last stage."""
+        return self.sides(image_size)[-1]
+
+    def sides(self, image_size: int) -> tuple[int, ...]:
+        """Side of the feature map of each stage (the arithmetic of a strided convolution)."""
+        sides = []
+        for kernel, stride, padding in zip(
+            self.patch_sizes, self.patch_strides, self.patch_paddings, strict=True
+        ):
+            image_size = (image_size + 2 * padding - kernel) // stride + 1
+            sides.append(image_size)
+        return tuple(sides)
+
+    def image_tokens(self, image_size: int) -> int:
+        """How many tokens a picture becomes: 577 for Florence-2 at 768 pixels."""
+        per_source = {"spatial_avg_pool": 1, "temporal_avg_pool": None, "last_frame": None}
+        return sum(
+            per_source[source] or self.grid(image_size) ** 2 for source in self.feature_sources
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextConfig:
+    """BART: post-norm encoder and decoder over one tied embedding."""
+
+    vocab_size: int
+    d_model: int
+    encoder_layers: int
+    encoder_heads: int
+    encoder_ffn: int
+    decoder_layers: int
+    decoder_heads: int
+    decoder_ffn: int
+    positions: int
+    activation: str
+    scale_embedding: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointConfig:
+    """What config.json states about the model."""
+
+    layout: Layout
+    vision: VisionConfig
+    text: TextConfig
+    raw: Mapping[str, Any]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        BundleError: the file is missing or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BundleError(f"{path} is missing. A Florence-2 checkpoint folder has it.") from None
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path} cannot be read as JSON: {error}. Fetch it again.") from error
+    if not isinstance(content, dict):
+        raise BundleError(f"{path} should hold a JSON object, but holds {type(content).__name__}.")
+    return content
+
+
+def read_config(folder: Path) -> CheckpointConfig:
+    """Parse `folder/config.json`.
+
+    Raises:
+        BundleError: it is missing, not Florence-2, or lacks a number the graphs need.
+    """
+    raw = read_json(folder / "config.json")
+    if raw.get("model_type") != "florence2":
+        raise BundleError(
+            f"{folder} holds a model of type {raw.get('model_type')!r}, expected 'florence2'. "
+            "This tool exports Florence-2 checkpoints and their fine-tunes."
+        )
+    try:
+        layout = _layout(raw["vision_config"])
+        vision = _vision(raw["vision_config"], layout)
+        text = _text(raw["text_config"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(
+            f"{folder / 'config.json'} lacks or garbles a field of Florence-2: {error}."
+        ) from error
+    return CheckpointConfig(layout=layout, vision=vision, text=text, raw=raw)
+
+
+def _layout(vision: Mapping[str, Any]) -> Layout:
+    return Layout.MICROSOFT if vision.get("model_type") == "davit" else Layout.NATIVE
+
+
+# What transformers' Florence2VisionConfig assumes for a field that a native config.json leaves out.
+_VISION_DEFAULTS: dict[str, Any] = {
+    "in_channels": 3,
+    "embed_dim": (128, 256, 512, 1024),
+    "depths": (1, 1, 9, 1),
+    "num_heads": (4, 8, 16, 32),
+    "num_groups": (4, 8, 16, 32),
+    "patch_size": (7, 3, 3, 3),
+    "patch_stride": (4, 2, 2, 2),
+    "patch_padding": (3, 1, 1, 1),
+    "patch_prenorm": (False, True, True, True),
+    "window_size": 12,
+    "mlp_ratio": 4.0,
+    "qkv_bias": True,
+    "activation_function": "gelu",
+    "projection_dim": 1024,
+    "max_position_embeddings": 50,
+    "max_temporal_embeddings": 100,
+}
+
+
+def _vision(stated: Mapping[str, Any], layout: Layout) -> VisionConfig:
+    fields = _VISION_DEFAULTS | dict(stated)
+    # The native class always joins pooled and spatial features and ignores the field.
+    sources = ("spatial_avg_pool", "temporal_avg_pool")
+    if layout is Layout.MICROSOFT:
+        sources = tuple(stated["image_feature_source"])
+        fields["embed_dim"] = stated["dim_embed"]
+        fields["max_position_embeddings"] = stated["image_pos_embed"]["max_pos_embeddings"]
+        temporal = stated["visual_temporal_embedding"]
+        fields["max_temporal_embeddings"] = temporal["max_temporal_embeddings"]
+    unknown = set(sources) - {"spatial_avg_pool", "temporal_avg_pool", "last_frame"}
+    if unknown:
+        raise ValueError(f"unknown image_feature_source {sorted(unknown)}")
+    return VisionConfig(
+        in_channels=int(fields["in_channels"]),
+        dims=_ints(fields["embed_dim"]),
+        depths=_ints(fields["depths"]),
+        heads=_ints(fields["num_heads"]),
+        groups=_ints(fields["num_groups"]),
+        patch_sizes=_ints(fields["patch_size"]),
+        patch_strides=_ints(fields["patch_stride"]),
+        patch_paddings=_ints(fields["patch_padding"]),
+        patch_prenorms=tuple(bool(flag) for flag in fields["patch_prenorm"]),
+        window_size=int(fields["window_size"]),
+        mlp_ratio=float(fields["mlp_ratio"]),
+        qkv_bias=bool(fields["qkv_bias"]),
+        activation=str(fields["activation_function"]),
+        projection_dim=int(fields["projection_dim"]),
+        position_embeddings=int(fields["max_position_embeddings"]),
+        temporal_embeddings=int(fields["max_temporal_embeddings"]),
+        feature_sources=sources,
+    )
+
+
+def _text(stated: Mapping[str, Any]) -> TextConfig:
+    return TextConfig(
+        vocab_size=int(stated["vocab_size"]),
+        d_model=int(stated["d_model"]),
+        encoder_layers=int(stated["encoder_layers"]),
+        encoder_heads=int(stated["encoder_attention_heads"]),
+        encoder_ffn=int(stated["encoder_ffn_dim"]),
+        decoder_layers=int(stated["decoder_layers"]),
+        decoder_heads=int(stated["decoder_attention_heads"]),
+        decoder_ffn=int(stated["decoder_ffn_dim"]),
+        positions=int(stated["max_position_embeddings"]),
+        activation=str(stated.get("activation_function", "gelu")),
+        scale_embedding=bool(stated.get("scale_embedding", False)),
+    )
+
+
+def _ints(values: Any) -> tuple[int, ...]:
+    return tuple(int(value) for value in values)

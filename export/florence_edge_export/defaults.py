@@ -1,0 +1,106 @@
+"""What a checkpoint says beside its architecture: how to generate and how to see a picture."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from florence_edge.errors import BundleError
+from florence_edge.options import DEFAULT_MAX_NEW_TOKENS, Generation
+
+from .config import CheckpointConfig, Layout, read_json
+
+# What Hugging Face's GenerationConfig and BART's configuration assume where nothing is stated.
+_ASSUMED: dict[str, Any] = {
+    "num_beams": 1,
+    "no_repeat_ngram_size": 0,
+    "length_penalty": 1.0,
+    "early_stopping": False,
+    "forced_bos_token_id": -1,
+    "forced_eos_token_id": 2,
+    "decoder_start_token_id": 2,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "pad_token_id": 1,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationDefaults:
+    """Generation settings of a checkpoint and the files they were read from, first one first."""
+
+    generation: Generation
+    sources: tuple[str, ...]
+
+
+def read_generation(folder: Path, config: CheckpointConfig) -> GenerationDefaults:
+    """Generation defaults as the code of the checkpoint's layout would use them.
+
+    Microsoft's code generates with the inner language model, so text_config wins; the native class
+    reads generation_config.json first.
+    """
+    stated: list[tuple[str, Mapping[str, Any]]] = [("text_config", config.raw["text_config"])]
+    if config.layout is Layout.NATIVE:
+        if (folder / "generation_config.json").exists():
+            stated.insert(
+                0, ("generation_config.json", read_json(folder / "generation_config.json"))
+            )
+        stated.append(("config.json", config.raw))
+    values: dict[str, Any] = dict(_ASSUMED)
+    for _, settings in reversed(stated):
+        values.update({k: settings[k] for k in _ASSUMED if settings.get(k) is not None})
+    positions = config.text.positions
+    values["max_new_tokens"] = min(DEFAULT_MAX_NEW_TOKENS, positions)
+    generation = Generation(**{field.name: values[field.name] for field in fields(Generation)})
+    return GenerationDefaults(generation, tuple(name for name, _ in stated))
+
+
+@dataclass(frozen=True, slots=True)
+class ImageProcessing:
+    """How the checkpoint's image processor prepares a picture; mean and std are of RGB in 0..1."""
+
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def read_image_processing(folder: Path) -> ImageProcessing:
+    """Read preprocessor_config.json or processor_config.json; CLIP's numbers where neither is.
+
+    Raises:
+        BundleError: the processor does what the vision graph does not (another filter or scale,
+            no squash to a square).
+    """
+    stated = _image_processor(folder)
+    size = stated.get("size", {"height": 768, "width": 768})
+    if set(size) != {"height", "width"} or size["height"] != size["width"]:
+        raise BundleError(f"{folder}: the image processor makes {size}, expected a square.")
+    expected = {"resample": 3, "do_resize": True, "do_normalize": True, "do_center_crop": False}
+    for name, value in expected.items():
+        if stated.get(name, value) != value:
+            raise BundleError(
+                f"{folder}: the image processor has {name} = {stated[name]!r}; this tool makes "
+                f"pictures as Florence-2 does, with {value!r}."
+            )
+    if abs(stated.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
+        raise BundleError(
+            f"{folder}: rescale_factor is {stated['rescale_factor']}, expected 1/255."
+        )
+    return ImageProcessing(
+        size=int(size["height"]),
+        mean=_floats(stated.get("image_mean", (0.485, 0.456, 0.406))),
+        std=_floats(stated.get("image_std", (0.229, 0.224, 0.225))),
+    )
+
+
+def _image_processor(folder: Path) -> Mapping[str, Any]:
+    if (folder / "preprocessor_config.json").exists():
+        return read_json(folder / "preprocessor_config.json")
+    if (folder / "processor_config.json").exists():
+        nested = read_json(folder / "processor_config.json").get("image_processor", {})
+        return nested if isinstance(nested, dict) else {}
+    return {}
+
+
+def _floats(values: Sequence[float]) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)

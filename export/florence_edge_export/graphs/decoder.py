@@ -1,0 +1,165 @@
+"""The decoder: one token of every beam in, the scores of the next token out.
+
+    token_ids [B, N], position [1], encoder_mask [B, E], self caches [R, H, S, d] (R = B * N),
+    cross caches [B, H, E, d]  ->  top_log_probs, top_ids [B, N, K], log_probs [B, N, V],
+                                   new_key.i, new_value.i [R, H, 1, d]
+
+Two things keep a step cheap. The cache is read where it lies: attention over it and over the new
+row are two products under one softmax, and the caller places the new row afterwards. And beams of
+one image share its cross-attention cache: they are folded into the query axis.
+"""
+
+from typing import NamedTuple
+
+import onnx_ir as ir
+from onnxscript import OpBuilder
+from onnxscript.nn import Module, ModuleList, Parameter
+
+from florence_edge.contract import TOP_K
+
+from ..config import TextConfig
+from .layers import MASKED, LayerNorm, Linear, activate, additive_mask, merge_heads, split_heads
+from .text import Embedding, PositionTable
+
+
+class Cache(NamedTuple):
+    """Keys and values of one layer."""
+
+    key: ir.Value
+    value: ir.Value
+
+
+class Decoder(Module):
+    """One step of generation; see the module docstring for shapes."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__("decoder")
+        self.width = config.d_model
+        self.embedding_scale = config.d_model**0.5 if config.scale_embedding else 1.0
+        self.shared = Embedding(config.vocab_size, config.d_model)
+        self.embed_positions = PositionTable(config)
+        self.layernorm_embedding = LayerNorm(config.d_model)
+        self.layers = ModuleList([DecoderLayer(config) for _ in range(config.decoder_layers)])
+        self.final_logits_bias = Parameter([config.vocab_size])
+
+    def forward(
+        self,
+        op: OpBuilder,
+        token_ids: ir.Value,
+        position: ir.Value,
+        encoder_mask: ir.Value,
+        self_caches: list[Cache],
+        cross_caches: list[Cache],
+    ) -> tuple[list[ir.Value], list[Cache]]:
+        x = self.shared(op, token_ids)
+        if self.embedding_scale != 1.0:
+            x = op.Mul(x, self.embedding_scale)
+        x = op.Add(x, self.embed_positions(op, position))
+        x = self.layernorm_embedding(op, x)
+
+        past_mask = self._past_mask(op, position, self_caches[0].key)
+        cross_mask = additive_mask(op, encoder_mask)
+        rows = []
+        for layer, self_cache, cross_cache in zip(
+            self.layers, self_caches, cross_caches, strict=True
+        ):
+            x, row = layer(op, x, self_cache, past_mask, cross_cache, cross_mask)
+            rows.append(row)
+        return self._scores(op, x, token_ids), rows
+
+    def _past_mask(self, op: OpBuilder, position: ir.Value, cache: ir.Value) -> ir.Value:
+        """[S] of 0 for rows before `position` and MASKED for those not written yet."""
+        capacity = op.Squeeze(op.Shape(cache, start=2, end=3), [0])
+        unwritten = op.GreaterOrEqual(op.Range(0, capacity, 1), position)
+        return op.Mul(op.Cast(unwritten, to=ir.DataType.FLOAT), MASKED)
+
+    def _scores(self, op: OpBuilder, x: ir.Value, token_ids: ir.Value) -> list[ir.Value]:
+        """Logits from the tied embedding, as log-probabilities, whole and the best K."""
+        logits = op.Gemm(
+            op.Reshape(x, [-1, self.width]), self.shared.weight, self.final_logits_bias, transB=1
+        )
+        log_probs = op.LogSoftmax(logits, axis=-1)
+        log_probs = op.Reshape(log_probs, op.Concat(op.Shape(token_ids), [-1], axis=0))
+        top_log_probs, top_ids = op.TopK(log_probs, [TOP_K], axis=-1, _outputs=2)
+        return [top_log_probs, top_ids, log_probs]
+
+
+class DecoderLayer(Module):
+    """BART's post-norm decoder layer, for one new token a row."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.activation = config.activation
+        self.self_attn = CachedAttention(config.d_model, config.decoder_heads)
+        self.self_attn_layer_norm = LayerNorm(config.d_model)
+        self.encoder_attn = CrossAttention(config.d_model, config.decoder_heads)
+        self.encoder_attn_layer_norm = LayerNorm(config.d_model)
+        self.fc1 = Linear(config.d_model, config.decoder_ffn)
+        self.fc2 = Linear(config.decoder_ffn, config.d_model)
+        self.final_layer_norm = LayerNorm(config.d_model)
+
+    def forward(
+        self,
+        op: OpBuilder,
+        x: ir.Value,
+        self_cache: Cache,
+        past_mask: ir.Value,
+        cross_cache: Cache,
+        cross_mask: ir.Value,
+    ) -> tuple[ir.Value, Cache]:
+        attended, row = self.self_attn(op, x, self_cache, past_mask)
+        x = self.self_attn_layer_norm(op, op.Add(x, attended))
+        x = self.encoder_attn_layer_norm(
+            op, op.Add(x, self.encoder_attn(op, x, cross_cache, cross_mask))
+        )
+        hidden = self.fc2(op, activate(op, self.fc1(op, x), self.activation))
+        return self.final_layer_norm(op, op.Add(x, hidden)), row
+
+
+class CachedAttention(Module):
+    """Self-attention of one new token a row over the cache and itself."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.width = width
+        self.heads = heads
+        self.q_proj = Linear(width, width)
+        self.k_proj = Linear(width, width)
+        self.v_proj = Linear(width, width)
+        self.out_proj = Linear(width, width)
+
+    def forward(
+        self, op: OpBuilder, x: ir.Value, cache: Cache, past_mask: ir.Value
+    ) -> tuple[ir.Value, Cache]:
+        one_row = [-1, self.heads, 1, self.width // self.heads]  # one token: no Transpose needed
+        query = op.Reshape(self.q_proj(op, x), one_row)
+        row = Cache(
+            op.Reshape(self.k_proj(op, x), one_row), op.Reshape(self.v_proj(op, x), one_row)
+        )
+
+        past = op.MatMul(query, op.Transpose(cache.key, perm=[0, 1, 3, 2]))
+        own = op.ReduceSum(op.Mul(query, row.key), [-1], keepdims=1)
+        scores = op.Concat(op.Add(past, past_mask), own, axis=-1)
+        weights = op.Softmax(scores, axis=-1)
+
+        past = op.MatMul(op.Slice(weights, [0], [-1], [3]), cache.value)
+        own = op.Mul(op.Slice(weights, [-1], [2**31 - 1], [3]), row.value)
+        x = op.Reshape(op.Add(past, own), op.Shape(x))
+        return self.out_proj(op, x), row
+
+
+class CrossAttention(Module):
+    """Attention over the picture and the prompt; the beams of an image are its queries."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.width = width
+        self.heads = heads
+        self.q_proj = Linear(width, width)
+        self.out_proj = Linear(width, width)
+
+    def forward(self, op: OpBuilder, x: ir.Value, cache: Cache, mask: ir.Value) -> ir.Value:
+        query = split_heads(op, self.q_proj(op, x), self.heads, self.width // self.heads)
+        scores = op.MatMul(query, op.Transpose(cache.key, perm=[0, 1, 3, 2]))
+        weights = op.Softmax(op.Add(scores, mask), axis=-1)
+        return self.out_proj(op, merge_heads(op, op.MatMul(weights, cache.value), self.width))

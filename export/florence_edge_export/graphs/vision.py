@@ -1,0 +1,229 @@
+"""The vision encoder: a picture becomes image tokens (DaViT and Florence-2's projector).
+
+    pixels uint8 [B, S, S, 3]
+      -> 4 x (strided convolution, then blocks of window attention and channel attention)
+      -> + learned positions -> pooled token first, then the grid -> projection -> [B, I, d_model]
+
+The feature map stays [B, H, W, C] from the stem on: layer norms and linears work on it as it is,
+and only convolutions, windows and channel groups move data. Queries come scaled: the factor
+(head_dim ** -0.5, or tokens ** -0.5 for channels) is folded into `qkv` when weights are loaded.
+"""
+
+import onnx_ir as ir
+from onnxscript import OpBuilder
+from onnxscript.nn import Module, ModuleList, Parameter
+
+from ..config import VisionConfig
+from .layers import FeedForward, LayerNorm, Linear
+
+_TO_CHANNELS_FIRST = [0, 3, 1, 2]
+_TO_CHANNELS_LAST = [0, 2, 3, 1]
+
+
+class VisionEncoder(Module):
+    """pixels [B, S, S, 3] uint8 -> image_features [B, I, d_model]."""
+
+    def __init__(self, config: VisionConfig, image_size: int) -> None:
+        super().__init__("vision_encoder")
+        sides = config.sides(image_size)
+        self.normalize = Normalize(config.in_channels)
+        self.convs = ModuleList([ConvEmbed(config, stage) for stage in range(len(sides))])
+        self.stages = [
+            ModuleList([Block(config, stage, side) for _ in range(config.depths[stage])])
+            for stage, side in enumerate(sides)
+        ]
+        self.blocks = ModuleList(list(self.stages))
+        self.projector = Projector(config, sides[-1])
+
+    def forward(self, op: OpBuilder, pixels: ir.Value) -> ir.Value:
+        x = self.normalize(op, pixels)
+        for conv, blocks in zip(self.convs, self.stages, strict=True):
+            x = conv(op, x)
+            for block in blocks:
+                x = block(op, x)
+        return self.projector(op, x)
+
+
+class Normalize(Module):
+    """uint8 -> (x / 255 - mean) / std, as one multiplication and one subtraction."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.scale = Parameter([channels])
+        self.shift = Parameter([channels])
+
+    def forward(self, op: OpBuilder, pixels: ir.Value) -> ir.Value:
+        x = op.Cast(pixels, to=ir.DataType.FLOAT)
+        return op.Sub(op.Mul(x, self.scale), self.shift)
+
+
+class Conv(Module):
+    """A convolution over [B, H, W, C]; channels move first for it, as ONNX wants, and back."""
+
+    def __init__(
+        self, inputs: int, outputs: int, *, kernel: int, stride: int, padding: int, groups: int = 1
+    ) -> None:
+        super().__init__()
+        self.weight = Parameter([outputs, inputs // groups, kernel, kernel])
+        self.bias = Parameter([outputs])
+        self.attributes = {
+            "kernel_shape": [kernel, kernel],
+            "strides": [stride, stride],
+            "pads": [padding] * 4,
+            "group": groups,
+        }
+
+    def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
+        x = op.Transpose(x, perm=_TO_CHANNELS_FIRST)
+        x = op.Conv(x, self.weight, self.bias, **self.attributes)
+        return op.Transpose(x, perm=_TO_CHANNELS_LAST)
+
+
+class ConvEmbed(Module):
+    """The strided convolution that opens a stage, with a layer norm before or after it."""
+
+    def __init__(self, config: VisionConfig, stage: int) -> None:
+        super().__init__()
+        outputs = config.dims[stage]
+        inputs = config.dims[stage - 1] if stage else config.in_channels
+        self.prenorm = config.patch_prenorms[stage]
+        self.conv = Conv(
+            inputs,
+            outputs,
+            kernel=config.patch_sizes[stage],
+            stride=config.patch_strides[stage],
+            padding=config.patch_paddings[stage],
+        )
+        self.norm = LayerNorm(inputs if self.prenorm else outputs)
+
+    def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
+        if self.prenorm:
+            return self.conv(op, self.norm(op, x))
+        return self.norm(op, self.conv(op, x))
+
+
+class Block(Module):
+    """One dual-attention block: over windows of pixels, then over groups of channels."""
+
+    def __init__(self, config: VisionConfig, stage: int, side: int) -> None:
+        super().__init__()
+        self.spatial_block = MixingBlock(config, stage, WindowAttention(config, stage, side))
+        self.channel_block = MixingBlock(config, stage, ChannelAttention(config, stage, side))
+
+    def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
+        return self.channel_block(op, self.spatial_block(op, x))
+
+
+class MixingBlock(Module):
+    """Depthwise convolution, attention, depthwise convolution, MLP; each with a residual."""
+
+    def __init__(self, config: VisionConfig, stage: int, attention: Module) -> None:
+        super().__init__()
+        width = config.dims[stage]
+        self.conv1 = Conv(width, width, kernel=3, stride=1, padding=1, groups=width)
+        self.norm1 = LayerNorm(width)
+        self.attention = attention  # named by its class: window_attn or channel_attn
+        self.conv2 = Conv(width, width, kernel=3, stride=1, padding=1, groups=width)
+        self.norm2 = LayerNorm(width)
+        self.ffn = FeedForward(width, int(width * config.mlp_ratio), config.activation)
+
+    def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
+        x = op.Add(x, self.conv1(op, x))
+        x = op.Add(x, self.attention(op, self.norm1(op, x)))
+        x = op.Add(x, self.conv2(op, x))
+        return op.Add(x, self.ffn(op, self.norm2(op, x)))
+
+
+class WindowAttention(Module):
+    """Self-attention inside windows of `window_size` squared pixels.
+
+    One Transpose takes windows and heads apart together, one puts them back. Where the map is not
+    a multiple of the window it is padded below and to the right, and padding is attended to, as
+    in the original.
+    """
+
+    def __init__(self, config: VisionConfig, stage: int, side: int) -> None:
+        super().__init__("window_attn")
+        self.width = config.dims[stage]
+        self.heads = config.heads[stage]
+        self.window = config.window_size
+        self.side = side
+        self.qkv = Linear(self.width, 3 * self.width, bias=config.qkv_bias)
+        self.proj = Linear(self.width, self.width)
+
+    def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
+        window, heads, head_dim = self.window, self.heads, self.width // self.heads
+        padding = -self.side % window
+        across = (self.side + padding) // window  # windows along one side
+        if padding:
+            x = op.Pad(x, [0, 0, 0, 0, 0, padding, padding, 0])
+
+        qkv = op.Reshape(self.qkv(op, x), [0, across, window, across, window, 3, heads, head_dim])
+        qkv = op.Transpose(qkv, perm=[5, 0, 1, 3, 6, 2, 4, 7])
+        qkv = op.Reshape(qkv, [3, -1, heads, window * window, head_dim])
+        query, key, value = unstack(op, qkv, 3)
+
+        scores = op.MatMul(query, op.Transpose(key, perm=[0, 1, 3, 2]))
+        x = op.MatMul(op.Softmax(scores, axis=-1), value)
+
+        x = op.Reshape(x, [-1, across, across, heads, window, window, head_dim])
+        x = op.Transpose(x, perm=[0, 1, 4, 2, 5, 3, 6])
+        x = op.Reshape(x, [-1, across * window, across * window, self.width])
+        if padding:
+            x = op.Slice(x, [0, 0], [self.side, self.side], [1, 2])
+        return self.proj(op, x)
+
+
+class ChannelAttention(Module):
+    """Attention of channels to channels inside a group; tokens are what they have in common."""
+
+    def __init__(self, config: VisionConfig, stage: int, side: int) -> None:
+        super().__init__("channel_attn")
+        self.width = config.dims[stage]
+        self.groups = config.groups[stage]
+        self.side = side
+        self.qkv = Linear(self.width, 3 * self.width, bias=config.qkv_bias)
+        self.proj = Linear(self.width, self.width)
+
+    def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
+        groups, channels = self.groups, self.width // self.groups
+        qkv = op.Reshape(self.qkv(op, x), [0, self.side * self.side, 3, groups, channels])
+        query, key, value = unstack(op, op.Transpose(qkv, perm=[2, 0, 3, 1, 4]), 3)
+
+        scores = op.MatMul(op.Transpose(query, perm=[0, 1, 3, 2]), key)
+        weights = op.Softmax(scores, axis=-1)
+        x = op.MatMul(value, op.Transpose(weights, perm=[0, 1, 3, 2]))
+
+        x = op.Transpose(x, perm=[0, 2, 1, 3])
+        return self.proj(op, op.Reshape(x, [0, self.side, self.side, self.width]))
+
+
+class Projector(Module):
+    """Positions, pooling and the projection to the width of the text model.
+
+    `position_embed` is the learned 2-D table of this grid plus row 0 of the temporal table: a
+    picture is one frame.
+    """
+
+    def __init__(self, config: VisionConfig, side: int) -> None:
+        super().__init__()
+        self.width = config.dims[-1]
+        self.tokens = side * side
+        self.sources = config.feature_sources
+        self.position_embed = Parameter([side, side, self.width])
+        self.image_projection = Linear(self.width, config.projection_dim, bias=False)
+        self.image_proj_norm = LayerNorm(config.projection_dim)
+
+    def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
+        x = op.Reshape(op.Add(x, self.position_embed), [0, self.tokens, self.width])
+        pooled = op.ReduceMean(x, [1], keepdims=1)
+        # "temporal_avg_pool" is the mean over frames, and there is one frame.
+        features = [pooled if source == "spatial_avg_pool" else x for source in self.sources]
+        x = op.Concat(*features, axis=1)
+        return self.image_proj_norm(op, self.image_projection(op, x))
+
+
+def unstack(op: OpBuilder, x: ir.Value, count: int) -> list[ir.Value]:
+    """[count, ...] -> `count` values without the first axis."""
+    parts = op.Split(x, axis=0, num_outputs=count, _outputs=count)
+    return [op.Squeeze(part, [0]) for part in parts]

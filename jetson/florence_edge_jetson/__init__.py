@@ -1,0 +1,1 @@
+"""The device a bundle runs on."""

@@ -1,0 +1,29 @@
+"""Florence-2 on the edge: all 15 tasks, without PyTorch or transformers."""
+
+from .errors import BackendError, BundleError, FlorenceEdgeError, ImageError, RequestError
+from .model import Florence2
+from .options import GenerationOptions
+from .parse import parse
+from .regions import Region
+from .result import Result
+from .tasks import TASKS, Task
+from .view import View
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "TASKS",
+    "BackendError",
+    "BundleError",
+    "Florence2",
+    "FlorenceEdgeError",
+    "GenerationOptions",
+    "ImageError",
+    "Region",
+    "RequestError",
+    "Result",
+    "Task",
+    "View",
+    "__version__",
+    "parse",
+]

@@ -1,0 +1,160 @@
+"""A bundle on disk: its manifest, and whether what the manifest names is really there."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from . import contract
+from .errors import BackendError, BundleError
+from .options import Generation
+
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer.json"
+WEIGHTS = "weights.bin"
+FIDELITY = "fidelity.json"
+
+PRECISIONS = ("fp32", "fp16")
+
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file of the bundle as it was written."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """An exported model: what `manifest.json` says of it.
+
+    `precision` is that of the weights, `floats` the dtype of features and caches, `target` the
+    engine it was made for ("any" where all can run it).
+    """
+
+    folder: Path
+    model: str
+    precision: str
+    target: str
+    floats: str
+    size: contract.ModelSize
+    generation: Generation
+    files: Mapping[str, StoredFile]
+
+    @staticmethod
+    def load(folder: str | Path) -> "Bundle":
+        """Read and check a bundle: contract version, presence and size of every file.
+
+        Raises:
+            BundleError: what is wrong, what was expected, and what to run.
+        """
+        folder = Path(folder)
+        manifest = _read_manifest(folder)
+        version = manifest.get("contract")
+        if version != contract.CONTRACT_VERSION:
+            raise BundleError(
+                f"{folder} was exported for contract {version}, this runtime speaks "
+                f"{contract.CONTRACT_VERSION}. Export it again with florence-export, or install "
+                "the florence-edge that made it."
+            )
+        try:
+            bundle = _bundle_from_manifest(folder, manifest)
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleError(
+                f"{folder / MANIFEST} lacks or garbles a field: {error}. Export the bundle again."
+            ) from error
+        bundle._check_files()
+        return bundle
+
+    def graph_file(self, graph: str) -> Path:
+        """Path of one of the three graphs."""
+        return self.folder / f"{graph}.onnx"
+
+    def check_engine(self, engine: str) -> None:
+        """Refuse an engine that this bundle was not made for.
+
+        Raises:
+            BackendError: with the export command that makes a fitting bundle.
+        """
+        if self.target not in ("any", engine):
+            raise BackendError(
+                f"{self.folder} was made for {self.target} and does not run on {engine}. "
+                f"Run: florence-export {self.model} --precision {self.precision} --output NEW."
+            )
+
+    def damaged_files(self) -> Iterator[str]:
+        """Names of files whose content is not what was exported (reads every byte)."""
+        for name, stored in self.files.items():
+            if sha256(self.folder / name) != stored.sha256:
+                yield name
+
+    def _check_files(self) -> None:
+        for name in (TOKENIZER, *(f"{graph}.onnx" for graph in contract.GRAPHS)):
+            if name not in self.files:
+                raise BundleError(
+                    f"{self.folder / MANIFEST} does not list {name}. Export the bundle again."
+                )
+        for name, stored in self.files.items():
+            path = self.folder / name
+            if not path.is_file():
+                raise BundleError(
+                    f"{self.folder} lacks {name}, which its manifest lists. Copy the whole folder, "
+                    "or export the bundle again."
+                )
+            if path.stat().st_size != stored.bytes:
+                raise BundleError(
+                    f"{path} has {path.stat().st_size} bytes, expected {stored.bytes}: it was "
+                    "changed or cut short. Copy it again, or export the bundle again."
+                )
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    if not folder.is_dir():
+        raise BundleError(
+            f"There is no bundle at {folder}. Make one: florence-export MODEL --output {folder}."
+        )
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BundleError(
+            f"{folder} is not a bundle: it has no {MANIFEST}. If it is a checkpoint, export it: "
+            f"florence-export {folder} --output BUNDLE."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path} cannot be read: {error}. Export the bundle again.") from error
+    if not isinstance(manifest, dict):
+        raise BundleError(f"{path} is not a manifest. Export the bundle again.")
+    return manifest
+
+
+def _bundle_from_manifest(folder: Path, manifest: Mapping[str, Any]) -> Bundle:
+    return Bundle(
+        folder=folder,
+        model=str(manifest["model"]["name"]),
+        precision=str(manifest["precision"]),
+        target=str(manifest["target"]),
+        floats=str(manifest["floats"]),
+        size=_value(contract.ModelSize, manifest["size"]),
+        generation=_value(Generation, manifest["generation"]),
+        files={name: _value(StoredFile, entry) for name, entry in manifest["files"].items()},
+    )
+
+
+def _value(kind: type[_Value], stated: Mapping[str, Any]) -> _Value:
+    """A dataclass from the manifest's object of the same fields; what it has beyond is ignored."""
+    return kind(**{field.name: stated[field.name] for field in fields(kind)})  # type: ignore[arg-type]

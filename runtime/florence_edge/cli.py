@@ -1,0 +1,194 @@
+"""florence-run: ask a bundle about pictures from the command line."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from . import __version__
+from .errors import FlorenceEdgeError, RequestError
+from .image import SUFFIXES
+from .model import Florence2
+from .options import GenerationOptions
+from .questions import free_question, question
+from .report import describe
+from .result import Result
+from .tasks import TASKS
+from .view import View
+
+Ask = Callable[[View], Result]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Returns:
+        The exit status: 0, 1 where something failed, 2 for wrong usage, 130 on Ctrl-C.
+    """
+    logging.basicConfig(format="florence-run: %(message)s", level=logging.WARNING)
+    try:
+        return _run(_parser().parse_args(arguments))
+    except FlorenceEdgeError as error:
+        print(f"florence-run: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("florence-run: stopped.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever read our output has left (| head)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's last flush
+        return 1
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """Answer for every picture; one that fails is named, and the rest goes on."""
+    ask = _ask(arguments)
+    images = list(_find_images(arguments.images))
+    pictures = _Pictures(arguments.output, "prompt" if arguments.prompt else arguments.task)
+    generation = GenerationOptions(
+        num_beams=arguments.beams, max_new_tokens=arguments.max_new_tokens
+    )
+    model = Florence2.load(arguments.bundle, arguments.device, threads=arguments.threads)
+    progress = _Progress(len(images))
+    failed = 0
+    for path in images:
+        progress.show(path)
+        try:
+            view = model.look(path, options=generation, convention=arguments.convention)
+            result = ask(view).filter(arguments.min_score)
+        except RequestError as error:
+            progress.clear()
+            print(f"florence-run: {path}: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        progress.clear()
+        _print(path, result, arguments)
+        pictures.write(path, view, result)
+    if failed:
+        print(f"florence-run: {failed} of {len(images)} images failed.", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="florence-run", description="Ask a Florence-2 bundle about pictures."
+    )
+    parser.add_argument("bundle", type=Path, help="folder that florence-export wrote")
+    parser.add_argument("images", type=Path, nargs="+", help="pictures, or folders of pictures")
+    asked = parser.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--task", help=f"one of {', '.join(TASKS)}")
+    asked.add_argument("--prompt", help="a prompt in your own words (VQA and other fine-tunes)")
+    parser.add_argument("--text", help="caption or phrase that the task takes beside the picture")
+    parser.add_argument(
+        "--region", type=_region, metavar="X1,Y1,X2,Y2", help="region in pixels, for region tasks"
+    )
+    parser.add_argument("--beams", type=int, metavar="N", help="1 (greedy) to 8; default: model's")
+    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer")
+    parser.add_argument(
+        "--min-score", type=float, default=0.0, metavar="S", help="drop regions that score below"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of the CPU engine")
+    parser.add_argument(
+        "--convention",
+        choices=("native", "microsoft"),
+        default="native",
+        help="whole-number coordinates of transformers (default) or Microsoft's fractions",
+    )
+    parser.add_argument("--output", type=Path, metavar="DIR", help="write annotated pictures here")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a picture")
+    parser.add_argument("--version", action="version", version=f"florence-edge {__version__}")
+    return parser
+
+
+def _region(text: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != 4:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a region; expected four numbers such as 10,20,200,180"
+        )
+    return numbers
+
+
+_ENDLESS = (1 << 30, 1 << 30)  # every picture is smaller: checks all of a region but its fit
+
+
+def _ask(arguments: argparse.Namespace) -> Ask:
+    """What to ask each view; mistakes that hold for all pictures are found before any is read."""
+    if arguments.prompt is not None:
+        if arguments.text or arguments.region:
+            raise RequestError("--prompt says it all: leave --text and --region out.")
+        free_question(arguments.prompt)
+        return lambda view: view.ask(arguments.prompt)
+    question(arguments.task, arguments.text, arguments.region, _ENDLESS)
+    return lambda view: view.run(arguments.task, arguments.text, region=arguments.region)
+
+
+def _find_images(paths: Sequence[Path]) -> Iterator[Path]:
+    for path in paths:
+        if not path.is_dir():
+            yield path
+            continue
+        found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+        if not found:
+            raise RequestError(
+                f"There is no picture in {path}. Looked for {', '.join(sorted(SUFFIXES))}."
+            )
+        yield from found
+
+
+def _print(path: Path, result: Result, arguments: argparse.Namespace) -> None:
+    if arguments.json:
+        print(json.dumps({"image": str(path), **result.to_json()}), flush=True)
+        return
+    if len(arguments.images) > 1 or arguments.images[0].is_dir():
+        print(f"{path}:")
+    print(describe(result), flush=True)
+
+
+class _Pictures:
+    """Writes annotated pictures, if there is a folder for them, without two of one name."""
+
+    def __init__(self, folder: Path | None, task: str) -> None:
+        self._folder = folder
+        self._task = task.strip("<>").lower()
+        self._written: set[str] = set()
+
+    def write(self, path: Path, view: View, result: Result) -> None:
+        if self._folder is None:
+            return
+        name, count = f"{path.name}.{self._task}.png", 1
+        while name in self._written:
+            count += 1
+            name = f"{path.name}.{self._task}-{count}.png"
+        self._written.add(name)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            result.draw(view.image).save(self._folder / name)
+        except OSError as error:
+            raise FlorenceEdgeError(
+                f"Cannot write {self._folder / name}: {error}. Choose another --output."
+            ) from error
+
+
+class _Progress:
+    """One line on the terminal that says which picture is being looked at."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._count = 0
+        self._visible = total > 1 and sys.stderr.isatty()
+
+    def show(self, path: Path) -> None:
+        self._count += 1
+        if self._visible:
+            print(f"\r\033[K{self._count}/{self._total} {path.name}", end="", file=sys.stderr)
+
+    def clear(self) -> None:
+        if self._visible:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,154 @@
+"""The contract between export and runtime: names, shapes and dtypes of the three graphs.
+
+    pixels ─ vision_encoder ─> image_features ─ text_encoder ─> cross_key.i, cross_value.i
+                                                                        │
+    token_ids, position, self caches ───────────────────────────── decoder ─> scores, new rows
+
+Symbols in shapes: B images, T prompt tokens, E = image tokens + T, N beams, R = B*N cache rows,
+S cache capacity. Everything else is a number of the model (`ModelSize`).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+CONTRACT_VERSION = 1
+
+VISION_ENCODER = "vision_encoder"
+TEXT_ENCODER = "text_encoder"
+DECODER = "decoder"
+GRAPHS = (VISION_ENCODER, TEXT_ENCODER, DECODER)
+
+TOP_K = 32  # scores that leave the decoder per row; search needs 2 * beams of them after bans
+MAX_BEAMS = 8
+MIN_CACHE_CAPACITY = 64
+
+Part = Literal["key", "value"]
+PARTS: tuple[Part, Part] = ("key", "value")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSize:
+    """The numbers of a model that shapes depend on."""
+
+    image_size: int
+    image_tokens: int
+    d_model: int
+    decoder_layers: int
+    decoder_heads: int
+    vocab_size: int
+    encoder_positions: int
+    decoder_positions: int
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head of the decoder."""
+        return self.d_model // self.decoder_heads
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One input or output: a symbol in `shape` stands for a dynamic dimension."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """Inputs and outputs of one graph, in order."""
+
+    name: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+def self_cache(layer: int, part: Part) -> str:
+    """Name of a self-attention cache, [R, heads, S, head_dim]; rows not yet written are zero."""
+    return f"self_{part}.{layer}"
+
+
+def cross_cache(layer: int, part: Part) -> str:
+    """Name of a cross-attention cache, [B, heads, E, head_dim]; shared by the beams of an image."""
+    return f"cross_{part}.{layer}"
+
+
+def new_row(layer: int, part: Part) -> str:
+    """Name of the row a step adds to a self-attention cache, [R, heads, 1, head_dim]."""
+    return f"new_{part}.{layer}"
+
+
+def graphs(size: ModelSize, floats: str) -> dict[str, Graph]:
+    """The three graphs of a model; `floats` ("float32" or "float16") types features and caches."""
+    return {
+        VISION_ENCODER: _vision_encoder(size, floats),
+        TEXT_ENCODER: _text_encoder(size, floats),
+        DECODER: _decoder(size, floats),
+    }
+
+
+def _vision_encoder(size: ModelSize, floats: str) -> Graph:
+    side = size.image_size
+    return Graph(
+        VISION_ENCODER,
+        inputs=(Tensor("pixels", "uint8", ("B", side, side, 3)),),
+        outputs=(Tensor("image_features", floats, ("B", size.image_tokens, size.d_model)),),
+    )
+
+
+def _text_encoder(size: ModelSize, floats: str) -> Graph:
+    cache = ("B", size.decoder_heads, "E", size.head_dim)
+    return Graph(
+        TEXT_ENCODER,
+        inputs=(
+            Tensor("image_features", floats, ("B", size.image_tokens, size.d_model)),
+            Tensor("input_ids", "int64", ("B", "T")),
+            Tensor("encoder_mask", "int64", ("B", "E")),
+        ),
+        outputs=tuple(
+            Tensor(cross_cache(layer, part), floats, cache)
+            for layer in range(size.decoder_layers)
+            for part in PARTS
+        ),
+    )
+
+
+def _decoder(size: ModelSize, floats: str) -> Graph:
+    heads, head_dim = size.decoder_heads, size.head_dim
+    layers = range(size.decoder_layers)
+    return Graph(
+        DECODER,
+        inputs=(
+            Tensor("token_ids", "int64", ("B", "N")),
+            Tensor("position", "int64", (1,)),
+            Tensor("encoder_mask", "int64", ("B", "E")),
+            *(
+                Tensor(self_cache(layer, part), floats, ("R", heads, "S", head_dim))
+                for layer in layers
+                for part in PARTS
+            ),
+            *(
+                Tensor(cross_cache(layer, part), floats, ("B", heads, "E", head_dim))
+                for layer in layers
+                for part in PARTS
+            ),
+        ),
+        outputs=(
+            Tensor("top_log_probs", "float32", ("B", "N", TOP_K)),
+            Tensor("top_ids", "int64", ("B", "N", TOP_K)),
+            Tensor("log_probs", "float32", ("B", "N", size.vocab_size)),
+            *(
+                Tensor(new_row(layer, part), floats, ("R", heads, 1, head_dim))
+                for layer in layers
+                for part in PARTS
+            ),
+        ),
+    )
+
+
+def cache_capacity(tokens: int, positions: int) -> int:
+    """The smallest bucket (64, 128, 256, ... or all `positions`) that holds `tokens` rows."""
+    capacity = MIN_CACHE_CAPACITY
+    while capacity < tokens:
+        capacity *= 2
+    return min(capacity, positions)

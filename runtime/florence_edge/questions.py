@@ -1,0 +1,63 @@
+"""A question to the model: a task, what goes with it, and the English prompt they make."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .errors import RequestError
+from .regions import is_location_text, location_tokens
+from .tasks import Needs, Task, find_task, free_prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked about one picture."""
+
+    task: Task
+    text: str | None  # beside the picture: a caption, a phrase, or four location tokens
+    prompt: str
+
+
+def question(
+    task: str | Task,
+    text: str | None,
+    region: Sequence[float] | None,
+    image_size: tuple[int, int],
+) -> Question:
+    """Check and put together a question about a picture of `image_size` (width, height).
+
+    Args:
+        task: `OD` or `<OD>`.
+        text: for tasks that take one; region tasks take four location tokens.
+        region: left, top, right, bottom in pixels, in place of those tokens.
+        image_size: of the picture that is asked about.
+
+    Raises:
+        RequestError: an unknown task, or too little or too much beside it.
+    """
+    task = find_task(task)
+    if region is not None:
+        if task.needs is not Needs.REGION:
+            raise RequestError(f"{task.token} takes no region. Leave the region out.")
+        if text is not None:
+            raise RequestError(
+                f"{task.token} got a text and a region. Give the region in one way only."
+            )
+        text = location_tokens(region, image_size)
+    elif task.needs is Needs.REGION and text is not None and not is_location_text(text):
+        raise RequestError(
+            f"{task.token} needs a region, but got the text {text!r}. Pass region=(x1, y1, x2, y2) "
+            "in pixels (on the command line: --region x1,y1,x2,y2), or a text of four tokens "
+            "<loc_0> to <loc_999>."
+        )
+    return Question(task, text, task.prompt(text))
+
+
+def free_question(prompt: str) -> Question:
+    """A question in the user's own words, passed through as it is (VQA and other fine-tunes).
+
+    Raises:
+        RequestError: the prompt is empty.
+    """
+    if not prompt.strip():
+        raise RequestError("The prompt is empty. Write what you want to know, or name a task.")
+    return Question(free_prompt(prompt), None, prompt)

@@ -1,0 +1,184 @@
+"""What comes back from the model: regions, words, scores, and the ways to use them.
+
+pieces (tokens, their texts and log-probabilities)  --read_answer-->  Result
+Result  --> to_hf, to_json, draw, to_supervision, filter
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from PIL import Image
+
+from .detections import detections_from_regions
+from .draw import draw
+from .errors import RequestError
+from .parse import FoundRegion, find_regions, hf_from_regions, plain_text
+from .regions import Convention, Region
+from .scores import Scorer, TokenPiece
+from .tasks import AnswerKind, Task
+
+if TYPE_CHECKING:
+    import supervision
+
+Status = Literal["ok", "empty", "unparsed", "truncated"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """One answer of the model to one task on one picture."""
+
+    task: Task
+    text_input: str | None = None
+    """What was given beside the picture: a caption, a phrase, a region."""
+    raw_text: str
+    """The answer as the model wrote it, with its special tokens."""
+    token_ids: tuple[int, ...]
+    """From the start token on, as `generate` of transformers returns them."""
+    token_log_probs: tuple[float, ...]
+    """One for each token: log-softmax before any processor of the search."""
+    status: Status
+    """`ok`; `empty`: nothing was said; `unparsed`: words, but no region where regions were asked
+    for; `truncated`: stopped before its end."""
+    image_size: tuple[int, int]
+    """Width and height in pixels of the picture that the coordinates belong to."""
+    convention: Convention = "native"
+    """Whose rules of coordinates and labels hold."""
+    text: str
+    """The answer as words; of structured answers too, locations included."""
+    regions: tuple[Region, ...] = ()
+    """What the answer points at, in the order of Hugging Face's lists; none for plain text."""
+    score: float
+    """exp of the mean log-probability of all that was said, 0 to 1; 0 if nothing was."""
+    seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
+    """How long each stage took; two results that differ in it alone are equal."""
+
+    @property
+    def scores(self) -> tuple[float, ...]:
+        """One score a region, in their order; for plain text that of the text."""
+        if self.task.answer is AnswerKind.PURE_TEXT:
+            return (self.score,) if self.text else ()
+        return tuple(region.score for region in self.regions)
+
+    def to_hf(self) -> dict[str, Any]:
+        """The dictionary that Hugging Face's processor gives: `{"<OD>": {"bboxes": ..., ...}}`."""
+        if self.task.answer is AnswerKind.PURE_TEXT:
+            return {self.task.token: self.text}
+        return {self.task.token: hf_from_regions(self.task.answer, self.regions)}
+
+    def to_json(self) -> dict[str, Any]:
+        """All that was found out, in types that `json.dumps` takes."""
+        return {
+            "task": self.task.token,
+            "text_input": self.text_input,
+            "raw_text": self.raw_text,
+            "token_ids": list(self.token_ids),
+            "result": self.to_hf(),
+            "scores": list(self.scores),
+            "label_scores": [region.label_score for region in self.regions],
+            "status": self.status,
+            "seconds": dict(self.seconds),
+        }
+
+    def filter(self, min_score: float) -> "Result":
+        """Without the regions that score below `min_score`.
+
+        Plain text stays whatever its score, since half a caption is none; so do raw text, tokens
+        and status, which tell what the model said.
+        """
+        kept = tuple(region for region in self.regions if region.score >= min_score)
+        return replace(self, regions=kept)
+
+    def draw(self, image: Image.Image) -> Image.Image:
+        """A copy of the picture with the answer on it; plain text goes under it.
+
+        Raises:
+            RequestError: `image` is not of the size that was asked about.
+        """
+        if image.size != self.image_size:
+            raise RequestError(
+                f"The answer is about a picture of {_size(self.image_size)} pixels, this one has "
+                f"{_size(image.size)}. Draw on the picture that was asked about (turned upright, "
+                "if its file carries an orientation)."
+            )
+        is_text = self.task.answer is AnswerKind.PURE_TEXT
+        return draw(image, self.regions, caption=self.text if is_text else "")
+
+    def to_supervision(self) -> "supervision.Detections":
+        """The regions as detections of the package supervision, scores as confidences.
+
+        Labels are in `data["class_name"]`, quads in `data["xyxyxyxy"]`, polygons in `mask`.
+        Polygons without an area are left out, as supervision itself does.
+
+        Raises:
+            RequestError: supervision is not installed; the message says how to get it.
+        """
+        return detections_from_regions(self.regions, self.image_size)
+
+
+def read_answer(
+    task: Task,
+    pieces: Sequence[TokenPiece],
+    *,
+    image_size: tuple[int, int],
+    text_input: str | None = None,
+    convention: Convention = "native",
+    truncated: bool = False,
+) -> Result:
+    """Read what was generated: find the regions, score them and the whole.
+
+    Args:
+        task: what was asked.
+        pieces: all tokens from the start token on; their texts, joined, are the raw text.
+        image_size: width and height of the original picture in pixels.
+        text_input: what was given beside the picture.
+        convention: whose rules of coordinates and labels to follow.
+        truncated: whether the answer was stopped before the model ended it.
+
+    Returns:
+        The result without `seconds`: whoever measured the stages adds them with `replace`.
+    """
+    raw_text = "".join(piece.text for piece in pieces)
+    scorer = Scorer(pieces)
+    found = find_regions(task.answer, raw_text, image_size=image_size, convention=convention)
+    return Result(
+        task=task,
+        text_input=text_input,
+        raw_text=raw_text,
+        token_ids=tuple(int(piece.token_id) for piece in pieces),
+        token_log_probs=tuple(float(piece.log_prob) for piece in pieces),
+        status=_status(
+            said_something=scorer.whole() is not None,
+            understood=bool(found) or task.answer is AnswerKind.PURE_TEXT,
+            truncated=truncated,
+        ),
+        image_size=image_size,
+        convention=convention,
+        text=plain_text(raw_text, convention),
+        regions=tuple(_scored(region, scorer) for region in found),
+        score=scorer.whole() or 0.0,
+    )
+
+
+def _status(*, said_something: bool, understood: bool, truncated: bool) -> Status:
+    if not said_something:
+        return "empty"
+    if truncated:
+        return "truncated"
+    return "ok" if understood else "unparsed"
+
+
+def _scored(found: FoundRegion, scorer: Scorer) -> Region:
+    score = scorer.of(found.location_spans)
+    return Region(
+        label=found.label,
+        shape=found.shape,
+        rings=found.rings,
+        # Locations that were all forced say nothing of their own: the whole answer stands in.
+        score=score if score is not None else scorer.whole() or 0.0,
+        label_score=scorer.of([found.label_span]) if found.label else None,
+    )
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"

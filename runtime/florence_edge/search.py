@@ -1,0 +1,266 @@
+"""Choosing tokens: greedy and beam search over scores, equal to Hugging Face `generate`.
+
+A search serves one image. It sees scores and answers with the tokens to feed next and the rows
+they continue (`parents`); it never sees the model or its cache.
+
+    search = BeamSearch(generation)
+    while not (step := search.advance(scores)).done:
+        scores = decoder.step(step.tokens, step.parents)
+    search.best()
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from .logits import Ints, forced_token, repeated_ngram_tokens
+from .options import Generation
+
+Floats = npt.NDArray[np.float32]
+
+# The score of beams that do not exist yet and of candidates that are out (Hugging Face's value).
+_OUT = np.float32(-1e9)
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Log-probabilities of the next token of each row, before any rule is applied.
+
+    The best K of a row come sorted, best first; `full` fetches the whole vocabulary, which costs
+    a copy from the device and is rarely needed.
+    """
+
+    top_log_probs: Floats  # [rows, K]
+    top_ids: Ints  # [rows, K]
+    full: Callable[[], Floats]  # () -> [rows, vocab]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What to feed next: a token a row, and the row of the previous step that it continues."""
+
+    tokens: Ints  # [rows]
+    parents: Ints  # [rows]
+    done: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """A finished sequence from the start token on, with the log-probability of each next token."""
+
+    token_ids: tuple[int, ...]
+    log_probs: tuple[float, ...]  # one fewer than token_ids: the start token has none
+    score: float
+    truncated: bool  # ended only because the length was used up
+
+
+class Search(Protocol):
+    """Chooses tokens for one image."""
+
+    rows: int
+
+    def advance(self, scores: Scores) -> Step:
+        """Choose the next token of every row."""
+
+    def best(self) -> Hypothesis:
+        """The answer, once a step was `done`."""
+
+
+def open_search(generation: Generation) -> Search:
+    """Greedy for one beam, beam search for more."""
+    return Greedy(generation) if generation.num_beams == 1 else BeamSearch(generation)
+
+
+class Greedy:
+    """Takes the most probable token that is allowed."""
+
+    rows = 1
+
+    def __init__(self, generation: Generation) -> None:
+        self._generation = generation
+        self._tokens = np.empty(generation.max_length, dtype=np.int64)
+        self._tokens[0] = generation.decoder_start_token_id
+        self._log_probs: list[float] = []
+        self._length = 1
+
+    def advance(self, scores: Scores) -> Step:
+        token, log_prob = self._choose(scores)
+        self._tokens[self._length] = token
+        self._log_probs.append(log_prob)
+        self._length += 1
+        done = token == self._generation.eos_token_id or self._is_full()
+        return Step(np.array([token]), np.zeros(1, dtype=np.int64), bool(done))
+
+    def best(self) -> Hypothesis:
+        last = self._length - 1
+        return Hypothesis(
+            token_ids=tuple(self._tokens[: self._length].tolist()),
+            log_probs=tuple(self._log_probs),
+            score=float(np.sum(self._log_probs, dtype=np.float64)),
+            truncated=_is_cut_off(int(self._tokens[last]), last, self._generation),
+        )
+
+    def _choose(self, scores: Scores) -> tuple[int, float]:
+        forced = forced_token(self._length, self._generation)
+        if forced is not None:
+            return forced, float(scores.full()[0, forced])
+        banned = repeated_ngram_tokens(
+            self._tokens[: self._length], self._generation.no_repeat_ngram_size
+        )
+        allowed = np.flatnonzero(~np.isin(scores.top_ids[0], banned))
+        if len(allowed):
+            best = allowed[0]
+            return int(scores.top_ids[0, best]), float(scores.top_log_probs[0, best])
+        row = scores.full()[0].copy()
+        row[banned] = -np.inf
+        token = int(row.argmax())
+        return token, float(row[token])
+
+    def _is_full(self) -> bool:
+        return self._length == self._generation.max_length
+
+
+def _is_cut_off(token: int, length: int, generation: Generation) -> bool:
+    """Whether a sequence ends with `token`, after `length` others, only because it must."""
+    if length + 1 < generation.max_length:
+        return False
+    return token != generation.eos_token_id or forced_token(length, generation) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidates:
+    """Continuations of the running beams, best first."""
+
+    scores: Floats  # [n] sum of log-probabilities, forced tokens counting 0
+    parents: Ints  # [n] beam that is continued
+    tokens: Ints  # [n]
+    log_probs: Floats  # [n] of the token, before any rule
+
+    def take(self, order: Ints) -> "_Candidates":
+        return _Candidates(
+            self.scores[order], self.parents[order], self.tokens[order], self.log_probs[order]
+        )
+
+
+class BeamSearch:
+    """Hugging Face's beam search (transformers 5, `GenerationMixin._beam_search`).
+
+    Of the 2N best continuations the first N may finish; the best N that go on are the new beams.
+    """
+
+    def __init__(self, generation: Generation) -> None:
+        self.rows = generation.num_beams
+        self._generation = generation
+        shape = (self.rows, generation.max_length)
+        self._tokens = np.empty(shape, dtype=np.int64)
+        self._tokens[:, 0] = generation.decoder_start_token_id
+        self._log_probs = np.empty(shape, dtype=np.float32)  # column 0 stays unused
+        self._length = 1
+        # All beams start alike: only the first may be continued, or they would stay alike.
+        self._scores = np.full(self.rows, _OUT)
+        self._scores[0] = 0
+        self._finished: list[Hypothesis] = []
+        self._improvable = True
+
+    def advance(self, scores: Scores) -> Step:
+        candidates = self._continuations(scores)
+        ends = self._ends(candidates)
+        self._finish(candidates, ends)
+        running = self._go_on(candidates, ends)
+        return Step(running.tokens, running.parents, self._is_done(ends))
+
+    def best(self) -> Hypothesis:
+        return self._finished[0]
+
+    def _continuations(self, scores: Scores) -> _Candidates:
+        """The best 2N tokens over all beams, or every beam with its forced token."""
+        forced = forced_token(self._length, self._generation)
+        if forced is not None:
+            rows = np.arange(self.rows)
+            tokens = np.full(self.rows, forced, dtype=np.int64)
+            return _Candidates(self._scores, rows, tokens, scores.full()[:, forced].copy())
+
+        allowed_log_probs, ids = self._allowed(scores)
+        totals = (allowed_log_probs + self._scores[:, None]).reshape(-1)
+        order = np.argsort(-totals, kind="stable")[: 2 * self.rows]
+        parents, columns = np.divmod(order, ids.shape[1])
+        return _Candidates(
+            totals[order], parents, ids[parents, columns], allowed_log_probs[parents, columns]
+        )
+
+    def _allowed(self, scores: Scores) -> tuple[Floats, Ints]:
+        """Log-probabilities [N, n] and tokens [N, n] with forbidden tokens at -inf.
+
+        The top K decide as long as each row keeps 2N of them: no token outside can be better.
+        """
+        size = self._generation.no_repeat_ngram_size
+        banned = [repeated_ngram_tokens(row, size) for row in self._tokens[:, : self._length]]
+        log_probs = scores.top_log_probs.copy()
+        for row, tokens in enumerate(banned):
+            if len(tokens):
+                log_probs[row, np.isin(scores.top_ids[row], tokens)] = -np.inf
+        if np.isfinite(log_probs).sum(axis=1).min() >= 2 * self.rows:
+            return log_probs, scores.top_ids
+        full = scores.full().copy()
+        for row, tokens in enumerate(banned):
+            full[row, tokens] = -np.inf
+        return full, np.broadcast_to(np.arange(full.shape[1]), full.shape)
+
+    def _ends(self, candidates: _Candidates) -> npt.NDArray[np.bool_]:
+        """Which candidates are complete: by the end token, or because the length is used up."""
+        if self._length + 1 == self._generation.max_length:
+            return np.ones(len(candidates.tokens), dtype=np.bool_)
+        ends: npt.NDArray[np.bool_] = candidates.tokens == self._generation.eos_token_id
+        return ends
+
+    def _finish(self, candidates: _Candidates, ends: npt.NDArray[np.bool_]) -> None:
+        """Keep the best N complete sequences, among them those of the first N candidates."""
+        if not self._improvable or (self._generation.early_stopping is True and self._is_full()):
+            return
+        final = candidates.scores / self._penalty(self._length)
+        for i in np.flatnonzero(ends[: self.rows]):
+            parent, token = candidates.parents[i], candidates.tokens[i]
+            hypothesis = Hypothesis(
+                token_ids=(*self._tokens[parent, : self._length].tolist(), int(token)),
+                log_probs=(
+                    *self._log_probs[parent, 1 : self._length].tolist(),
+                    float(candidates.log_probs[i]),
+                ),
+                score=float(final[i]),
+                truncated=_is_cut_off(int(token), self._length, self._generation),
+            )
+            self._finished.append(hypothesis)
+        self._finished.sort(key=lambda hypothesis: -hypothesis.score)  # stable: the earlier first
+        del self._finished[self.rows :]
+
+    def _go_on(self, candidates: _Candidates, ends: npt.NDArray[np.bool_]) -> _Candidates:
+        """The best N candidates that are not complete become the beams."""
+        order = np.argsort(-(candidates.scores + ends * _OUT), kind="stable")[: self.rows]
+        running = candidates.take(order)
+        self._tokens[:, : self._length] = self._tokens[running.parents, : self._length]
+        self._log_probs[:, : self._length] = self._log_probs[running.parents, : self._length]
+        self._tokens[:, self._length] = running.tokens
+        self._log_probs[:, self._length] = running.log_probs
+        self._scores = running.scores + ends[order] * _OUT
+        self._length += 1
+        return running
+
+    def _is_done(self, ends: npt.NDArray[np.bool_]) -> bool:
+        generation = self._generation
+        if self._is_full():
+            # What the best beam can still reach, if it grew no longer (or to the full length).
+            longest = generation.early_stopping == "never" and generation.length_penalty > 0
+            length = generation.max_length - 1 if longest else self._length - 1
+            reachable = self._scores[:1] / self._penalty(length)
+            self._improvable &= bool(reachable[0] > np.float32(self._finished[-1].score))
+        stop_when_full = generation.early_stopping is True and self._is_full()
+        return not self._improvable or stop_when_full or bool(ends.all())
+
+    def _is_full(self) -> bool:
+        return len(self._finished) == self.rows
+
+    def _penalty(self, generated: int) -> float:
+        return float(generated**self._generation.length_penalty)
