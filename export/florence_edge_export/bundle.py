@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,15 +64,18 @@ def _swap(new: Path, target: Path) -> None:
     if not target.exists():
         os.rename(new, target)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent)) / "bundle"
-    os.rename(target, old)
+    holding = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
+    old = holding / "bundle"
     try:
+        os.rename(target, old)
         os.rename(new, target)
     except BaseException:
-        os.rename(old, target)
+        if old.exists() and not target.exists():
+            os.rename(old, target)
+        with suppress(OSError):  # not empty if even the way back failed: then nothing is deleted
+            holding.rmdir()
         raise
-    finally:
-        shutil.rmtree(old.parent, ignore_errors=True)
+    shutil.rmtree(holding, ignore_errors=True)
 
 
 def save_graphs(folder: Path, graphs: Mapping[str, ir.Model]) -> None:
@@ -115,11 +118,16 @@ class _WeightFile:
 
 
 def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Write manifest.json: `facts`, and every file of the folder with its size and hash."""
+    """Write manifest.json: `facts`, and every file of the folder with its size and hash.
+
+    May be called again when files have been added; those already listed are not hashed again.
+    """
+    path = folder / MANIFEST
+    listed = json.loads(path.read_text(encoding="utf-8"))["files"] if path.exists() else {}
     files = {
-        path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
-        for path in sorted(folder.iterdir())
-        if path.name != MANIFEST
+        file.name: listed.get(file.name) or {"bytes": file.stat().st_size, "sha256": sha256(file)}
+        for file in sorted(folder.iterdir())
+        if file != path
     }
     text = json.dumps({**facts, "files": files}, indent=2, ensure_ascii=False)
-    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    path.write_text(text + "\n", encoding="utf-8")

@@ -5,6 +5,7 @@ Names are transformers' native ones without the leading `model.`; Microsoft's ar
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -78,22 +79,29 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
 def _weight_files(folder: Path) -> tuple[Path, ...]:
     for single in ("model.safetensors", "pytorch_model.bin"):
-        index = folder / f"{single}.index.json"
-        if index.exists():
-            shards = sorted(set(read_json(index).get("weight_map", {}).values()))
-            missing = [shard for shard in shards if not (folder / shard).exists()]
-            if missing or not shards:
-                raise BundleError(
-                    f"{folder} lacks the shards {missing} that {index.name} names. "
-                    "Download the checkpoint again."
-                )
-            return tuple(folder / shard for shard in shards)
         if (folder / single).exists():
             return (folder / single,)
+        index = folder / f"{single}.index.json"
+        if index.exists():
+            return _shards(index)
     raise BundleError(
         f"{folder} has no weights: expected model.safetensors (or its shards) or "
         "pytorch_model.bin. Download the checkpoint again."
     )
+
+
+def _shards(index: Path) -> tuple[Path, ...]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise BundleError(f"{index} names no shards. Download the checkpoint again.")
+    shards = sorted({str(shard) for shard in weight_map.values()})
+    missing = [shard for shard in shards if not (index.parent / shard).exists()]
+    if missing:
+        raise BundleError(
+            f"{index.parent} lacks the shards {missing} that {index.name} names. "
+            "Download the checkpoint again."
+        )
+    return tuple(index.parent / shard for shard in shards)
 
 
 _SAFETENSORS_DTYPES = {
@@ -111,26 +119,37 @@ def _read_safetensors(path: Path) -> Iterator[tuple[str, StoredTensor]]:
     `safetensors` package because its numpy door does not open bfloat16.
     """
     damaged = f"{path} is damaged or cut short. Download it again."
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 + length:
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            size = path.stat().st_size - 8 - length
+            if size < 0:
+                raise BundleError(damaged)
+            entries = _entries(json.loads(file.read(length)))
+        data = np.memmap(path, np.uint8, "r", 8 + length) if size else np.empty(0, np.uint8)
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error}.") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise BundleError(damaged) from error
+    for name, dtype, shape, begin, end in entries:
+        if not 0 <= begin <= end <= size or end - begin != math.prod(shape) * dtype.itemsize:
             raise BundleError(damaged)
-        try:
-            header: dict[str, Any] = json.loads(file.read(length))
-        except ValueError as error:
-            raise BundleError(damaged) from error
-    header.pop("__metadata__", None)
-    data = np.memmap(path, dtype=np.uint8, mode="r", offset=8 + length) if header else None
-    for name, entry in header.items():
-        begin, end = entry["data_offsets"]
-        if data is None or end > data.size:
-            raise BundleError(damaged)
-        dtype = _SAFETENSORS_DTYPES.get(entry["dtype"])
-        if dtype is None:
-            continue  # integer buffers (position ids) carry no weights
-        shape = tuple(entry["shape"])
         yield name, StoredTensor(shape, _slice_loader(data[begin:end], dtype, shape))
+
+
+_Entry = tuple[str, np.dtype[Any], tuple[int, ...], int, int]
+
+
+def _entries(header: Mapping[str, Any]) -> list[_Entry]:
+    """Name, dtype, shape and bytes; integer buffers (position ids) carry no weights."""
+    entries = []
+    for name, entry in header.items():
+        dtype = _SAFETENSORS_DTYPES.get(entry.get("dtype", ""))
+        if name != "__metadata__" and dtype is not None:
+            shape = tuple(int(side) for side in entry["shape"])
+            begin, end = entry["data_offsets"]
+            entries.append((name, dtype, shape, int(begin), int(end)))
+    return entries
 
 
 def _slice_loader(
@@ -149,8 +168,11 @@ def _read_torch(path: Path) -> Iterator[tuple[str, StoredTensor]]:
         ) from None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        raise BundleError(f"{path} cannot be read by PyTorch: {error}. Fetch it again.") from error
+    except Exception as error:  # its text advises to switch the safety off: keep the first line
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BundleError(f"{path} cannot be read by PyTorch: {reason} Fetch it again.") from error
+    if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
+        raise BundleError(f"{path} holds something else than named tensors. Fetch it again.")
     for name, tensor in state.items():
         if tensor.is_floating_point():
             yield name, StoredTensor(tuple(tensor.shape), _torch_loader(tensor))

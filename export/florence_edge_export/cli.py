@@ -11,7 +11,6 @@ from florence_edge import __version__
 from florence_edge.bundle import PRECISIONS
 from florence_edge.errors import FlorenceEdgeError
 
-from .export import ExportOptions, export
 from .source import DEFAULT_MODEL, find_checkpoint
 
 
@@ -29,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FlorenceEdgeError as error:
         print(f"florence-export: {error}", file=sys.stderr)
         return 1
+    except OSError as error:  # a path that the file system cannot even look up
+        print(f"florence-export: {error}. Check the paths.", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("florence-export: stopped; nothing was changed.", file=sys.stderr)
         return 130
@@ -36,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    from .export import ExportOptions, export  # takes a second: here, Ctrl-C is already handled
+
     options = ExportOptions(
         precision=arguments.precision,
         image_size=arguments.image_size,

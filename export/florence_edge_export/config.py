@@ -121,15 +121,18 @@ def read_config(folder: Path) -> CheckpointConfig:
         layout = _layout(raw["vision_config"])
         vision = _vision(raw["vision_config"], layout)
         text = _text(raw["text_config"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise BundleError(
-            f"{folder / 'config.json'} lacks or garbles a field of Florence-2: {error}."
+            f"{folder / 'config.json'} lacks or garbles a field of Florence-2: {error}. "
+            "Fetch it again, or compare it with the original checkpoint's."
         ) from error
     return CheckpointConfig(layout=layout, vision=vision, text=text, raw=raw)
 
 
 def _layout(vision: Mapping[str, Any]) -> Layout:
-    return Layout.MICROSOFT if vision.get("model_type") == "davit" else Layout.NATIVE
+    """Microsoft's code calls the vision model `davit`, and saves a fine-tune of it as ``."""
+    native = vision.get("model_type") == "florence_vision" or "dim_embed" not in vision
+    return Layout.NATIVE if native else Layout.MICROSOFT
 
 
 # What transformers' Florence2VisionConfig assumes for a field that a native config.json leaves out.
@@ -153,6 +156,21 @@ _VISION_DEFAULTS: dict[str, Any] = {
 }
 
 
+# What BartConfig assumes for a field that config.json leaves out: BART-large.
+_TEXT_DEFAULTS: dict[str, Any] = {
+    "d_model": 1024,
+    "encoder_layers": 12,
+    "encoder_attention_heads": 16,
+    "encoder_ffn_dim": 4096,
+    "decoder_layers": 12,
+    "decoder_attention_heads": 16,
+    "decoder_ffn_dim": 4096,
+    "max_position_embeddings": 1024,
+    "activation_function": "gelu",
+    "scale_embedding": False,
+}
+
+
 def _vision(stated: Mapping[str, Any], layout: Layout) -> VisionConfig:
     fields = _VISION_DEFAULTS | dict(stated)
     # The native class always joins pooled and spatial features and ignores the field.
@@ -164,9 +182,9 @@ def _vision(stated: Mapping[str, Any], layout: Layout) -> VisionConfig:
         temporal = stated["visual_temporal_embedding"]
         fields["max_temporal_embeddings"] = temporal["max_temporal_embeddings"]
     unknown = set(sources) - {"spatial_avg_pool", "temporal_avg_pool", "last_frame"}
-    if unknown:
+    if unknown or not sources:
         raise ValueError(f"unknown image_feature_source {sorted(unknown)}")
-    return VisionConfig(
+    vision = VisionConfig(
         in_channels=int(fields["in_channels"]),
         dims=_ints(fields["embed_dim"]),
         depths=_ints(fields["depths"]),
@@ -185,22 +203,49 @@ def _vision(stated: Mapping[str, Any], layout: Layout) -> VisionConfig:
         temporal_embeddings=int(fields["max_temporal_embeddings"]),
         feature_sources=sources,
     )
+    _check_vision(vision)
+    return vision
+
+
+def _check_vision(vision: VisionConfig) -> None:
+    """Raise ValueError where the numbers make no DaViT."""
+    stages = (vision.depths, vision.heads, vision.groups, vision.patch_sizes)
+    stages += (vision.patch_strides, vision.patch_paddings, vision.patch_prenorms)
+    if not vision.dims or {len(stage) for stage in stages} != {len(vision.dims)}:
+        raise ValueError("the vision fields do not have one entry for each stage")
+    counts = (*vision.dims, *vision.depths, *vision.heads, *vision.groups)
+    counts += (*vision.patch_sizes, *vision.patch_strides, vision.window_size)
+    if min(counts) < 1 or min(vision.patch_paddings) < 0:
+        raise ValueError("a number of the vision model is below 1")
+    for dim, heads, groups in zip(vision.dims, vision.heads, vision.groups, strict=True):
+        if dim % heads or dim % groups:
+            raise ValueError(f"{dim} channels cannot be shared by {heads} heads, {groups} groups")
+    if vision.in_channels != 3:
+        raise ValueError(f"in_channels is {vision.in_channels}, and pictures have 3")
 
 
 def _text(stated: Mapping[str, Any]) -> TextConfig:
-    return TextConfig(
-        vocab_size=int(stated["vocab_size"]),
-        d_model=int(stated["d_model"]),
-        encoder_layers=int(stated["encoder_layers"]),
-        encoder_heads=int(stated["encoder_attention_heads"]),
-        encoder_ffn=int(stated["encoder_ffn_dim"]),
-        decoder_layers=int(stated["decoder_layers"]),
-        decoder_heads=int(stated["decoder_attention_heads"]),
-        decoder_ffn=int(stated["decoder_ffn_dim"]),
-        positions=int(stated["max_position_embeddings"]),
-        activation=str(stated.get("activation_function", "gelu")),
-        scale_embedding=bool(stated.get("scale_embedding", False)),
+    fields = _TEXT_DEFAULTS | dict(stated)
+    text = TextConfig(
+        vocab_size=int(fields["vocab_size"]),
+        d_model=int(fields["d_model"]),
+        encoder_layers=int(fields["encoder_layers"]),
+        encoder_heads=int(fields["encoder_attention_heads"]),
+        encoder_ffn=int(fields["encoder_ffn_dim"]),
+        decoder_layers=int(fields["decoder_layers"]),
+        decoder_heads=int(fields["decoder_attention_heads"]),
+        decoder_ffn=int(fields["decoder_ffn_dim"]),
+        positions=int(fields["max_position_embeddings"]),
+        activation=str(fields["activation_function"]),
+        scale_embedding=bool(fields["scale_embedding"]),
     )
+    layers = (text.encoder_layers, text.decoder_layers)
+    heads = (text.encoder_heads, text.decoder_heads)
+    if min(*layers, *heads, text.d_model, text.positions) < 1:
+        raise ValueError("a number of the text model is below 1")
+    if any(text.d_model % count for count in heads):
+        raise ValueError(f"a width of {text.d_model} cannot be shared by {heads} heads")
+    return text
 
 
 def _ints(values: Any) -> tuple[int, ...]:

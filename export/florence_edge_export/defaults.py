@@ -1,6 +1,7 @@
 """What a checkpoint says beside its architecture: how to generate and how to see a picture."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -49,10 +50,29 @@ def read_generation(folder: Path, config: CheckpointConfig) -> GenerationDefault
     values: dict[str, Any] = dict(_ASSUMED)
     for _, settings in reversed(stated):
         values.update({k: settings[k] for k in _ASSUMED if settings.get(k) is not None})
+    for name, value in values.items():
+        values[name] = _setting(folder, name, value)
     positions = config.text.positions
     values["max_new_tokens"] = min(DEFAULT_MAX_NEW_TOKENS, positions)
     generation = Generation(**{field.name: values[field.name] for field in fields(Generation)})
     return GenerationDefaults(generation, tuple(name for name, _ in stated))
+
+
+def _setting(folder: Path, name: str, value: Any) -> Any:
+    """One generation setting, of the kind that it has to be."""
+    if name == "eos_token_id" and isinstance(value, list) and len(value) == 1:
+        value = value[0]  # Hugging Face's generate takes several; Florence-2 has one
+    if name == "early_stopping":
+        fits = isinstance(value, bool) or value == "never"
+    else:
+        kinds = int | float if name == "length_penalty" else int
+        fits = isinstance(value, kinds) and not isinstance(value, bool)
+    if not fits:
+        raise BundleError(
+            f"{folder} asks for {name} = {value!r}, which generation cannot do. Correct its "
+            "generation_config.json or config.json."
+        )
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,31 +85,36 @@ class ImageProcessing:
 
 
 def read_image_processing(folder: Path) -> ImageProcessing:
-    """Read preprocessor_config.json or processor_config.json; CLIP's numbers where neither is.
+    """Read preprocessor_config.json or processor_config.json; Florence-2's numbers without both.
 
     Raises:
         BundleError: the processor does what the vision graph does not (another filter or scale,
             no squash to a square).
     """
-    stated = _image_processor(folder)
+    stated = {k: v for k, v in _image_processor(folder).items() if v is not None}
     size = stated.get("size", {"height": 768, "width": 768})
-    if set(size) != {"height", "width"} or size["height"] != size["width"]:
+    square = isinstance(size, dict) and set(size) == {"height", "width"}
+    if not square or not isinstance(size["height"], int) or size["height"] != size["width"]:
         raise BundleError(f"{folder}: the image processor makes {size}, expected a square.")
-    expected = {"resample": 3, "do_resize": True, "do_normalize": True, "do_center_crop": False}
+    expected = {
+        "resample": 3,
+        "do_resize": True,
+        "do_rescale": True,
+        "do_normalize": True,
+        "do_center_crop": False,
+        "rescale_factor": 1 / 255,
+    }
     for name, value in expected.items():
-        if stated.get(name, value) != value:
+        found = stated.get(name, value)
+        if not isinstance(found, int | float) or abs(found - value) > 1e-8:
             raise BundleError(
                 f"{folder}: the image processor has {name} = {stated[name]!r}; this tool makes "
                 f"pictures as Florence-2 does, with {value!r}."
             )
-    if abs(stated.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
-        raise BundleError(
-            f"{folder}: rescale_factor is {stated['rescale_factor']}, expected 1/255."
-        )
     return ImageProcessing(
         size=int(size["height"]),
-        mean=_floats(stated.get("image_mean", (0.485, 0.456, 0.406))),
-        std=_floats(stated.get("image_std", (0.229, 0.224, 0.225))),
+        mean=_colours(folder, stated.get("image_mean", (0.485, 0.456, 0.406))),
+        std=_colours(folder, stated.get("image_std", (0.229, 0.224, 0.225)), above=0),
     )
 
 
@@ -102,5 +127,11 @@ def _image_processor(folder: Path) -> Mapping[str, Any]:
     return {}
 
 
-def _floats(values: Sequence[float]) -> tuple[float, ...]:
-    return tuple(float(value) for value in values)
+def _colours(folder: Path, values: Any, *, above: float = -math.inf) -> tuple[float, ...]:
+    colours = values if isinstance(values, list | tuple) else ()
+    numbers = tuple(float(v) for v in colours if isinstance(v, int | float) and v > above)
+    if len(numbers) != 3 or len(colours) != 3:
+        raise BundleError(
+            f"{folder}: the image processor normalizes with {values}, expected three numbers."
+        )
+    return numbers

@@ -10,10 +10,11 @@ from typing import Any
 import onnx_ir as ir
 
 from florence_edge import __version__, contract
-from florence_edge.bundle import FIDELITY, PRECISIONS, TOKENIZER
+from florence_edge.bundle import FIDELITY, PRECISIONS, TOKENIZER, Bundle
 from florence_edge.contract import ModelSize
-from florence_edge.errors import BundleError
+from florence_edge.errors import BackendError, BundleError
 from florence_edge.options import Generation
+from florence_edge.selftest import REFERENCE, write_reference
 from florence_edge_calibration.half import half_from_float
 
 from .bundle import new_folder, save_graphs, write_manifest
@@ -58,7 +59,7 @@ def export(model: str, folder: Path, output: Path, options: ExportOptions) -> No
     with new_folder(output, overwrite=options.overwrite) as temporary:
         checkpoint = read_checkpoint(folder)
         image = read_image_processing(folder)
-        image_size = options.image_size or image.size
+        image_size = image.size if options.image_size is None else options.image_size
         size = model_size(checkpoint.config, image_size)
         tokenizer = complete_tokenizer(folder, checkpoint.config.text.vocab_size)
         defaults = read_generation(folder, checkpoint.config)
@@ -71,12 +72,13 @@ def export(model: str, folder: Path, output: Path, options: ExportOptions) -> No
 
         logger.info("Writing %s", output)
         save_graphs(temporary, graphs)
-        tokenizer.save(str(temporary / TOKENIZER))
+        (temporary / TOKENIZER).write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
         facts = _facts(model, checkpoint, size, options.precision, defaults, image)
         write_manifest(temporary, facts)
+        _sample(temporary)
         if options.verify:
             _verify(temporary, checkpoint, image, strict=options.precision == "fp32")
-            write_manifest(temporary, facts)
+        write_manifest(temporary, facts)  # once more, with what the new bundle showed
 
 
 def model_size(config: CheckpointConfig, image_size: int) -> ModelSize:
@@ -133,6 +135,19 @@ def _halve(graphs: Mapping[str, ir.Model]) -> None:
     scores = frozenset({"top_log_probs", "log_probs"})
     for model in graphs.values():
         half_from_float(model, float32_outputs=scores)
+
+
+def _sample(folder: Path) -> None:
+    """Put reference.npz into the bundle, if the engine that makes it is here."""
+    try:
+        from florence_edge.backends.ort import OrtBackend
+    except BackendError:
+        logger.warning(
+            "%s is left out: making it needs ONNX Runtime (florence-edge[cpu]).", REFERENCE
+        )
+        return
+    bundle = Bundle.load(folder)
+    write_reference(bundle, OrtBackend(bundle), folder)
 
 
 def _verify(bundle: Path, checkpoint: Checkpoint, image: ImageProcessing, *, strict: bool) -> None:

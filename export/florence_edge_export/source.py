@@ -45,11 +45,12 @@ def _download(hub_id: str) -> Path:
             snapshot_download(hub_id, allow_patterns=["pytorch_model*.bin"])
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise BundleError(
-            f"{hub_id} is no folder here and could not be downloaded: {_first_line(error)} "
+            f"{hub_id} is no folder here and could not be downloaded: {_first_line(error)}. "
             "Check the name and the network, or give a local folder."
         ) from error
     return folder
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].removesuffix(".")

@@ -4,6 +4,7 @@ Needs torch, transformers (extra `verify`) and ONNX Runtime (extra `cpu`).
 """
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,9 @@ class Closeness:
     @property
     def relative(self) -> float:
         """Largest error in units of the reference's standard deviation."""
-        return self.max_error / self.deviation
+        if not math.isfinite(self.max_error):
+            return math.inf  # NaN would not compare as larger
+        return self.max_error / max(self.deviation, 1e-30)
 
 
 @dataclass(frozen=True, slots=True)

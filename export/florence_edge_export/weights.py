@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from florence_edge.errors import BundleError
+
 from .checkpoint import Checkpoint, FloatArray, StoredTensor
 from .config import TextConfig, VisionConfig
 
@@ -72,6 +74,13 @@ class GraphWeights:
                 row, column = tensors.get(table.format("row")), tensors.get(table.format("column"))
                 if row is None or column is None:
                     return None
+                if {row.shape[0], column.shape[0]} != {vision.position_embeddings}:
+                    raise BundleError(
+                        f"The table of image positions has {row.shape[0]} rows and "
+                        f"{column.shape[0]} columns, but config.json asks for "
+                        f"{vision.position_embeddings}. Weights and config.json do not belong "
+                        "together."
+                    )
                 return _constant(position_table(row.load(), column.load(), grid))
             case "decoder.final_logits_bias":
                 # transformers' native class has no place for it; Microsoft publishes zeros.

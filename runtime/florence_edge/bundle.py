@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from . import contract
 from .errors import BackendError, BundleError
-from .options import Generation
+from .options import Generation, resolve
 
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
@@ -64,7 +64,7 @@ class Bundle:
             )
         try:
             bundle = _bundle_from_manifest(folder, manifest)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise BundleError(
                 f"{folder / MANIFEST} lacks or garbles a field: {error}. Export the bundle again."
             ) from error
@@ -143,18 +143,23 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _bundle_from_manifest(folder: Path, manifest: Mapping[str, Any]) -> Bundle:
+    size = _value(contract.ModelSize, manifest["size"])
     return Bundle(
         folder=folder,
         model=str(manifest["model"]["name"]),
         precision=str(manifest["precision"]),
         target=str(manifest["target"]),
         floats=str(manifest["floats"]),
-        size=_value(contract.ModelSize, manifest["size"]),
-        generation=_value(Generation, manifest["generation"]),
+        size=size,
+        generation=resolve(None, _value(Generation, manifest["generation"]), size),
         files={name: _value(StoredFile, entry) for name, entry in manifest["files"].items()},
     )
 
 
 def _value(kind: type[_Value], stated: Mapping[str, Any]) -> _Value:
     """A dataclass from the manifest's object of the same fields; what it has beyond is ignored."""
-    return kind(**{field.name: stated[field.name] for field in fields(kind)})  # type: ignore[arg-type]
+    values = {field.name: stated[field.name] for field in fields(kind)}  # type: ignore[arg-type]
+    for field in fields(kind):  # type: ignore[arg-type]
+        if field.type is int and not isinstance(values[field.name], int):
+            raise TypeError(f"{field.name} is {values[field.name]!r}, expected a whole number")
+    return kind(**values)

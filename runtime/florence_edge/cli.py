@@ -1,11 +1,13 @@
 """florence-run: ask a bundle about pictures from the command line."""
 
 import argparse
+import io
 import json
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from . import __version__
@@ -29,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, 1 where something failed, 2 for wrong usage, 130 on Ctrl-C.
     """
     logging.basicConfig(format="florence-run: %(message)s", level=logging.WARNING)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names and answers that it cannot encode
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return _run(_parser().parse_args(arguments))
     except FlorenceEdgeError as error:
@@ -38,8 +42,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("florence-run: stopped.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read our output has left (| head)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's last flush
+        _close_stdout()
         return 1
+    except OSError as error:  # a full disk, a folder that may not be read
+        _close_stdout()
+        print(f"florence-run: {error}", file=sys.stderr)
+        return 1
+
+
+def _close_stdout() -> None:
+    """Send what is left of the output nowhere, or Python would fail to write it at its exit."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -51,6 +65,7 @@ def _run(arguments: argparse.Namespace) -> int:
         num_beams=arguments.beams, max_new_tokens=arguments.max_new_tokens
     )
     model = Florence2.load(arguments.bundle, arguments.device, threads=arguments.threads)
+    model.resolve(generation)  # or every picture would be refused for the same options
     progress = _Progress(len(images))
     failed = 0
     for path in images:
@@ -60,7 +75,8 @@ def _run(arguments: argparse.Namespace) -> int:
             result = ask(view).filter(arguments.min_score)
         except RequestError as error:
             progress.clear()
-            print(f"florence-run: {path}: {error}", file=sys.stderr)
+            named = "" if str(path) in str(error) else f"{path}: "
+            print(f"florence-run: {named}{error}", file=sys.stderr)
             failed += 1
             continue
         progress.clear()
@@ -134,7 +150,8 @@ def _find_images(paths: Sequence[Path]) -> Iterator[Path]:
         if not path.is_dir():
             yield path
             continue
-        found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+        pictures = (file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+        found = sorted(file for file in pictures if file.is_file())
         if not found:
             raise RequestError(
                 f"There is no picture in {path}. Looked for {', '.join(sorted(SUFFIXES))}."

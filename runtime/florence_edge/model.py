@@ -26,6 +26,7 @@ from .regions import Convention, check_convention
 from .result import Result, read_answer
 from .scores import TokenPiece
 from .search import Hypothesis
+from .selftest import self_test
 from .stopwatch import Stopwatch
 from .tasks import Task
 from .text import Tokenizer
@@ -189,6 +190,14 @@ class Florence2:
             replace(result, seconds={**view.seconds, **shares})
             for view, result in zip(views, results, strict=True)
         ]
+
+    def self_test(self) -> dict[str, float]:
+        """How far this engine is from what the exporter computed, per output (largest error).
+
+        Raises:
+            BundleError: the bundle has no reference, or the engine's values are not finite.
+        """
+        return self_test(self.bundle, self.backend)
 
     def resolve(self, options: GenerationOptions | None) -> Generation:
         """Options with everything filled in that they leave to the checkpoint."""

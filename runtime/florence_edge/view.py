@@ -28,7 +28,7 @@ Box = Sequence[float]  # left, top, right, bottom in pixels of the picture
 _CAPTION_TASKS = {1: "CAPTION", 2: "DETAILED_CAPTION", 3: "MORE_DETAILED_CAPTION"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)  # arrays have no one truth value
 class View:
     """A picture with its image features; made by `Florence2.look`.
 

@@ -1,6 +1,5 @@
 """ONNX Runtime: the CPU provider, and CUDA with the caches kept in host memory."""
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,8 +22,6 @@ except ImportError as _error:
         "(one of them, not both)."
     ) from _error
 
-logger = logging.getLogger(__name__)
-
 
 class OrtBackend:
     """The three sessions of a bundle in ONNX Runtime."""
@@ -32,10 +29,6 @@ class OrtBackend:
     def __init__(
         self, bundle: Bundle, *, cuda_device: int | None = None, threads: int | None = None
     ) -> None:
-        if cuda_device is None and bundle.precision == "fp16":
-            logger.warning(
-                "%s is fp16: on the CPU it runs through casts, slower than fp32.", bundle.folder
-            )
         self._bundle = bundle
         self._sessions = {
             name: _open_session(bundle, name, cuda_device, threads) for name in contract.GRAPHS
@@ -188,6 +181,7 @@ def _open_session(bundle: Bundle, name: str, cuda_device: int | None, threads: i
         options.intra_op_num_threads = threads
     providers: list[Any] = ["CPUExecutionProvider"]
     if cuda_device is not None:
+        _check_cuda(onnxruntime.get_available_providers())  # or ONNX Runtime would only warn
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": cuda_device}))
     try:
         session = onnxruntime.InferenceSession(
@@ -198,15 +192,19 @@ def _open_session(bundle: Bundle, name: str, cuda_device: int | None, threads: i
             f"ONNX Runtime {onnxruntime.__version__} cannot open {bundle.graph_file(name)}: "
             f"{error}. Check the bundle with florence-doctor, or export it again."
         ) from error
-    active = session.get_providers()[0]
-    if cuda_device is not None and active != "CUDAExecutionProvider":
-        raise BackendError(
-            f"CUDA did not become active in ONNX Runtime {onnxruntime.__version__} (it runs "
-            f"{active}). Install florence-edge[gpu] instead of [cpu], with CUDA and cuDNN of the "
-            "versions it was built for, or use device='cpu'."
-        )
+    if cuda_device is not None:
+        _check_cuda(session.get_providers())
     _check_signature(bundle, name, session)
     return session
+
+
+def _check_cuda(providers: Sequence[str]) -> None:
+    if "CUDAExecutionProvider" not in providers:
+        raise BackendError(
+            f"CUDA did not become active in ONNX Runtime {onnxruntime.__version__} (it has "
+            f"{', '.join(providers)}). Install florence-edge[gpu] instead of [cpu], with CUDA and "
+            "cuDNN of the versions it was built for, or use device='cpu'."
+        )
 
 
 def _check_signature(bundle: Bundle, name: str, session: Any) -> None:

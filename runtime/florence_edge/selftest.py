@@ -1,0 +1,85 @@
+"""Does an engine compute what the exporter computed? Small inputs and outputs travel along.
+
+`reference.npz` in a bundle holds what `sample` gave on ONNX Runtime's CPU when the bundle was made:
+a few values of every graph's outputs. An engine that is built later answers the same inputs and
+must come close.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .backends.base import Backend
+from .bundle import Bundle
+from .errors import BundleError
+
+REFERENCE = "reference.npz"
+
+_PROMPT_TOKENS = 8
+_STEPS = 3
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+def sample(bundle: Bundle, backend: Backend) -> Arrays:
+    """Run all three graphs on made-up inputs and keep a small part of what comes out.
+
+    Returns:
+        `image_features` [9 tokens, d_model] and `top_log_probs` [steps, K], float32.
+    """
+    size = bundle.size
+    features = backend.look(_ramps(size.image_size))
+    input_ids = np.arange(_PROMPT_TOKENS, dtype=np.int64)[None] + 4  # 0 to 3 are special
+    mask = np.ones((1, size.image_tokens + _PROMPT_TOKENS), dtype=np.int64)
+    decoder = backend.read(features, input_ids, mask, beams=1)
+    token = bundle.generation.decoder_start_token_id
+    rows = []
+    for _ in range(_STEPS):
+        (scores,) = decoder.step(np.array([[token]]), np.zeros((1, 1), dtype=np.int64))
+        rows.append(scores.top_log_probs[0].copy())
+        token = int(scores.top_ids[0, 0])
+    tokens = np.linspace(0, size.image_tokens - 1, 9).astype(np.int64)
+    return {
+        "image_features": features[0, tokens].astype(np.float32),
+        "top_log_probs": np.array(rows, dtype=np.float32),
+    }
+
+
+def self_test(bundle: Bundle, backend: Backend) -> dict[str, float]:
+    """How far the engine is from the reference: the largest error of each sampled output.
+
+    Raises:
+        BundleError: the bundle has no reference, or the engine's values are not finite.
+    """
+    path = bundle.folder / REFERENCE
+    if REFERENCE not in bundle.files:
+        raise BundleError(
+            f"{bundle.folder} has no {REFERENCE} to compare with. Export it again where ONNX "
+            "Runtime is installed (florence-edge[cpu])."
+        )
+    with np.load(path) as reference:
+        expected = {name: reference[name] for name in reference.files}
+    found = sample(bundle, backend)
+    for name, values in found.items():
+        if not np.isfinite(values).all():
+            raise BundleError(
+                f"{name} has values that are not finite. Export the bundle again with "
+                "--precision fp32."
+            )
+    return {name: float(np.abs(found[name] - expected[name]).max()) for name in expected}
+
+
+def write_reference(bundle: Bundle, backend: Backend, folder: Path) -> None:
+    """Write `reference.npz` from an engine that is trusted."""
+    arrays: Any = sample(bundle, backend)  # numpy's stub knows no array called otherwise
+    np.savez_compressed(folder / REFERENCE, **arrays)
+
+
+def _ramps(side: int) -> npt.NDArray[np.uint8]:
+    """[1, side, side, 3]: brightness that rises to the right, to the bottom and to both."""
+    ramp = np.linspace(0, 255, side)
+    across, down = np.meshgrid(ramp, ramp)
+    picture = np.stack([across, down, (across + down) / 2], axis=-1)
+    return picture.astype(np.uint8)[None]
