@@ -10,7 +10,6 @@ view.detect(), view.caption(), view.ocr()       the vision encoder runs once
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from .generate import generate
 from .image import ImageLike, load_image, pixels
 from .logits import Ints, forced_token
 from .options import Generation, GenerationOptions, resolve
-from .questions import Question, question
+from .questions import Question, questions_of
 from .regions import Convention, check_convention
 from .result import Result, read_answer
 from .scores import TokenPiece
@@ -31,8 +30,6 @@ from .stopwatch import Stopwatch
 from .tasks import Task
 from .text import Tokenizer
 from .view import Box, View
-
-_Value = TypeVar("_Value")
 
 
 class Florence2:
@@ -101,16 +98,8 @@ class Florence2:
             convention: whose coordinates to give.
         """
         views = self.look_batch(images, options=options, convention=convention)
-        per_image = zip(
-            views,
-            _one_each("texts", texts, len(views)),
-            _one_each("regions", regions, len(views)),
-            strict=True,
-        )
-        questions = [
-            question(task, text, region, view.image.size) for view, text, region in per_image
-        ]
-        return self.answer(views, questions, options)
+        sizes = [view.image.size for view in views]
+        return self.answer(views, questions_of(task, sizes, texts, regions), options)
 
     def look(
         self,
@@ -248,13 +237,3 @@ class Florence2:
             convention=view.convention,
             truncated=hypothesis.truncated,
         )
-
-
-def _one_each(
-    name: str, values: Sequence[_Value | None] | None, images: int
-) -> Sequence[_Value | None]:
-    if values is None:
-        return [None] * images
-    if isinstance(values, str) or len(values) != images:
-        raise RequestError(f"{name} must hold one entry for each of the {images} images.")
-    return values

@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from .errors import RequestError
 from .regions import is_location_text, location_tokens
 from .tasks import Needs, Task, find_task, free_prompt
+
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,27 @@ def question(
     return Question(task, text, task.prompt(text))
 
 
+def questions_of(
+    task: str | Task,
+    image_sizes: Sequence[tuple[int, int]],
+    texts: Sequence[str | None] | None,
+    regions: Sequence[Sequence[float] | None] | None,
+) -> list[Question]:
+    """The same task about several pictures, each with a text or a region of its own.
+
+    Raises:
+        RequestError: as `question`, or there is not one text or region for each picture.
+    """
+    count = len(image_sizes)
+    each = zip(
+        image_sizes,
+        _one_each("texts", texts, count),
+        _one_each("regions", regions, count),
+        strict=True,
+    )
+    return [question(task, text, region, image_size) for image_size, text, region in each]
+
+
 def free_question(prompt: str) -> Question:
     """A question in the user's own words, passed through as it is (VQA and other fine-tunes).
 
@@ -61,3 +85,13 @@ def free_question(prompt: str) -> Question:
     if not prompt.strip():
         raise RequestError("The prompt is empty. Write what you want to know, or name a task.")
     return Question(free_prompt(prompt), None, prompt)
+
+
+def _one_each(
+    name: str, values: Sequence[_Value | None] | None, images: int
+) -> Sequence[_Value | None]:
+    if values is None:
+        return [None] * images
+    if isinstance(values, str) or len(values) != images:
+        raise RequestError(f"{name} must hold one entry for each of the {images} images.")
+    return values

@@ -163,7 +163,6 @@ class BeamSearch:
         self._scores = np.full(self.rows, _OUT)
         self._scores[0] = 0
         self._finished: list[Hypothesis] = []
-        self._improvable = True
 
     def advance(self, scores: Scores) -> Step:
         candidates = self._continuations(scores)
@@ -218,8 +217,6 @@ class BeamSearch:
 
     def _finish(self, candidates: _Candidates, ends: npt.NDArray[np.bool_]) -> None:
         """Keep the best N complete sequences, among them those of the first N candidates."""
-        if not self._improvable or (self._generation.early_stopping is True and self._is_full()):
-            return
         final = candidates.scores / self._penalty(self._length)
         for i in np.flatnonzero(ends[: self.rows]):
             parent, token = candidates.parents[i], candidates.tokens[i]
@@ -250,14 +247,15 @@ class BeamSearch:
 
     def _is_done(self, ends: npt.NDArray[np.bool_]) -> bool:
         generation = self._generation
-        if self._is_full():
-            # What the best beam can still reach, if it grew no longer (or to the full length).
-            longest = generation.early_stopping == "never" and generation.length_penalty > 0
-            length = generation.max_length - 1 if longest else self._length - 1
-            reachable = self._scores[:1] / self._penalty(length)
-            self._improvable &= bool(reachable[0] > np.float32(self._finished[-1].score))
-        stop_when_full = generation.early_stopping is True and self._is_full()
-        return not self._improvable or stop_when_full or bool(ends.all())
+        if ends.all() or not self._is_full():
+            return bool(ends.all())
+        if generation.early_stopping is True:
+            return True
+        # What the best beam can still reach, if it grew no longer (or to the full length).
+        longest = generation.early_stopping == "never" and generation.length_penalty > 0
+        length = generation.max_length - 1 if longest else self._length - 1
+        reachable = self._scores[:1] / self._penalty(length)
+        return not reachable[0] > np.float32(self._finished[-1].score)
 
     def _is_full(self) -> bool:
         return len(self._finished) == self.rows

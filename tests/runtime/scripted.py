@@ -1,0 +1,100 @@
+"""A decoder without a model: what comes next is a function of what came before."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from florence_edge.logits import Ints
+from florence_edge.options import Generation
+from florence_edge.search import Floats, Hypothesis, Scores, Search, open_search
+
+Past = tuple[int, ...]
+Script = Callable[[Past], npt.ArrayLike]  # tokens so far -> log-probabilities of the next one
+
+START, EOS = 2, 2
+
+DEFAULTS = Generation(
+    num_beams=1,
+    max_new_tokens=8,
+    no_repeat_ngram_size=0,
+    length_penalty=1.0,
+    early_stopping=False,
+    forced_bos_token_id=-1,
+    forced_eos_token_id=-1,
+    decoder_start_token_id=START,
+    bos_token_id=0,
+    eos_token_id=EOS,
+    pad_token_id=1,
+)
+
+
+class Scripted:
+    """Follows each row's past through the parents it is told, and scores by an image's script."""
+
+    def __init__(self, scripts: Sequence[Script], *, top_k: int | None = None) -> None:
+        self.parents: list[list[list[int]]] = []
+        self.full_reads = 0
+        self._scripts = scripts
+        self._top_k = top_k
+        self._pasts: list[list[Past]] = []
+
+    def step(self, tokens: Ints, parents: Ints) -> list[Scores]:
+        before = self._pasts or [[()] * tokens.shape[1] for _ in self._scripts]
+        self.parents.append(parents.tolist())
+        self._pasts = [
+            [(*rows[parent], int(token)) for token, parent in zip(*image, strict=True)]
+            for rows, *image in zip(before, tokens, parents, strict=True)
+        ]
+        return [
+            self._scores(np.array([script(past) for past in rows], dtype=np.float32))
+            for script, rows in zip(self._scripts, self._pasts, strict=True)
+        ]
+
+    def _scores(self, log_probs: Floats) -> Scores:
+        order = np.argsort(-log_probs, axis=1, kind="stable")[:, : self._top_k]
+
+        def full() -> Floats:
+            self.full_reads += 1
+            return log_probs
+
+        return Scores(np.take_along_axis(log_probs, order, axis=1), order, full)
+
+
+def search_for(script: Script, generation: Generation, *, top_k: int | None = None) -> Hypothesis:
+    """The answer of one search, driven by hand: no `generate` between."""
+    return searched(script, generation, top_k=top_k).best()
+
+
+def searched(script: Script, generation: Generation, *, top_k: int | None = None) -> Search:
+    """A search that is done."""
+    decoder, search = Scripted([script], top_k=top_k), open_search(generation)
+    rows = search.rows
+    (scores,) = decoder.step(np.full((1, rows), START), np.zeros((1, rows), dtype=np.int64))
+    while not (step := search.advance(scores)).done:
+        (scores,) = decoder.step(step.tokens[None], step.parents[None])
+    return search
+
+
+def random_script(
+    seed: int, vocabulary: int, *, scale: float = 1.0, habit: float = 0.0, eos: float = 0.0
+) -> Script:
+    """Log-probabilities that depend on the whole past.
+
+    `habit` weighs a part that does not, so that the same tokens come again and again; `eos` raises
+    the logit of the end token.
+    """
+    habits = np.random.default_rng(seed).standard_normal(vocabulary) * habit
+
+    def script(past: Past) -> Floats:
+        news = np.random.default_rng([seed, *past]).standard_normal(vocabulary) * scale
+        logits = habits + news
+        logits[EOS] += eos
+        return log_softmax(logits)
+
+    return script
+
+
+def log_softmax(logits: npt.ArrayLike) -> Floats:
+    shifted = np.asarray(logits, dtype=np.float64) - np.max(logits)
+    return (shifted - np.log(np.exp(shifted).sum())).astype(np.float32)

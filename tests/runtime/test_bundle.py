@@ -1,0 +1,200 @@
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from florence_edge import BackendError, BundleError, Florence2, RequestError
+from florence_edge.bundle import Bundle
+from florence_edge.contract import CONTRACT_VERSION, GRAPHS
+
+Manifest = dict[str, Any]
+
+
+@pytest.fixture
+def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+
+
+def edit_manifest(bundle: Path, edit: Callable[[Manifest], object]) -> None:
+    path = bundle / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    edit(manifest)
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+
+
+def test_a_bundle_says_what_its_manifest_says(tiny_bundle: Path) -> None:
+    manifest = json.loads((tiny_bundle / "manifest.json").read_text(encoding="utf-8"))
+    bundle = Bundle.load(str(tiny_bundle))
+    assert bundle.folder == tiny_bundle
+    assert (bundle.model, bundle.precision, bundle.target) == ("tiny", "fp32", "any")
+    assert {name: getattr(bundle.size, name) for name in manifest["size"]} == manifest["size"]
+    assert bundle.generation.num_beams == manifest["generation"]["num_beams"]
+    assert set(bundle.files) == {path.name for path in tiny_bundle.iterdir()} - {"manifest.json"}
+    assert list(bundle.damaged_files()) == []
+
+
+def test_what_a_newer_export_adds_to_the_manifest_is_ignored(bundle: Path) -> None:
+    before = Bundle.load(bundle)
+
+    def add(manifest: Manifest) -> None:
+        manifest["new"] = 1
+        manifest["size"]["new"] = 1
+        manifest["files"]["tokenizer.json"]["new"] = 1
+
+    edit_manifest(bundle, add)
+    assert Bundle.load(bundle) == before
+
+
+@pytest.mark.parametrize("version", [CONTRACT_VERSION + 1, None, "1"])
+def test_another_contract_version_is_refused(bundle: Path, version: object) -> None:
+    edit_manifest(bundle, lambda manifest: manifest.update(contract=version))
+    expected = rf"contract {version}, this runtime speaks {CONTRACT_VERSION}\. Export it again"
+    with pytest.raises(BundleError, match=expected):
+        Bundle.load(bundle)
+
+
+@pytest.mark.parametrize("name", [*(f"{graph}.onnx" for graph in GRAPHS), "weights.bin"])
+def test_a_missing_file_is_named(bundle: Path, name: str) -> None:
+    (bundle / name).unlink()
+    with pytest.raises(BundleError, match=rf"lacks {name}, .* Copy the whole folder"):
+        Florence2.load(bundle)
+
+
+def test_a_file_of_another_size_is_named(bundle: Path) -> None:
+    with (bundle / "weights.bin").open("ab") as file:
+        file.write(b"!")
+    with pytest.raises(BundleError, match=r"weights\.bin has \d+ bytes, expected \d+"):
+        Florence2.load(bundle)
+
+
+def test_a_file_changed_within_its_size_is_found_by_its_hash(bundle: Path) -> None:
+    path = bundle / "weights.bin"
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+    assert list(Bundle.load(bundle).damaged_files()) == ["weights.bin"]
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_a_graph_that_is_none_is_named_by_the_engine(bundle: Path, graph: str) -> None:
+    path = bundle / f"{graph}.onnx"
+    path.write_bytes(b"\xff" * path.stat().st_size)
+    with pytest.raises(BackendError, match=rf"cannot open .*{graph}\.onnx: .* export it again"):
+        Florence2.load(bundle, threads=1)
+
+
+def test_a_graph_of_another_contract_is_named(bundle: Path) -> None:
+    shutil.copy(bundle / "text_encoder.onnx", bundle / "decoder.onnx")
+    edit_manifest(
+        bundle,
+        lambda manifest: manifest["files"].update(
+            {"decoder.onnx": manifest["files"]["text_encoder.onnx"]}
+        ),
+    )
+    with pytest.raises(BackendError, match=r"inputs of .*decoder\.onnx are not those of contract"):
+        Florence2.load(bundle, threads=1)
+
+
+def test_a_tokenizer_that_is_none_is_named(bundle: Path) -> None:
+    path = bundle / "tokenizer.json"
+    path.write_bytes(b"?" * path.stat().st_size)
+    with pytest.raises(BundleError, match=r"tokenizer\.json is not a tokenizer"):
+        Florence2.load(bundle)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda manifest: manifest.pop("model"),
+        lambda manifest: manifest.update(model="tiny"),
+        lambda manifest: manifest.pop("size"),
+        lambda manifest: manifest.update(size=[1, 2]),
+        lambda manifest: manifest["size"].pop("d_model"),
+        lambda manifest: manifest["size"].update(image_size="64"),
+        lambda manifest: manifest["size"].update(decoder_heads=None),
+        lambda manifest: manifest["generation"].pop("eos_token_id"),
+        lambda manifest: manifest["generation"].update(num_beams="3"),
+        lambda manifest: manifest["generation"].update(length_penalty="1"),
+        lambda manifest: manifest["generation"].update(early_stopping="soon"),
+        lambda manifest: manifest.update(files=[]),
+        lambda manifest: manifest.update(files=None),
+        lambda manifest: manifest["files"].update({"tokenizer.json": 5}),
+        lambda manifest: manifest["files"]["tokenizer.json"].update(bytes="12"),
+    ],
+)
+def test_a_garbled_field_is_refused(bundle: Path, edit: Callable[[Manifest], object]) -> None:
+    edit_manifest(bundle, edit)
+    with pytest.raises(BundleError, match=r"manifest\.json lacks or garbles a field: .* Export"):
+        Bundle.load(bundle)
+
+
+@pytest.mark.parametrize("name", ["decoder.onnx", "tokenizer.json"])
+def test_a_manifest_must_list_what_a_device_needs(bundle: Path, name: str) -> None:
+    edit_manifest(bundle, lambda manifest: manifest["files"].pop(name))
+    with pytest.raises(BundleError, match=f"does not list {name}"):
+        Bundle.load(bundle)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"{", "cannot be read"), (b"\xff\xfe", "cannot be read"), (b"[1]", "is not a manifest")],
+)
+def test_a_manifest_that_is_none_is_refused(bundle: Path, content: bytes, message: str) -> None:
+    (bundle / "manifest.json").write_bytes(content)
+    with pytest.raises(BundleError, match=rf"manifest\.json {message}.* Export the bundle again"):
+        Bundle.load(bundle)
+
+
+def test_where_nothing_is_there_is_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"no bundle at .*nowhere\. Make one: florence-export"):
+        Bundle.load(tmp_path / "nowhere")
+
+
+def test_a_file_is_no_bundle(bundle: Path) -> None:
+    with pytest.raises(BundleError, match="no bundle at"):
+        Bundle.load(bundle / "manifest.json")
+
+
+def test_a_checkpoint_is_no_bundle_and_the_message_says_how_to_export_it(
+    tiny_checkpoint: Path,
+) -> None:
+    expected = rf"it has no manifest\.json.*florence-export {tiny_checkpoint} --output BUNDLE"
+    with pytest.raises(BundleError, match=expected):
+        Bundle.load(tiny_checkpoint)
+
+
+def test_an_engine_that_the_bundle_was_not_made_for_is_refused(tiny_bundle: Path) -> None:
+    bundle = replace(Bundle.load(tiny_bundle), target="tensorrt")
+    with pytest.raises(BackendError, match="made for tensorrt and does not run on cpu"):
+        bundle.check_engine("cpu")
+    bundle.check_engine("tensorrt")
+
+
+@pytest.mark.parametrize(
+    "device",
+    ["", "gpu", "CPU", "cpu:", "cpu:1", "cuda:", "cuda:x", "cuda:²", "cuda:-1", "cuda:0:0"],
+)
+def test_a_device_that_does_not_exist_is_refused_with_a_list(
+    tiny_bundle: Path, device: str
+) -> None:
+    with pytest.raises(BackendError, match=rf"no device '{device}'.* cpu, cuda, cuda:N"):
+        Florence2.load(tiny_bundle, device)
+
+
+def test_cuda_where_there_is_none_is_an_error_and_no_fallback(tiny_bundle: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime knows CUDA")
+    with pytest.raises(BackendError, match=r"CUDA did not become active .*florence-edge\[gpu\]"):
+        Florence2.load(tiny_bundle, "cuda")
+
+
+@pytest.mark.parametrize("threads", [0, -3])
+def test_a_number_of_threads_that_cannot_be_is_refused(tiny_bundle: Path, threads: int) -> None:
+    with pytest.raises(RequestError, match=f"threads is {threads}; it must be 1 or more"):
+        Florence2.load(tiny_bundle, threads=threads)

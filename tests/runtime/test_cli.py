@@ -1,0 +1,381 @@
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from florence_edge import TASKS, Florence2, GenerationOptions, __version__
+from florence_edge.cli import main
+
+SIZE = (80, 60)
+KEYS = [
+    *("image", "task", "text_input", "raw_text", "token_ids"),
+    *("result", "scores", "label_scores", "status", "seconds"),
+]
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command in this process on the tiny bundle: status, output, errors."""
+
+    def run(*arguments: str | Path, bundle: Path = tiny_bundle) -> tuple[int, str, str]:
+        short = ("--max-new-tokens", "12", "--threads", "1")
+        capsys.readouterr()
+        status = main([str(bundle), *map(str, arguments), *short])
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return status, out, err
+
+    return run
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder with two pictures and a text file."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("a.jpg", "b.PNG"):
+        noise = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8))
+        noise.resize(SIZE).save(folder / name)
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+@pytest.fixture
+def photo(photos: Path) -> Path:
+    return photos / "a.jpg"
+
+
+def lines(out: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.splitlines()]
+
+
+# Answers.
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_prints_one_json_object(run: Run, photo: Path, task: str) -> None:
+    beside = {"text": ["--text", "a red car"], "region": ["--region", "1,2,30,40"], "nothing": []}
+    status, out, err = run(photo, "--task", task, *beside[TASKS[task].needs.value], "--json")
+    assert (status, err) == (0, "")
+    (answer,) = lines(out)
+    assert list(answer) == KEYS
+    assert answer["image"] == str(photo)
+    assert answer["task"] == f"<{task}>"
+    assert list(answer["result"]) == [f"<{task}>"]
+    assert answer["token_ids"][:2] == [2, 0]
+    assert answer["status"] in ("ok", "empty", "unparsed", "truncated")
+    assert list(answer["seconds"]) == ["image", "vision", "prompt", "decode", "parse"]
+
+
+def test_the_answer_is_that_of_the_library(run: Run, photo: Path, tiny_model: Florence2) -> None:
+    (answer,) = lines(run(photo, "--task", "<OD>", "--beams", "2", "--json")[1])
+    options = GenerationOptions(num_beams=2, max_new_tokens=12)
+    expected = tiny_model.run("OD", photo, options=options).to_json()
+    assert {k: v for k, v in answer.items() if k not in ("image", "seconds")} == {
+        k: v for k, v in expected.items() if k != "seconds"
+    }
+
+
+def test_a_prompt_of_ones_own_is_asked(run: Run, photo: Path) -> None:
+    status, out, _ = run(photo, "--prompt", "What colour is it?", "--json")
+    (answer,) = lines(out)
+    assert status == 0
+    assert list(answer["result"]) == ["What colour is it?"]
+
+
+def test_the_convention_decides_on_fractions(run: Run, photo: Path, pointing_bundle: Path) -> None:
+    def edges(convention: str) -> list[float]:
+        task = ("--task", "REGION_PROPOSAL", "--convention", convention, "--json")
+        (answer,) = lines(run(photo, *task, bundle=pointing_bundle)[1])
+        return [edge for box in answer["result"]["<REGION_PROPOSAL>"]["bboxes"] for edge in box]
+
+    assert edges("native")
+    assert all(isinstance(edge, int) for edge in edges("native"))
+    assert all(isinstance(edge, float) for edge in edges("microsoft"))
+
+
+def test_without_json_an_answer_is_a_text_for_people(run: Run, photo: Path) -> None:
+    status, out, _ = run(photo, "--task", "REGION_PROPOSAL")
+    assert status == 0
+    assert "{" not in out
+    assert "(cut off: the answer reached its longest length)" in out
+
+
+def test_several_pictures_are_told_apart(run: Run, photos: Path) -> None:
+    status, out, _ = run(photos, photos / "a.jpg", "--task", "OD", "--json")
+    assert status == 0
+    named = [photos / "a.jpg", photos / "b.PNG", photos / "a.jpg"]
+    assert [answer["image"] for answer in lines(out)] == [str(path) for path in named]
+    status, out, _ = run(photos, "--task", "CAPTION")
+    assert f"{photos / 'a.jpg'}:\n" in out
+    assert f"{photos / 'b.PNG'}:\n" in out
+
+
+def test_a_low_score_is_left_out_of_regions_but_not_of_captions(
+    run: Run, photo: Path, pointing_bundle: Path
+) -> None:
+    def answer(task: str, min_score: str) -> dict[str, Any]:
+        arguments = (photo, "--task", task, "--min-score", min_score, "--json")
+        (answer,) = lines(run(*arguments, bundle=pointing_bundle)[1])
+        return answer
+
+    every, none = answer("REGION_PROPOSAL", "0"), answer("REGION_PROPOSAL", "1")
+    assert every["scores"]
+    assert none["scores"] == []
+    assert none["result"] == {"<REGION_PROPOSAL>": {"bboxes": [], "labels": []}}
+    assert none["token_ids"] == every["token_ids"]
+    assert answer("CAPTION", "1")["result"]["<CAPTION>"]
+
+
+def test_annotated_pictures_are_written(
+    run: Run, photos: Path, tmp_path: Path, pointing_bundle: Path
+) -> None:
+    output, task = tmp_path / "new" / "folder", ("--task", "REGION_PROPOSAL")
+    arguments = (photos, photos / "a.jpg", *task, "--output", output)
+    status, _, _ = run(*arguments, bundle=pointing_bundle)
+    assert status == 0
+    names = sorted(path.name for path in output.iterdir())
+    kind = "region_proposal"
+    assert names == [f"a.jpg.{kind}-2.png", f"a.jpg.{kind}.png", f"b.PNG.{kind}.png"]
+    for path in output.iterdir():
+        with Image.open(path) as picture:
+            assert picture.size == SIZE
+            drawn = np.asarray(picture.convert("RGB"), dtype=int)
+        with Image.open(photos / path.name.split(".region")[0]) as plain:
+            assert np.abs(drawn - np.asarray(plain.convert("RGB"), dtype=int)).max() > 50
+
+
+def test_a_caption_is_written_under_the_picture(run: Run, photo: Path, tmp_path: Path) -> None:
+    run(photo, "--task", "<CAPTION>", "--output", tmp_path)
+    with Image.open(tmp_path / "a.jpg.caption.png") as picture:
+        assert picture.height > SIZE[1]
+
+
+def test_it_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        main(["--version"])
+    assert leaving.value.code == 0
+    assert capsys.readouterr().out == f"florence-edge {__version__}\n"
+
+
+# What goes wrong with one picture.
+
+
+def test_a_broken_picture_is_named_and_the_rest_goes_on(run: Run, photos: Path) -> None:
+    broken = photos / "aa.jpg"
+    broken.write_bytes((photos / "a.jpg").read_bytes()[:300])
+    status, out, err = run(photos, photos / "gone.jpg", "--task", "OD", "--json")
+    assert status == 1
+    assert [Path(answer["image"]).name for answer in lines(out)] == ["a.jpg", "b.PNG"]
+    first, second, last = err.splitlines()
+    assert first.startswith(f"florence-run: {broken} is damaged or cannot be read")
+    assert second == f"florence-run: There is no file {photos / 'gone.jpg'}."
+    assert last == "florence-run: 2 of 4 images failed."
+
+
+def test_a_region_that_fits_one_picture_only_is_refused_for_the_other(
+    run: Run, photos: Path
+) -> None:
+    Image.new("RGB", (20, 20)).save(photos / "small.png")
+    region = ("--region", "0,0,50,50")
+    status, out, err = run(photos, "--task", "REGION_TO_OCR", *region, "--json")
+    assert status == 1
+    assert len(lines(out)) == 2
+    assert f"{photos / 'small.png'}: The region (0, 0, 50, 50) leaves the picture" in err
+
+
+# What goes wrong with all of them: said once, before any picture is read.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--task", "COUNT"], "There is no task 'COUNT'. The tasks are: CAPTION, DETAILED_CAPTION"),
+        (["--task", "CAPTION_TO_PHRASE_GROUNDING"], "needs a text"),
+        (["--task", "REGION_TO_OCR"], "needs a region"),
+        (["--task", "REGION_TO_OCR", "--text", "car"], "needs a region, but got the text 'car'"),
+        (["--task", "REGION_TO_OCR", "--region", "5,5,1,1"], "has no area"),
+        (["--task", "REGION_TO_OCR", "--region=-5,5,10,10"], "leaves the picture"),
+        (["--task", "REGION_TO_OCR", "--region", "nan,0,1,1"], "is not a region"),
+        (["--task", "OD", "--text", "car"], "takes no text"),
+        (["--task", "OD", "--region", "1,2,3,4"], "takes no region"),
+        (["--prompt", " "], "The prompt is empty"),
+        (["--prompt", "What?", "--text", "car"], "leave --text and --region out"),
+        (["--prompt", "What?", "--region", "1,2,3,4"], "leave --text and --region out"),
+        (["--task", "OD", "--beams", "9"], "num_beams is 9; it must be a whole number: 1 (greedy)"),
+        (["--task", "OD", "--beams", "0"], "num_beams is 0"),
+        (["--task", "OD", "--device", "tpu"], "There is no device 'tpu'"),
+    ],
+)
+def test_a_mistake_is_explained_once(
+    run: Run, photos: Path, arguments: list[str], message: str
+) -> None:
+    status, out, err = run(photos, *arguments)
+    assert (status, out) == (1, "")
+    assert err.startswith("florence-run: ")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+@pytest.mark.parametrize("tokens", ["0", "1025"])
+def test_an_answer_longer_than_the_model_can_write_is_refused(
+    tiny_bundle: Path, photos: Path, tokens: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(tiny_bundle), str(photos), "--task", "OD", "--max-new-tokens", tokens]
+    assert main(arguments) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "must be a whole number: 1 to 1024, this model's decoder positions" in err
+
+
+@pytest.mark.parametrize("threads", ["0", "-1"])
+def test_a_number_of_threads_that_cannot_be_is_refused(
+    tiny_bundle: Path, photos: Path, threads: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(tiny_bundle), str(photos), "--task", "OD", "--threads", threads]) == 1
+    assert "threads is" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--task", "OD", "--prompt", "What?"],
+        ["--task", "OD", "--region", "1,2,3"],
+        ["--task", "OD", "--region", "a,b,c,d"],
+        ["--task", "OD", "--beams", "two"],
+        ["--task", "OD", "--convention", "torch"],
+        ["--task", "OD", "--colour"],
+    ],
+)
+def test_wrong_usage_is_status_two(
+    run: Run, photo: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        run(photo, *arguments)
+    assert leaving.value.code == 2
+    assert "usage: florence-run" in capsys.readouterr().err
+
+
+def test_a_folder_without_pictures_is_named(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    status, _, err = run(tmp_path / "empty", "--task", "OD")
+    assert status == 1
+    assert f"There is no picture in {tmp_path / 'empty'}. Looked for .bmp, .gif, .jpeg" in err
+
+
+def test_a_folder_called_like_a_picture_is_passed_over(run: Run, photos: Path) -> None:
+    (photos / "folder.jpg").mkdir()
+    status, out, _ = run(photos, "--task", "OD", "--json")
+    assert status == 0
+    assert len(lines(out)) == 2
+
+
+def test_a_missing_bundle_and_a_checkpoint_are_told_apart(
+    run: Run, photo: Path, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    status, _, err = run(photo, "--task", "OD", bundle=tmp_path / "none")
+    assert status == 1
+    assert "There is no bundle at" in err
+    status, _, err = run(photo, "--task", "OD", bundle=tiny_checkpoint)
+    assert status == 1
+    assert f"florence-export {tiny_checkpoint} --output" in err
+
+
+def test_an_output_that_is_no_folder_is_named(run: Run, photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    status, _, err = run(photo, "--task", "OD", "--output", tmp_path / "file")
+    assert status == 1
+    assert "Cannot write" in err
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_folder_that_may_not_be_read_is_an_error_without_traceback(
+    run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> Iterator[Path]:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    status, _, err = run(photos, "--task", "OD")
+    assert status == 1
+    assert "Permission denied" in err
+
+
+def test_stopping_it_is_status_130(run: Run, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Florence2, "look", interrupt)
+    status, _, err = run(photo, "--task", "OD")
+    assert status == 130
+    assert err == "florence-run: stopped.\n"
+
+
+# As a process of its own.
+
+
+def process(
+    bundle: Path, *arguments: str | Path | bytes, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    command = "import sys; from florence_edge.cli import main; sys.exit(main())"
+    short = ("--max-new-tokens", "5", "--threads", "1")
+    ending = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    done = subprocess.run(
+        [sys.executable, "-c", command, str(bundle), *arguments, *short],
+        check=False,
+        text=True,
+        **ending,
+    )
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    return done
+
+
+def test_the_command_answers(tiny_bundle: Path, photo: Path) -> None:
+    done = process(tiny_bundle, photo, "--task", "OD", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert lines(done.stdout)[0]["task"] == "<OD>"
+
+
+def test_a_reader_that_leaves_ends_the_command_quietly(tiny_bundle: Path, photos: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe:
+        done = process(tiny_bundle, photos, "--task", "OD", stdout=pipe)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device /dev/full of Linux")
+def test_a_full_disk_behind_the_output_is_one_message(tiny_bundle: Path, photos: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = process(tiny_bundle, photos, "--task", "OD", stdout=full)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "No space left on device" in done.stderr
+
+
+def test_names_and_texts_in_no_encoding_are_no_stumbling_block(
+    tiny_bundle: Path, photos: Path
+) -> None:
+    odd = os.fsencode(photos) + b"/caf\xe9 \xf0\x9f\xa6\x9c.png"
+    Path(os.fsdecode(odd)).write_bytes((photos / "b.PNG").read_bytes())
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    task = ("--task", "OPEN_VOCABULARY_DETECTION", "--text", b"caf\xe9")
+    done = process(tiny_bundle, photos, odd, *task, env=ascii_only)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\udce9" in done.stdout
+    done = process(tiny_bundle, odd, b"gone-\xe9.png", *task, "--json", env=ascii_only)
+    assert done.returncode == 1
+    assert lines(done.stdout)[0]["text_input"] == "caf\udce9"
+    assert "There is no file gone-\\udce9.png" in done.stderr
