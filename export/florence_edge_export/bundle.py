@@ -27,6 +27,26 @@ def new_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
         BundleError: `target` exists and `overwrite` is not given, or its parent cannot be written.
             Whatever goes wrong, what was at `target` before is still there.
     """
+    _check_target(target, overwrite)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise BundleError(f"Cannot write beside {target}: {error}.") from error
+    try:
+        temporary.chmod(0o755)  # mkdtemp makes it private
+        yield temporary
+        _check_target(target, overwrite)  # minutes have passed
+        _swap(temporary, target)
+    except OSError as error:
+        raise BundleError(
+            f"Writing {target} failed: {error}. Nothing was changed there."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
     if target.exists() and not overwrite:
         raise BundleError(
             f"{target} exists. Choose another --output, or pass --overwrite to replace it."
@@ -36,21 +56,6 @@ def new_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
             f"{target} is no bundle and not empty, so it will not be replaced. "
             "Choose another --output."
         )
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except OSError as error:
-        raise BundleError(f"Cannot write beside {target}: {error}.") from error
-    try:
-        temporary.chmod(0o755)  # mkdtemp makes it private
-        yield temporary
-        _swap(temporary, target)
-    except OSError as error:
-        raise BundleError(
-            f"Writing {target} failed: {error}. Nothing was changed there."
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _entries(path: Path) -> Iterator[Path]:

@@ -73,6 +73,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     tensors = {translate(name): tensor for name, tensor in stored.items()}
     if config.layout is Layout.MICROSOFT:
         _transpose_projection(tensors)
+    _check_tied(tensors, config)
     _resolve_tied_embedding(tensors, folder)
     return Checkpoint(folder, config, tensors, weight_files)
 
@@ -225,6 +226,18 @@ _TIED_TO_EMBEDDING = (
     "language_model.encoder.embed_tokens.weight",
     "language_model.decoder.embed_tokens.weight",
 )
+
+
+def _check_tied(tensors: Mapping[str, StoredTensor], config: CheckpointConfig) -> None:
+    """Refuse a head of its own; where config.json ties the names, all are the embedding."""
+    head, embedding = tensors.get("lm_head.weight"), tensors.get(_EMBEDDING)
+    if config.raw.get("tie_word_embeddings", True) or head is None or embedding is None:
+        return
+    if not np.array_equal(head.load(), embedding.load()):
+        raise BundleError(
+            "config.json says tie_word_embeddings = false, and lm_head.weight differs from the "
+            "embedding. Florence-2 has one matrix for both, and so have these graphs."
+        )
 
 
 def _resolve_tied_embedding(tensors: dict[str, StoredTensor], folder: Path) -> None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,8 @@ def read_config(folder: Path) -> CheckpointConfig:
         layout = _layout(raw["vision_config"])
         vision = _vision(raw["vision_config"], layout)
         text = _text(raw["text_config"])
+        if vision.projection_dim != text.d_model:
+            raise ValueError(f"projection_dim {vision.projection_dim}, but d_model {text.d_model}")
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise BundleError(
             f"{folder / 'config.json'} lacks or garbles a field of Florence-2: {error}. "
@@ -209,13 +212,12 @@ def _vision(stated: Mapping[str, Any], layout: Layout) -> VisionConfig:
 
 def _check_vision(vision: VisionConfig) -> None:
     """Raise ValueError where the numbers make no DaViT."""
-    stages = (vision.depths, vision.heads, vision.groups, vision.patch_sizes)
-    stages += (vision.patch_strides, vision.patch_paddings, vision.patch_prenorms)
-    if not vision.dims or {len(stage) for stage in stages} != {len(vision.dims)}:
+    counts = (vision.dims, vision.depths, vision.heads, vision.groups)
+    patches = (vision.patch_sizes, vision.patch_strides)
+    paddings, prenorms = vision.patch_paddings, vision.patch_prenorms
+    if {len(stage) for stage in (*counts, *patches, paddings, prenorms)} != {len(vision.dims) or 1}:
         raise ValueError("the vision fields do not have one entry for each stage")
-    counts = (*vision.dims, *vision.depths, *vision.heads, *vision.groups)
-    counts += (*vision.patch_sizes, *vision.patch_strides, vision.window_size)
-    if min(counts) < 1 or min(vision.patch_paddings) < 0:
+    if min(vision.window_size, *chain(*counts, *patches)) < 1 or min(paddings) < 0:
         raise ValueError("a number of the vision model is below 1")
     for dim, heads, groups in zip(vision.dims, vision.heads, vision.groups, strict=True):
         if dim % heads or dim % groups:

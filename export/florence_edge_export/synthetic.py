@@ -25,7 +25,7 @@ _VISION = {
     "large": {"embed_dim": [256, 512, 1024, 2048], "num_heads": [8, 16, 32, 64]},
 }
 _TEXT = {
-    "tiny": {"d_model": 64, "layers": 2, "heads": 4, "ffn": 128, "vocab_size": 2048},
+    "tiny": {"d_model": 64, "layers": 2, "heads": 4, "ffn": 128, "vocab_size": 2560},
     "base": {"d_model": 768, "layers": 6, "heads": 12, "ffn": 3072, "vocab_size": 51289},
     "large": {"d_model": 1024, "layers": 12, "heads": 16, "ffn": 4096, "vocab_size": 51289},
 }

@@ -1,0 +1,285 @@
+"""The half pass: what becomes float16, what stays float32, and how far answers move.
+
+Errors are the largest absolute difference from float32 in standard deviations of the output.
+ONNX Runtime computes half matrix products in float32 and rounds their results, so these are errors
+of storage; a GPU adds its own.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+import pytest
+
+from florence_edge import Florence2, contract
+from florence_edge_calibration.half import half_from_float
+from florence_edge_export import synthetic
+from florence_edge_export.export import ExportOptions, export
+from florence_edge_export.source import find_checkpoint
+
+FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
+_STATISTICS = ("LayerNormalization", "Softmax", "LogSoftmax", "ReduceMean", "TopK")
+_HEAVY = ("MatMul", "Gemm", "Conv", "Gather", "Gelu", "Transpose", "Pad", "Split")
+
+# Measured: tiny 0.005, outliers 0.023, miniature 0.003.
+_TOLERANCES = {"tiny": 0.02, "outliers": 0.06, "miniature": 0.02}
+
+Models = dict[str, Florence2]
+
+
+@pytest.fixture(scope="module", params=_TOLERANCES)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def models(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """The same checkpoint as fp32 and as fp16."""
+    folder = tmp_path_factory.mktemp(kind)
+    checkpoint = find_checkpoint("miniature")
+    if kind != "miniature":
+        checkpoint = folder / "checkpoint"
+        outliers = 50.0 if kind == "outliers" else 1.0
+        synthetic.write_checkpoint(checkpoint, "tiny", seed=3, image_size=96, outliers=outliers)
+    found = {}
+    for precision in ("fp32", "fp16"):
+        export(kind, checkpoint, folder / precision, ExportOptions(precision=precision))
+        found[precision] = Florence2.load(folder / precision, threads=1)
+    return found
+
+
+@pytest.fixture(scope="module")
+def graphs(models: Models) -> dict[str, ir.Graph]:
+    bundle = models["fp16"].bundle
+    return {name: ir.load(bundle.graph_file(name)).graph for name in contract.GRAPHS}
+
+
+def test_types_are_consistent(models: Models) -> None:
+    for name in contract.GRAPHS:
+        path = models["fp16"].bundle.graph_file(name)
+        onnx.checker.check_model(str(path), full_check=True)
+        model = onnx.load(path, load_external_data=False)
+        onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+
+
+def test_heavy_nodes_compute_in_float16_and_statistics_in_float32(
+    graphs: dict[str, ir.Graph],
+) -> None:
+    for graph in graphs.values():
+        for node in graph:
+            wanted = HALF if node.op_type in _HEAVY else FLOAT
+            if node.op_type in (*_HEAVY, *_STATISTICS):
+                floats = {value.dtype for value in node.inputs if value and _is_float(value)}
+                floats |= {value.dtype for value in node.outputs if _is_float(value)}
+                assert floats == {wanted}, node.name
+
+
+def test_pixels_are_normalized_before_they_are_rounded(graphs: dict[str, ir.Graph]) -> None:
+    nodes = [node for node in graphs["vision_encoder"] if "/normalize/" in str(node.name)]
+    assert [node.op_type for node in nodes] == ["Cast", "Mul", "Sub"]
+    assert {node.outputs[0].dtype for node in nodes} == {FLOAT}
+
+
+def test_matrices_and_kernels_are_stored_as_float16(graphs: dict[str, ir.Graph]) -> None:
+    for graph in graphs.values():
+        for name, value in graph.initializers.items():
+            assert value.shape is not None
+            if value.dtype in (FLOAT, HALF) and len(value.shape) > 1:
+                assert value.dtype == HALF, name
+
+
+def test_no_weight_is_converted_while_running(graphs: dict[str, ir.Graph]) -> None:
+    for graph in graphs.values():
+        for node in graph:
+            if node.op_type == "Cast":
+                (value,) = node.inputs
+                assert value is not None
+                assert not value.is_initializer(), node.name
+
+
+def test_no_cast_undoes_another_and_none_is_made_twice(graphs: dict[str, ir.Graph]) -> None:
+    for graph in graphs.values():
+        casts = [node for node in graph if node.op_type == "Cast"]
+        keys = [(node.inputs[0], node.attributes["to"].as_int()) for node in casts]
+        assert len(set(keys)) == len(keys)
+        for node in casts:
+            producer = node.inputs[0].producer() if node.inputs[0] else None
+            assert producer is None or producer.op_type != "Cast", node.name
+
+
+def test_names_are_those_of_the_float32_graphs(models: Models, graphs: dict[str, ir.Graph]) -> None:
+    for name, graph in graphs.items():
+        original = ir.load(models["fp32"].bundle.graph_file(name)).graph
+        assert set(graph.initializers) == set(original.initializers)
+        ours = {node.name for node in graph if node.op_type != "Cast"}
+        assert ours == {node.name for node in original if node.op_type != "Cast"}
+
+
+def test_weights_take_half_the_space(models: Models) -> None:
+    sizes = {name: model.bundle.files["weights.bin"].bytes for name, model in models.items()}
+    assert sizes["fp16"] < 0.51 * sizes["fp32"]
+
+
+def test_features_and_caches_have_the_contracts_dtypes(models: Models) -> None:
+    bundle = models["fp16"].bundle
+    assert (bundle.precision, bundle.floats) == ("fp16", "float16")
+    features = models["fp16"].backend.look(_pixels(bundle.size))
+    assert features.dtype == np.float16
+    caches = _caches(models["fp16"], features)
+    assert {cache.dtype for cache in caches.values()} == {np.dtype(np.float16)}
+
+
+def test_every_output_is_finite_and_close(
+    kind: str, models: Models, record_property: Callable[[str, object], None]
+) -> None:
+    errors = _errors(models)
+    for name, error in errors.items():
+        record_property(name, error)
+        assert error < _TOLERANCES[kind], errors
+
+
+def test_a_weight_beyond_float16_is_cut_to_its_largest() -> None:
+    model = _linear(np.array([[1e9, -1e9, 1e-9, 2.0]], dtype=np.float32))
+    half_from_float(model, frozenset())
+    tensor = model.graph.initializers["w"].const_value
+    assert tensor is not None
+    np.testing.assert_array_equal(tensor.numpy(), np.array([[65504, -65504, 0, 2]], np.float16))
+    assert tensor.dtype == HALF
+
+
+def test_a_weight_that_both_sides_read_is_kept_in_both_types() -> None:
+    model = _model(
+        """(float[2, 4] x) => (float[2, 4] y, float[2, 4] z)
+        <float[4] w = {1, 2, 3, 4}> {
+            y = Mul(x, w)
+            z = LayerNormalization(x, w)
+        }"""
+    )
+    half_from_float(model, frozenset())
+    types = [value.dtype for value in model.graph.initializers.values()]
+    assert set(types) == {FLOAT, HALF}
+    assert _runs(model, x=np.ones((2, 4), np.float16))["z"].dtype == np.float16
+
+
+def test_outputs_that_stay_float32_keep_their_names() -> None:
+    text = """(float[2, 4] x) => (float[2, 4] a, float[2, 4] b, float[2, 4] c) {
+        a = Softmax(x)
+        b = Relu(x)
+        c = Softmax(b)
+    }"""
+    model = _model(text)
+    half_from_float(model, frozenset({"a", "b"}))
+    found = _runs(model, x=np.ones((2, 4), np.float16))
+    assert {name: value.dtype for name, value in found.items()} == {
+        "a": np.float32,
+        "b": np.float32,
+        "c": np.float16,
+    }
+
+
+def test_cheap_nodes_join_an_island_only_if_nobody_else_needs_them() -> None:
+    text = """(float[2, 4] x, float[2, 4] r) => (float[2, 4] y, float[2, 4] z) {
+        alone = Add(x, r)
+        y = Softmax(alone)
+        shared = Add(x, r)
+        s = Softmax(shared)
+        t = Relu(shared)
+        z = Mul(s, t)
+    }"""
+    model = _model(text)
+    half_from_float(model, frozenset())
+    types = {str(node.outputs[0].name): node.outputs[0].dtype for node in model.graph}
+    assert types["alone"] == FLOAT
+    assert types["shared"] == HALF
+
+
+def test_patterns_keep_nodes_in_float32() -> None:
+    model = _linear(np.ones((4, 4), dtype=np.float32))
+    (node,) = model.graph
+    node.name = "decoder/lm_head/MatMul"
+    half_from_float(model, frozenset(), kept=("decoder/lm_head/*",))
+    assert model.graph.initializers["w"].dtype == FLOAT
+    assert _runs(model, x=np.ones((1, 4), np.float16))["y"].dtype == np.float16
+
+
+def _errors(models: Models) -> dict[str, float]:
+    """Largest errors of the three graphs, each fed with the float32 one's results."""
+    exact, half = models["fp32"], models["fp16"]
+    size = exact.bundle.size
+    features = exact.backend.look(_pixels(size))
+    rounded = features.astype(np.float16)
+    caches, half_caches = _caches(exact, features), _caches(half, rounded)
+    rows: dict[str, list[Any]] = {"fp32": [], "fp16": []}
+    for name, model, seen in (("fp32", exact, features), ("fp16", half, rounded)):
+        input_ids, mask = _prompts(size)
+        decoder = model.backend.read(seen, input_ids, mask, beams=2)
+        tokens = np.random.default_rng(1).integers(3, size.vocab_size, (8, 2, 2))
+        for step in tokens:
+            scores = decoder.step(step, np.tile([0, 1], (2, 1)))
+            rows[name] += [of_image.full().copy() for of_image in scores]
+    return {
+        "vision_encoder": _error(half.backend.look(_pixels(size)), features),
+        "text_encoder": max(_error(half_caches[name], caches[name]) for name in caches),
+        "decoder": _error(np.array(rows["fp16"]), np.array(rows["fp32"])),
+    }
+
+
+def _error(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
+    assert np.isfinite(found).all()
+    return float(np.abs(found.astype(np.float64) - expected).max() / expected.std())
+
+
+def _caches(model: Florence2, features: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+    found: dict[str, npt.NDArray[Any]] = model.backend.cross_caches(  # type: ignore[attr-defined]
+        features, *_prompts(model.bundle.size)
+    )
+    return found
+
+
+def _prompts(size: contract.ModelSize) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    input_ids = np.random.default_rng(2).integers(3, size.vocab_size, (2, 9))
+    mask = np.ones((2, size.image_tokens + 9), dtype=np.int64)
+    mask[1, -3:] = 0
+    return input_ids, mask
+
+
+def _pixels(size: contract.ModelSize) -> npt.NDArray[np.uint8]:
+    shape = (2, size.image_size, size.image_size, 3)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def _is_float(value: ir.Value) -> bool:
+    return value.dtype in (FLOAT, HALF)
+
+
+def _model(graph: str) -> ir.Model:
+    header = '<ir_version: 9, opset_import: ["" : 20]>'
+    parsed = onnx.parser.parse_model(f"{header} test {graph}")
+    parsed = onnx.shape_inference.infer_shapes(parsed, strict_mode=True)
+    return ir.from_proto(parsed)
+
+
+def _linear(weight: npt.NDArray[np.float32]) -> ir.Model:
+    inputs, outputs = weight.shape
+    model = _model(
+        f"(float[1, {inputs}] x, float[{inputs}, {outputs}] w) => (float[1, {outputs}] y)"
+        " { y = MatMul(x, w) }"
+    )
+    value = model.graph.inputs.pop()
+    value.const_value = ir.tensor(weight, name="w")
+    model.graph.register_initializer(value)
+    return model
+
+
+def _runs(model: ir.Model, **inputs: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    proto = ir.to_proto(model)
+    onnx.checker.check_model(proto, full_check=True)
+    session = onnxruntime.InferenceSession(
+        proto.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, inputs), strict=True))

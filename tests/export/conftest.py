@@ -1,0 +1,36 @@
+"""Checkpoints in Microsoft's layout, and copies that a test may spoil."""
+
+from pathlib import Path
+
+import pytest
+
+from . import folders
+from .microsoft_twin import write_twin
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Small tensors: threads would only get into each other's way."""
+    try:
+        import torch
+    except ImportError:
+        return
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def microsoft_checkpoint(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny checkpoint's twin."""
+    return write_twin(tiny_checkpoint, tmp_path_factory.mktemp("twin") / "checkpoint")
+
+
+@pytest.fixture
+def native(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    """A native checkpoint that the test may change."""
+    return folders.copy(tiny_checkpoint, tmp_path / "native")
+
+
+@pytest.fixture
+def microsoft(microsoft_checkpoint: Path, tmp_path: Path) -> Path:
+    """A checkpoint in Microsoft's layout that the test may change."""
+    return folders.copy(microsoft_checkpoint, tmp_path / "microsoft")

@@ -1,0 +1,234 @@
+"""The command as a person runs it: a process, its messages, and what it leaves behind."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from florence_edge.bundle import Bundle
+from florence_edge_export.cli import main
+
+from . import folders
+
+_RUN = "import sys; from florence_edge_export.cli import main; sys.exit(main())"
+
+# Stops at a place where half of the bundle is written, and says so.
+_PAUSED = """
+import sys, time
+from florence_edge_export import export
+real = getattr(export, {point!r})
+
+def paused(*args, **kwargs):
+    result = real(*args, **kwargs)
+    print("paused", flush=True)
+    time.sleep(60)
+    return result
+
+export.{point} = paused
+from florence_edge_export.cli import main
+sys.exit(main())
+"""
+
+# The file system takes files of a few kilobytes and no more, as if it were full.
+_FULL_DISK = """
+import resource, sys
+from florence_edge_export.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+sys.exit(main())
+"""
+
+
+def test_an_export_prints_where_the_bundle_is_and_what_to_run(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "bundle"
+    assert main([str(tiny_checkpoint), "--output", str(output)]) == 0
+    assert f"florence-run {output} IMAGE --task OD" in capsys.readouterr().out
+    assert Bundle.load(output).model == str(tiny_checkpoint)
+
+
+def test_options_reach_the_export(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    arguments = [str(tiny_checkpoint), "--output", str(tmp_path / "b")]
+    arguments += ["--precision", "fp16", "--image-size", "96"]
+    assert main(arguments) == 0
+    assert main(arguments) == 1
+    assert main([*arguments, "--overwrite"]) == 0
+    bundle = Bundle.load(tmp_path / "b")
+    assert (bundle.precision, bundle.size.image_size) == ("fp16", 96)
+
+
+def test_the_miniature_is_exported(tmp_path: Path) -> None:
+    found = _run("miniature", "--output", str(tmp_path / "b"))
+    assert found.returncode == 0, found.stderr
+    assert Bundle.load(tmp_path / "b").model == "miniature"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["--precision", "int2"], ["--image-size", "large"], ["one", "two"], ["--unknown"]],
+    ids=str,
+)
+def test_wrong_usage_ends_with_status_2(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["miniature", *arguments]
+    if arguments:
+        given += ["--output", str(tmp_path / "b")]
+    with pytest.raises(SystemExit) as caught:
+        main(given)
+    assert caught.value.code == 2
+    assert "usage: florence-export" in capsys.readouterr().err
+
+
+def _remove(name: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).unlink()
+
+
+def _cut(folder: Path) -> None:
+    whole = (folder / folders.WEIGHTS).read_bytes()
+    (folder / folders.WEIGHTS).write_bytes(whole[: len(whole) // 2])
+
+
+def _drop_tensor(folder: Path) -> None:
+    tensors = folders.read(folder)
+    del tensors["model.language_model.decoder.layers.1.fc2.bias"]
+    folders.write(folder, tensors)
+
+
+def _add_adapter(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text("{}")
+
+
+def _null_preprocessor(folder: Path) -> None:
+    (folder / "preprocessor_config.json").write_text("null")
+
+
+def _int8_weights(folder: Path) -> None:
+    folders.write(folder, {n: v.astype(np.int8) for n, v in folders.read(folder).items()})
+
+
+_SPOILS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no config": (_remove("config.json"), "config.json is missing"),
+    "no weights": (_remove(folders.WEIGHTS), "has no weights"),
+    "no tokenizer": (_remove("tokenizer.json"), "has no tokenizer.json"),
+    "cut weights": (_cut, "damaged or cut short"),
+    "a missing tensor": (_drop_tensor, "no tensor for decoder.layers.1.fc2.bias"),
+    "a LoRA adapter": (_add_adapter, "Merge it first"),
+    "another architecture": (
+        lambda folder: folders.edit_config(folder, lambda c: c.update(model_type="bart")),
+        "expected 'florence2'",
+    ),
+    "a garbled processor": (_null_preprocessor, "should hold a JSON object"),
+    "quantized weights": (_int8_weights, "no token embedding"),
+}
+
+
+@pytest.mark.parametrize("spoil", _SPOILS)
+def test_a_bad_checkpoint_gives_one_clear_message(native: Path, tmp_path: Path, spoil: str) -> None:
+    edit, message = _SPOILS[spoil]
+    edit(native)
+    found = _run(str(native), "--output", str(tmp_path / "out" / "bundle"))
+    _assert_one_message(found, message)
+    assert not list((tmp_path / "out").iterdir())
+
+
+_LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    ("model", "output", "message"),
+    [
+        ("nowhere", "b", "There is no checkpoint folder nowhere"),
+        (_LONG, "b", "File name too long"),
+        ("miniature", _LONG, "File name too long"),
+        ("miniature", "/proc/nowhere/b", "Cannot write beside"),
+        ("miniature", "/dev/null", "is no bundle|exists"),
+        ("miniature", ".", "exists"),
+        ("/dev/null", "b", "There is no checkpoint folder"),
+    ],
+)
+def test_impossible_paths_give_one_clear_message(
+    tmp_path: Path, model: str, output: str, message: str
+) -> None:
+    found = _run(model, "--output", output, cwd=tmp_path)
+    _assert_one_message(found, message)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_hub_id_without_network_gives_one_clear_message(tmp_path: Path) -> None:
+    pytest.importorskip("huggingface_hub")
+    environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
+    found = _run("someone/model", "--output", str(tmp_path / "b"), environment=environment)
+    _assert_one_message(found, "someone/model is no folder here and could not be downloaded")
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("kind", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("point", ["build_graphs", "save_graphs", "write_manifest"])
+def test_a_stopped_export_leaves_what_was_there(
+    tiny_checkpoint: Path, tiny_bundle: Path, tmp_path: Path, point: str, kind: str
+) -> None:
+    old = folders.copy(tiny_bundle, tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in old.iterdir()}
+    arguments = [str(tiny_checkpoint), "--output", str(old), "--overwrite"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", _PAUSED.format(point=point), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "paused\n"
+    assert len(list(tmp_path.iterdir())) == 2  # the old one and the one being written
+    process.send_signal(signal.Signals[kind])
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped; nothing was changed" in error
+    assert "Traceback" not in error
+    assert {path.name: path.read_bytes() for path in old.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("limit", [100, 20_000, 200_000, 1_000_000])
+def test_a_full_disk_leaves_what_was_there(
+    tiny_checkpoint: Path, tiny_bundle: Path, tmp_path: Path, limit: int
+) -> None:
+    old = folders.copy(tiny_bundle, tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in old.iterdir()}
+    arguments = (str(tiny_checkpoint), "--output", str(old), "--overwrite")
+    found = _run(*arguments, code=_FULL_DISK.format(limit=limit))
+    _assert_one_message(found, "Writing .* failed: .*Nothing was changed there")
+    assert {path.name: path.read_bytes() for path in old.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def _run(
+    *arguments: str, code: str = _RUN, environment: dict[str, str] | None = None, **options: Any
+) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, **(environment or {}), "PYTHONPATH": os.pathsep.join(sys.path)},
+        **options,
+    )
+
+
+def _assert_one_message(found: "subprocess.CompletedProcess[str]", message: str) -> None:
+    import re
+
+    assert found.returncode == 1, found.stderr
+    assert "Traceback" not in found.stderr
+    told = [line for line in found.stderr.splitlines() if line.startswith("florence-export: ")]
+    assert len(told) == 1, found.stderr
+    assert re.search(message, told[0]), told[0]
+    assert found.stderr.rstrip().endswith(told[0])
