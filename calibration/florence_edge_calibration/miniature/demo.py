@@ -1,0 +1,50 @@
+"""All 15 tasks on one generated picture: `python -m florence_edge_calibration.miniature.demo`.
+
+demo.py BUNDLE OUTPUT [--scene SEED]
+"""
+
+import argparse
+from pathlib import Path
+
+from florence_edge import Florence2, Result, parse
+from florence_edge.report import describe
+
+from ..scenes import Question, ask_everything, draw_scene, generate_scene
+
+SCENE = 900_017  # of the seeds that training never sees
+PICTURE_SIZE = 512
+
+
+def main() -> None:
+    """Ask everything, print answers beside the truth, and write annotated pictures."""
+    arguments = _parser().parse_args()
+    scene = generate_scene(arguments.scene)
+    picture = draw_scene(scene, PICTURE_SIZE)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    picture.save(arguments.output / "picture.png")
+
+    view = Florence2.load(arguments.bundle).look(picture)
+    for question in ask_everything(scene):
+        result = view.run(question.task, question.text or None)
+        print(_shown(question, result))
+        name = f"{result.task.name.lower()}.png"
+        result.draw(picture).save(arguments.output / name)
+    print(f"Annotated pictures are in {arguments.output}.")
+
+
+def _shown(question: Question, result: Result) -> str:
+    asked = f"{result.task.token} {question.text}".strip()
+    truth = parse(question.task, question.answer, image_size=result.image_size)
+    return f"{asked}\n{describe(result)}\n  truth: {truth[result.task.token]}\n"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("bundle", type=Path, help="the exported miniature")
+    parser.add_argument("output", type=Path, help="folder for the pictures")
+    parser.add_argument("--scene", type=int, default=SCENE, help="seed of the picture")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

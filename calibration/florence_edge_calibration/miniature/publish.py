@@ -1,0 +1,100 @@
+"""Put a training run into the repository: newest checkpoint, log, curve and figures.
+
+`python -m florence_edge_calibration.miniature.publish --work DIR`, while it trains or afterwards.
+"""
+
+import argparse
+import json
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from florence_edge_calibration.held_out import load_held_out
+
+from .evaluate import CHECKPOINT, evaluate, figures_as_json
+
+REPOSITORY_PART = Path(__file__).parents[2]
+_TABLE_BEGINS, _TABLE_ENDS = "<!-- figures -->", "<!-- end of figures -->"
+_CURVE_SIZE = (900, 420)
+_MARGIN = 50
+_COLOURS = {"answers": (200, 60, 40), "word": (40, 110, 190), "shape": (50, 150, 70)}
+
+
+def figure_table(figures: Mapping[str, Mapping[str, Any]]) -> str:
+    """The figures as a Markdown table."""
+    rows = [
+        f"| `{task}` | {row['headline']} | {row['value']:.2f} | {row['shuffled pictures']:.2f} |"
+        for task, row in figures.items()
+    ]
+    heading = ["| task | measure | figure | other pictures |", "|---|---|---|---|"]
+    return "\n".join([*heading, *rows])
+
+
+def with_table(readme: str, table: str) -> str:
+    """The README with its table replaced."""
+    before, _, rest = readme.partition(_TABLE_BEGINS)
+    _, _, after = rest.partition(_TABLE_ENDS)
+    return f"{before}{_TABLE_BEGINS}\n{table}\n{_TABLE_ENDS}{after}"
+
+
+def draw_curve(log: Sequence[Mapping[str, float]]) -> Image.Image:
+    """The losses over the steps: of answers, and of words and shapes read from image tokens."""
+    picture = Image.new("RGB", _CURVE_SIZE, "white")
+    canvas, font = ImageDraw.Draw(picture), ImageFont.load_default(16)
+    width, height = (side - 2 * _MARGIN for side in _CURVE_SIZE)
+    last_step = max(row["step"] for row in log)
+    highest = 4.0
+    for level in range(int(highest) + 1):
+        y = _MARGIN + height * (1 - level / highest)
+        canvas.line([(_MARGIN, y), (_MARGIN + width, y)], fill=(225, 225, 225))
+        canvas.text((_MARGIN - 8, y), str(level), fill="black", font=font, anchor="rm")
+    canvas.text((_MARGIN, _MARGIN + height + 8), "step 0", fill="black", font=font)
+    corner = (_MARGIN + width, _MARGIN + height + 8)
+    canvas.text(corner, f"{last_step:,.0f}", fill="black", font=font, anchor="ra")
+    for place, (name, colour) in enumerate(_COLOURS.items()):
+        points = [
+            (
+                _MARGIN + width * row["step"] / last_step,
+                _MARGIN + height * (1 - min(row[name], highest) / highest),
+            )
+            for row in log
+            if name in row
+        ]
+        canvas.line(points, fill=colour, width=2)
+        canvas.text((_MARGIN + 120 * place, 15), f"loss of {name}", fill=colour, font=font)
+    return picture
+
+
+def publish(work: Path) -> None:
+    """Copy, draw and measure; README's table is rewritten from the figures."""
+    shutil.copytree(
+        work / "checkpoint", CHECKPOINT, dirs_exist_ok=True, copy_function=shutil.copyfile
+    )
+    shutil.copyfile(work / "training.jsonl", REPOSITORY_PART / "training.jsonl")
+    lines = (work / "training.jsonl").read_text(encoding="utf-8").splitlines()
+    draw_curve([json.loads(line) for line in lines]).save(REPOSITORY_PART / "training.png")
+    scenes = load_held_out()
+    verdicts, control = (
+        evaluate(CHECKPOINT, scenes, shuffled=shuffled) for shuffled in (False, True)
+    )
+    figures = figures_as_json(verdicts, control)
+    text = json.dumps(figures, indent=2) + "\n"
+    (REPOSITORY_PART / "miniature.json").write_text(text, encoding="utf-8")
+    readme = REPOSITORY_PART / "README.md"
+    readme.write_text(with_table(readme.read_text("utf-8"), figure_table(figures)), "utf-8")
+
+
+def main() -> None:
+    """Publish from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True, help="folder of the training run")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    publish(parser.parse_args().work)
+
+
+if __name__ == "__main__":
+    main()
