@@ -5,7 +5,6 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from florence_edge import Florence2
 
@@ -27,12 +26,8 @@ def assets() -> Path:
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     synthetic = pytest.importorskip("florence_edge_export.synthetic")
-    tokenizer = tmp_path_factory.mktemp("tokenizer")
-    byte_tokenizer().save(str(tokenizer / "tokenizer.json"))
     folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(synthetic, "find_checkpoint", lambda model: tokenizer)
-        synthetic.write_checkpoint(folder, "tiny", seed=3, image_size=IMAGE_SIZE)
+    synthetic.write_checkpoint(folder, "tiny", seed=3, image_size=IMAGE_SIZE)
     return folder
 
 
@@ -47,18 +42,3 @@ def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="session")
 def tiny_model(tiny_bundle: Path) -> Florence2:
     return Florence2.load(tiny_bundle, threads=1)
-
-
-def byte_tokenizer() -> Tokenizer:
-    """A token a byte, and Florence-2's own tokens after them: nothing to train."""
-    from florence_edge_export.tokenizer import FLORENCE_TOKENS
-
-    special = ["<s>", "<pad>", "</s>", "<unk>"]
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: index for index, token in enumerate([*special, *letters])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    added = [*special, "<mask>", *FLORENCE_TOKENS]
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in added])
-    return tokenizer

@@ -22,6 +22,7 @@ from .checkpoint import Checkpoint, read_checkpoint
 from .config import CheckpointConfig
 from .defaults import GenerationDefaults, ImageProcessing, read_generation, read_image_processing
 from .graphs.build import build_graphs
+from .reference import check_installed
 from .tokenizer import complete_tokenizer
 from .weights import GraphWeights
 
@@ -56,6 +57,8 @@ def export(model: str, folder: Path, output: Path, options: ExportOptions) -> No
         raise BundleError(
             f"There is no precision {options.precision!r}. Choose from {', '.join(PRECISIONS)}."
         )
+    if options.verify:
+        check_installed()  # before minutes of work, not after
     with new_folder(output, overwrite=options.overwrite) as temporary:
         checkpoint = read_checkpoint(folder)
         image = read_image_processing(folder)

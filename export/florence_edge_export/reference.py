@@ -4,6 +4,7 @@ Needs torch and transformers (extra `verify`). Arrays go in and come out as nump
 """
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -23,14 +24,10 @@ class Reference:
     """The original model in float32; features and hidden states are numpy arrays."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        try:
-            import torch
-            import transformers
-        except ImportError as error:
-            raise BundleError(
-                f"--verify compares with transformers, but {error.name} is not installed. "
-                "Install florence-edge[verify]."
-            ) from None
+        check_installed()
+        import torch
+        import transformers
+
         self._torch = torch
         self.name = f"transformers {transformers.__version__}, torch {torch.__version__}, float32"
         config = transformers.Florence2Config(**_transformers_config(checkpoint.config))
@@ -92,6 +89,20 @@ class Reference:
                 generation_config=_generation_config(generation),
             )
         return [int(token) for token in ids[0]]
+
+
+def check_installed() -> None:
+    """Refuse to begin what torch or transformers are missing for.
+
+    Raises:
+        BundleError: naming the package and the extra that brings it.
+    """
+    for package in ("torch", "transformers"):
+        if find_spec(package) is None:
+            raise BundleError(
+                f"--verify compares with transformers, but {package} is not installed. "
+                "Install florence-edge[verify]."
+            )
 
 
 def _transformers_config(config: CheckpointConfig) -> Mapping[str, Any]:

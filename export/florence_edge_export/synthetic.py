@@ -1,7 +1,6 @@
 """Checkpoints with random weights: for tests and benchmarks where only numerics or speed matter."""
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from .graphs.build import parameter_shape
 from .graphs.decoder import Decoder
 from .graphs.text import TextEncoder
 from .graphs.vision import VisionEncoder
-from .source import MINIATURE, find_checkpoint
+from .tokenizer import byte_tokenizer
 from .weights import checkpoint_name, is_linear
 
 _VISION = {
@@ -49,14 +48,14 @@ def write_checkpoint(
         image_size: what its image processor makes of a picture.
         outliers: factor by which some channels stick out (see `_plant_outliers`); 1 plants none.
 
-    The tokenizer is the miniature's: real token ids beyond its vocabulary mean nothing here.
+    The tokenizer spells bytes; a model with more entries than that says ids that mean nothing.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder / "config.json", _config(architecture))
     _write_json(folder / "generation_config.json", _GENERATION)
     size = {"height": image_size, "width": image_size}
     _write_json(folder / "preprocessor_config.json", {"size": size})
-    shutil.copy(find_checkpoint(MINIATURE) / "tokenizer.json", folder / "tokenizer.json")
+    byte_tokenizer().save(str(folder / "tokenizer.json"))
     config = read_config(folder)
     rng = np.random.default_rng(seed)
     tensors = {name: _random(rng, name, shape) for name, shape in native_shapes(config)}

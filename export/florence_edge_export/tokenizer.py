@@ -5,7 +5,7 @@ Microsoft's folders carry BART's tokenizer; their processing code adds the rest 
 
 from pathlib import Path
 
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from florence_edge.errors import BundleError
 
@@ -55,4 +55,17 @@ def complete_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
             f"{path} gives Florence-2's tokens ids up to {highest}, but the model's vocabulary "
             f"ends at {vocab_size - 1}. Tokenizer and weights do not belong together."
         )
+    return tokenizer
+
+
+def byte_tokenizer() -> Tokenizer:
+    """A token a byte, and Florence-2's own tokens after them: nothing to train or to download."""
+    special = ("<s>", "<pad>", "</s>", "<unk>")
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate((*special, *letters))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    added = (*special, "<mask>", *FLORENCE_TOKENS)
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in added])
     return tokenizer

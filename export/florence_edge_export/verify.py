@@ -4,9 +4,7 @@ Needs torch, transformers (extra `verify`) and ONNX Runtime (extra `cpu`).
 """
 
 import logging
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +14,12 @@ from PIL import Image
 from florence_edge import Florence2, GenerationOptions, contract
 from florence_edge.backends.ort import OrtBackend
 from florence_edge.bundle import TOKENIZER, Bundle
-from florence_edge.errors import BundleError
 from florence_edge.image import pixels
 from florence_edge.questions import Question, question
 from florence_edge.text import Tokenizer
 from florence_edge_calibration.scenes import ask_everything, draw_scene, generate_scenes
 
+from .agreement import Agreement, Closeness, as_json, check, check_finite, closeness
 from .checkpoint import Checkpoint
 from .defaults import ImageProcessing
 from .reference import Array, Reference
@@ -33,34 +31,6 @@ FIRST_SCENE = 900_000  # seeds that the miniature was not trained on
 BEAMS = (1, 3)
 MAX_NEW_TOKENS = 64
 TIE = 1e-4  # log-probabilities closer than this may be ordered either way by rounding
-MOST_TIES = 1 / 200
-# Largest error of a float32 graph, in units of the output's standard deviation.
-TOLERANCE = 1e-3
-
-
-@dataclass(frozen=True, slots=True)
-class Closeness:
-    """How far an output is from the reference, over all its elements."""
-
-    max_error: float
-    mean_error: float
-    deviation: float  # standard deviation of the reference, the scale of the errors
-
-    @property
-    def relative(self) -> float:
-        """Largest error in units of the reference's standard deviation."""
-        if not math.isfinite(self.max_error):
-            return math.inf  # NaN would not compare as larger
-        return self.max_error / max(self.deviation, 1e-30)
-
-
-@dataclass(frozen=True, slots=True)
-class Agreement:
-    """Answers compared token by token."""
-
-    answers: int
-    equal: int
-    ties: int
 
 
 def verify(
@@ -92,20 +62,25 @@ def verify(
         graphs.setdefault(contract.VISION_ENCODER, []).append(comparison.vision())
         for asked in questions:
             logger.info("Comparing %s", asked.task.token)
-            for name, closeness in comparison.text_and_decoder(asked).items():
-                graphs.setdefault(name, []).append(closeness)
+            for name, found in comparison.text_and_decoder(asked).items():
+                graphs.setdefault(name, []).append(found)
             for beams in BEAMS:
                 verdict = comparison.answer(asked, beams)
                 answers.setdefault((asked.task.token, beams), []).append(verdict)
-    worst = {name: max(found, key=lambda c: c.relative) for name, found in graphs.items()}
+    worst = {name: max(found, key=lambda one: one.relative) for name, found in graphs.items()}
     agreements = {
         key: Agreement(len(verdicts), verdicts.count("equal"), verdicts.count("tie"))
         for key, verdicts in answers.items()
     }
-    _check_finite(worst)
+    check_finite(worst)
     if strict:
-        _check(worst, agreements)
-    return _as_json(reference, worst, agreements)
+        check(worst, agreements)
+    return {
+        "reference": reference.name,
+        "pictures": f"{SCENES} generated scenes",
+        "max_new_tokens": MAX_NEW_TOKENS,
+        **as_json(worst, agreements),
+    }
 
 
 def _scenes(image_size: int) -> Iterator[tuple[Image.Image, list[Question]]]:
@@ -137,7 +112,7 @@ class _Comparison:
         self._features = reference.image_features(_normalized(square, image))
 
     def vision(self) -> Closeness:
-        return _closeness(self._view.features, self._features)
+        return closeness(self._view.features, self._features)
 
     def text_and_decoder(self, asked: Question) -> dict[str, Closeness]:
         """Both graphs on the reference's own features, so that errors do not add up."""
@@ -147,7 +122,7 @@ class _Comparison:
         features = self._features.astype(self._view.features.dtype)
         found = self._backend.cross_caches(features, input_ids, mask)
         text = max(
-            (_closeness(found[name], expected[name]) for name in expected),
+            (closeness(found[name], expected[name]) for name in expected),
             key=lambda closeness: closeness.relative,
         )
         generation = self._model.resolve(_options(beams=1))
@@ -157,7 +132,7 @@ class _Comparison:
         for token in ids:
             (scores,) = decoder.step(np.array([[token]]), np.zeros((1, 1), dtype=np.int64))
             rows.append(scores.full()[0].copy())
-        log_probs = _closeness(np.array(rows), self._reference.log_probs(hidden, ids))
+        log_probs = closeness(np.array(rows), self._reference.log_probs(hidden, ids))
         return {contract.TEXT_ENCODER: text, contract.DECODER: log_probs}
 
     def answer(self, asked: Question, beams: int) -> str:
@@ -193,68 +168,3 @@ def _normalized(square: Array, image: ImageProcessing) -> Array:
     std = np.array(image.std, dtype=np.float32)
     values = (square.astype(np.float32) * np.float32(1 / 255) - mean) / std
     return np.ascontiguousarray(values.transpose(2, 0, 1)[None])
-
-
-def _closeness(found: Array, expected: Array) -> Closeness:
-    errors = np.abs(found.astype(np.float64) - expected)
-    return Closeness(float(errors.max()), float(errors.mean()), float(expected.std()))
-
-
-def _check_finite(graphs: Mapping[str, Closeness]) -> None:
-    for name, closeness in graphs.items():
-        if not np.isfinite(closeness.max_error):
-            raise BundleError(
-                f"{name} gives values that are not finite. This checkpoint's activations are too "
-                "large for the precision; export it with --precision fp32."
-            )
-
-
-def _check(
-    graphs: Mapping[str, Closeness], agreements: Mapping[tuple[str, int], Agreement]
-) -> None:
-    for name, closeness in graphs.items():
-        if closeness.relative > TOLERANCE:
-            raise BundleError(
-                f"{name} differs from transformers by {closeness.max_error:.2g} where values vary "
-                f"by {closeness.deviation:.2g}; rounding explains {TOLERANCE:g} of that. "
-                "This is a defect: please report it with config.json."
-            )
-    total = sum(agreement.answers for agreement in agreements.values())
-    ties = sum(agreement.ties for agreement in agreements.values())
-    different = [
-        f"{task} with {beams} beams"
-        for (task, beams), agreement in agreements.items()
-        if agreement.equal + agreement.ties < agreement.answers
-    ]
-    if different or ties > max(1, total * MOST_TIES):
-        raise BundleError(
-            f"Answers differ from transformers: {', '.join(different) or f'{ties} ties'} "
-            f"of {total}. This is a defect: please report it with config.json."
-        )
-
-
-def _as_json(
-    reference: Reference,
-    graphs: Mapping[str, Closeness],
-    agreements: Mapping[tuple[str, int], Agreement],
-) -> dict[str, Any]:
-    tasks: dict[str, dict[str, Any]] = {}
-    for (task, beams), agreement in agreements.items():
-        entry = {
-            "answers": agreement.answers, "equal": agreement.equal, "ties": agreement.ties
-        }  # fmt: skip
-        tasks.setdefault(task, {})[f"beams_{beams}"] = entry
-    return {
-        "reference": reference.name,
-        "pictures": f"{SCENES} generated scenes",
-        "max_new_tokens": MAX_NEW_TOKENS,
-        "graphs": {
-            name: {
-                "max_error": closeness.max_error,
-                "mean_error": closeness.mean_error,
-                "deviation": closeness.deviation,
-            }
-            for name, closeness in graphs.items()
-        },
-        "token_ids": tasks,
-    }

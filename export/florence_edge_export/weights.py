@@ -15,8 +15,9 @@ import onnx_ir as ir
 
 from florence_edge.errors import BundleError
 
-from .checkpoint import Checkpoint, FloatArray, StoredTensor
-from .config import TextConfig, VisionConfig
+from .architecture import TextConfig, VisionConfig
+from .checkpoint import Checkpoint
+from .tensors import FloatArray, StoredTensor
 
 _LINEAR = re.compile(r"\.(qkv|proj|fc1|fc2|[qkv]_proj|out_proj|image_projection)\.weight$")
 _WINDOW_QKV = re.compile(r"^vision_encoder\.blocks\.(\d+)\.\d+\.spatial_block\..*\.qkv\.")

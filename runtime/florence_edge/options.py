@@ -19,8 +19,8 @@ class GenerationOptions:
     """Generation settings under Hugging Face's names; None means what the checkpoint says.
 
     `num_beams` is 1 (greedy) to 8. `no_repeat_ngram_size` 0 and a forced token id of -1 switch the
-    rule off. `max_new_tokens` is at most the number of decoder positions and, where neither the
-    caller nor the checkpoint says, 1024 or that number.
+    rule off. `max_new_tokens` is at most the number of decoder positions; left open, it is that
+    number or 1024, whichever is less.
     """
 
     num_beams: int | None = None

@@ -18,7 +18,7 @@ from .errors import BundleError
 REFERENCE = "reference.npz"
 
 _PROMPT_TOKENS = 8
-_STEPS = 3
+_ANSWER = (2, 0, 10, 11)  # fed whatever the engine prefers: a near tie must not change the inputs
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -34,12 +34,10 @@ def sample(bundle: Bundle, backend: Backend) -> Arrays:
     input_ids = np.arange(_PROMPT_TOKENS, dtype=np.int64)[None] + 4  # 0 to 3 are special
     mask = np.ones((1, size.image_tokens + _PROMPT_TOKENS), dtype=np.int64)
     decoder = backend.read(features, input_ids, mask, beams=1)
-    token = bundle.generation.decoder_start_token_id
     rows = []
-    for _ in range(_STEPS):
+    for token in _ANSWER:
         (scores,) = decoder.step(np.array([[token]]), np.zeros((1, 1), dtype=np.int64))
         rows.append(scores.top_log_probs[0].copy())
-        token = int(scores.top_ids[0, 0])
     tokens = np.linspace(0, size.image_tokens - 1, 9).astype(np.int64)
     return {
         "image_features": features[0, tokens].astype(np.float32),

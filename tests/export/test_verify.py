@@ -10,11 +10,12 @@ import pytest
 from florence_edge.bundle import FIDELITY, MANIFEST
 from florence_edge.errors import BundleError
 from florence_edge.tasks import TASKS
+from florence_edge_export import agreement
 from florence_edge_export import export as export_module
 from florence_edge_export import verify as verifying
+from florence_edge_export.agreement import Agreement, Closeness, check_finite
 from florence_edge_export.checkpoint import read_checkpoint
 from florence_edge_export.export import ExportOptions, export
-from florence_edge_export.verify import Agreement, Closeness
 from florence_edge_export.weights import GraphWeights
 
 from . import folders
@@ -119,12 +120,12 @@ def test_what_is_not_finite_is_further_than_anything() -> None:
     for order in ([Closeness(0.5, 0.1, 2.0), broken], [broken, Closeness(0.5, 0.1, 2.0)]):
         assert max(order, key=lambda closeness: closeness.relative) is broken
     with pytest.raises(BundleError, match="not finite"):
-        verifying._check_finite({"decoder": broken})
+        check_finite({"decoder": broken})
 
 
 def test_an_output_without_variation_can_be_judged() -> None:
     assert Closeness(0.0, 0.0, 0.0).relative == 0
-    assert Closeness(1e-3, 1e-3, 0.0).relative > verifying.TOLERANCE
+    assert Closeness(1e-3, 1e-3, 0.0).relative > agreement.TOLERANCE
 
 
 @pytest.mark.parametrize(
@@ -135,17 +136,17 @@ def test_one_answer_in_200_may_be_a_tie(answers: int, ties: int, accepted: bool)
     graphs = {"decoder": Closeness(0.0, 0.0, 1.0)}
     agreements = {("<OD>", 3): Agreement(answers, answers - ties, ties)}
     if accepted:
-        verifying._check(graphs, agreements)
+        agreement.check(graphs, agreements)
     else:
         with pytest.raises(BundleError, match=f"{ties} ties of {answers}"):
-            verifying._check(graphs, agreements)
+            agreement.check(graphs, agreements)
 
 
 def test_a_different_answer_fails_and_names_the_task() -> None:
     graphs = {"decoder": Closeness(0.0, 0.0, 1.0)}
     agreements = {("<OD>", 3): Agreement(400, 399, 0), ("<OCR>", 1): Agreement(400, 400, 0)}
     with pytest.raises(BundleError, match="<OD> with 3 beams of 800"):
-        verifying._check(graphs, agreements)
+        agreement.check(graphs, agreements)
 
 
 @pytest.mark.parametrize(

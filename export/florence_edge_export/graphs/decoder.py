@@ -17,7 +17,7 @@ from onnxscript.nn import Module, ModuleList, Parameter
 
 from florence_edge.contract import TOP_K
 
-from ..config import TextConfig
+from ..architecture import TextConfig
 from .layers import MASKED, LayerNorm, Linear, activate, additive_mask, merge_heads, split_heads
 from .text import Embedding, PositionTable
 

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnxscript import OpBuilder
 from onnxscript.nn import Module, ModuleList, Parameter
 
-from ..config import TextConfig
+from ..architecture import TextConfig
 from .layers import (
     LayerNorm,
     Linear,

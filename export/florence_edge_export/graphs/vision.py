@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnxscript import OpBuilder
 from onnxscript.nn import Module, ModuleList, Parameter
 
-from ..config import VisionConfig
+from ..architecture import VisionConfig
 from .layers import FeedForward, LayerNorm, Linear
 
 _TO_CHANNELS_FIRST = [0, 3, 1, 2]
