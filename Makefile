@@ -11,7 +11,7 @@ TORCH ?= torch==2.13.0
 
 demo: $(VENV)/demo.installed  ## Export the miniature and answer all 15 tasks about a picture
 	$(BIN)/florence-export miniature --output demo/bundle --overwrite
-	$(BIN)/python -m florence_edge_calibration.miniature.demo demo/bundle demo
+	$(BIN)/python -m florence_edge_calibration.miniature demo/bundle demo
 
 test: $(VENV)/dev.installed  ## Run the tests (torch and transformers are the reference)
 	$(BIN)/python -m pytest -q

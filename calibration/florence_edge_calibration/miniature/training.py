@@ -25,7 +25,7 @@ class Plan:
     seed: int = 20
     dense_steps: int = 1700
     steps: int = 20_000
-    decay_steps: int = 1000  # at the end: until then a run can be made longer at any time
+    decay_steps: int = 800  # at the end: until then a run can be made longer at any time
     images: int = 12
     questions_each: int = 6
     learning_rate: float = 1e-3

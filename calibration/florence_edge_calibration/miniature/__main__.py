@@ -1,6 +1,6 @@
-"""All 15 tasks on one generated picture: `python -m florence_edge_calibration.miniature.demo`.
+"""The miniature shown: all 15 tasks on one generated picture, beside the truth.
 
-demo.py BUNDLE OUTPUT [--scene SEED]
+    python -m florence_edge_calibration.miniature BUNDLE OUTPUT [--scene SEED]
 """
 
 import argparse
@@ -39,7 +39,10 @@ def _shown(question: Question, result: Result) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m florence_edge_calibration.miniature",
+        description="Ask the exported miniature all 15 tasks about a generated picture.",
+    )
     parser.add_argument("bundle", type=Path, help="the exported miniature")
     parser.add_argument("output", type=Path, help="folder for the pictures")
     parser.add_argument("--scene", type=int, default=SCENE, help="seed of the picture")
