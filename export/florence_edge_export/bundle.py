@@ -12,7 +12,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from florence_edge.bundle import MANIFEST, WEIGHTS, sha256
+from florence_edge.bundle import ENGINES, MANIFEST, PRODUCER, WEIGHTS, sha256
 from florence_edge.errors import BundleError
 
 _INLINE_BYTES = 1024  # smaller tensors (shapes, scalars) stay inside the .onnx file
@@ -27,16 +27,18 @@ def new_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
         BundleError: `target` exists and `overwrite` is not given, or its parent cannot be written.
             Whatever goes wrong, what was at `target` before is still there.
     """
-    _check_target(target, overwrite)
+    check_target(target, overwrite=overwrite)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     except OSError as error:
-        raise BundleError(f"Cannot write beside {target}: {error}.") from error
+        raise BundleError(
+            f"Cannot write beside {target}: {error}. Choose another --output."
+        ) from error
     try:
         temporary.chmod(0o755)  # mkdtemp makes it private
         yield temporary
-        _check_target(target, overwrite)  # minutes have passed
+        check_target(target, overwrite=overwrite)  # minutes have passed
         _swap(temporary, target)
     except OSError as error:
         raise BundleError(
@@ -46,23 +48,37 @@ def new_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _check_target(target: Path, overwrite: bool) -> None:
-    if target.exists() and not overwrite:
+def check_target(target: Path, *, overwrite: bool) -> None:
+    """Refuse to write where something is that `overwrite` does not cover.
+
+    Raises:
+        BundleError: `target` exists without `overwrite`, or is not a bundle and nothing but one.
+    """
+    if not target.exists():
+        return
+    if not overwrite:
         raise BundleError(
             f"{target} exists. Choose another --output, or pass --overwrite to replace it."
         )
-    if target.exists() and not (target / MANIFEST).exists() and any(_entries(target)):
+    others = _not_of_a_bundle(target)
+    if others:
         raise BundleError(
-            f"{target} is no bundle and not empty, so it will not be replaced. "
+            f"{target} holds what is no bundle's ({others[0]}), so it will not be replaced. "
             "Choose another --output."
         )
 
 
-def _entries(path: Path) -> Iterator[Path]:
-    if not path.is_dir():
-        yield path
-    else:
-        yield from path.iterdir()
+def _not_of_a_bundle(target: Path) -> list[str]:
+    """Names in `target` that no bundle's manifest lists; engines are a bundle's, too."""
+    if not target.is_dir():
+        return [target.name]
+    try:
+        manifest = json.loads((target / MANIFEST).read_text(encoding="utf-8"))
+        is_ours = str(manifest["producer"]).startswith(PRODUCER)
+        listed = {MANIFEST, ENGINES, *manifest["files"]} if is_ours else set()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        listed = set()
+    return sorted(entry.name for entry in target.iterdir() if entry.name not in listed)
 
 
 def _swap(new: Path, target: Path) -> None:

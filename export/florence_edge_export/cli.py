@@ -9,7 +9,7 @@ from pathlib import Path
 
 from florence_edge import __version__
 from florence_edge.bundle import PRECISIONS
-from florence_edge.errors import FlorenceEdgeError
+from florence_edge.errors import BundleError, FlorenceEdgeError
 
 from .source import DEFAULT_MODEL, find_checkpoint
 
@@ -38,8 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from .export import ExportOptions, export  # takes a second: here, Ctrl-C is already handled
-
+    try:  # here, because it takes a second, and Ctrl-C is already handled
+        from .bundle import check_target
+        from .export import ExportOptions, export
+    except ModuleNotFoundError as error:
+        raise BundleError(
+            f"Exporting needs {error.name}, which is not installed. Install florence-edge[export]."
+        ) from error
+    check_target(arguments.output, overwrite=arguments.overwrite)  # before a download
     options = ExportOptions(
         precision=arguments.precision,
         image_size=arguments.image_size,
@@ -62,7 +68,9 @@ def _parser() -> argparse.ArgumentParser:
         help=f"hub id (default: {DEFAULT_MODEL}), checkpoint folder, or 'miniature'",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="the bundle")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="fp32", help="default: fp32; fp16 is for GPUs"
+    )
     parser.add_argument(
         "--image-size", type=int, metavar="N", help="side in pixels (default: the checkpoint's)"
     )

@@ -10,7 +10,7 @@ from typing import Any
 import onnx_ir as ir
 
 from florence_edge import __version__, contract
-from florence_edge.bundle import FIDELITY, PRECISIONS, TOKENIZER, Bundle
+from florence_edge.bundle import FIDELITY, PRECISIONS, PRODUCER, TOKENIZER, Bundle
 from florence_edge.contract import ModelSize
 from florence_edge.errors import BackendError, BundleError
 from florence_edge.options import Generation
@@ -173,7 +173,7 @@ def _facts(
     generation: Generation = defaults.generation
     return {
         "contract": contract.CONTRACT_VERSION,
-        "producer": f"florence-edge {__version__}",
+        "producer": f"{PRODUCER} {__version__}",
         "model": {
             "name": model,
             "layout": checkpoint.config.layout.value,

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +15,8 @@ MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 WEIGHTS = "weights.bin"
 FIDELITY = "fidelity.json"
+ENGINES = "engines"
+PRODUCER = "florence-edge"
 
 PRECISIONS = ("fp32", "fp16")
 
@@ -50,6 +52,8 @@ class Bundle:
     def load(folder: str | Path) -> "Bundle":
         """Read and check a bundle: contract version, presence and size of every file.
 
+        All but the weights are compared with their hashes, too; `check_content` takes those in.
+
         Raises:
             BundleError: what is wrong, what was expected, and what to run.
         """
@@ -69,6 +73,7 @@ class Bundle:
                 f"{folder / MANIFEST} lacks or garbles a field: {error}. Export the bundle again."
             ) from error
         bundle._check_files()
+        bundle.check_content(weights=False)
         return bundle
 
     def graph_file(self, graph: str) -> Path:
@@ -87,14 +92,23 @@ class Bundle:
                 f"Run: florence-export {self.model} --precision {self.precision} --output NEW."
             )
 
-    def damaged_files(self) -> Iterator[str]:
-        """Names of files whose content is not what was exported (reads every byte)."""
+    def check_content(self, *, weights: bool = True) -> None:
+        """Compare the files with the hashes they were written with; weights take seconds.
+
+        Raises:
+            BundleError: naming the first file that is not what was exported.
+        """
         for name, stored in self.files.items():
+            if name == WEIGHTS and not weights:
+                continue
             if sha256(self.folder / name) != stored.sha256:
-                yield name
+                raise BundleError(
+                    f"{self.folder / name} is not what was exported: its content was changed. "
+                    "Copy it again, or export the bundle again."
+                )
 
     def _check_files(self) -> None:
-        for name in (TOKENIZER, *(f"{graph}.onnx" for graph in contract.GRAPHS)):
+        for name in (TOKENIZER, WEIGHTS, *(f"{graph}.onnx" for graph in contract.GRAPHS)):
             if name not in self.files:
                 raise BundleError(
                     f"{self.folder / MANIFEST} does not list {name}. Export the bundle again."

@@ -4,6 +4,7 @@ import argparse
 import io
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from . import __version__
+from .bundle import Bundle
 from .errors import FlorenceEdgeError, RequestError
 from .image import SUFFIXES
 from .model import Florence2
@@ -64,25 +66,27 @@ def _run(arguments: argparse.Namespace) -> int:
     generation = GenerationOptions(
         num_beams=arguments.beams, max_new_tokens=arguments.max_new_tokens
     )
+    if arguments.check:
+        Bundle.load(arguments.bundle).check_content()
     model = Florence2.load(arguments.bundle, arguments.device, threads=arguments.threads)
     model.resolve(generation)  # or every picture would be refused for the same options
-    progress = _Progress(len(images))
     failed = 0
-    for path in images:
-        progress.show(path)
-        try:
-            view = model.look(path, options=generation, convention=arguments.convention)
-            result = ask(view).filter(arguments.min_score)
-        except RequestError as error:
+    with _Progress(len(images)) as progress:
+        for path in images:
+            progress.show(path)
+            try:
+                view = model.look(path, options=generation, convention=arguments.convention)
+                result = ask(view).filter(arguments.min_score)
+            except RequestError as error:
+                progress.clear()
+                named = "" if str(path) in str(error) else f"{path}: "
+                print(f"florence-run: {named}{error}", file=sys.stderr)
+                failed += 1
+                continue
             progress.clear()
-            named = "" if str(path) in str(error) else f"{path}: "
-            print(f"florence-run: {named}{error}", file=sys.stderr)
-            failed += 1
-            continue
-        progress.clear()
-        _print(path, result, arguments)
-        pictures.write(path, view, result)
-    if failed:
+            _print(path, result, arguments)
+            pictures.write(path, view, result)
+    if failed and len(images) > 1:
         print(f"florence-run: {failed} of {len(images)} images failed.", file=sys.stderr)
     return 1 if failed else 0
 
@@ -103,7 +107,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--beams", type=int, metavar="N", help="1 (greedy) to 8; default: model's")
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer")
     parser.add_argument(
-        "--min-score", type=float, default=0.0, metavar="S", help="drop regions that score below"
+        "--min-score",
+        type=_score,
+        default=0.0,
+        metavar="S",
+        help="drop regions that score below, 0 to 1",
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="compare the whole bundle with its hashes first"
     )
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the CPU engine")
@@ -131,9 +142,6 @@ def _region(text: str) -> tuple[float, ...]:
     return numbers
 
 
-_ENDLESS = (1 << 30, 1 << 30)  # every picture is smaller: checks all of a region but its fit
-
-
 def _ask(arguments: argparse.Namespace) -> Ask:
     """What to ask each view; mistakes that hold for all pictures are found before any is read."""
     if arguments.prompt is not None:
@@ -141,8 +149,18 @@ def _ask(arguments: argparse.Namespace) -> Ask:
             raise RequestError("--prompt says it all: leave --text and --region out.")
         free_question(arguments.prompt)
         return lambda view: view.ask(arguments.prompt)
-    question(arguments.task, arguments.text, arguments.region, _ENDLESS)
+    question(arguments.task, arguments.text, arguments.region, image_size=None)
     return lambda view: view.run(arguments.task, arguments.text, region=arguments.region)
+
+
+def _score(text: str) -> float:
+    try:
+        score = float(text)
+    except ValueError:
+        score = math.nan
+    if not 0 <= score <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a score; expected 0 to 1")
+    return score
 
 
 def _find_images(paths: Sequence[Path]) -> Iterator[Path]:
@@ -200,6 +218,12 @@ class _Progress:
         self._total = total
         self._count = 0
         self._visible = total > 1 and sys.stderr.isatty()
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.clear()
 
     def show(self, path: Path) -> None:
         self._count += 1

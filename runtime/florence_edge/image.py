@@ -1,6 +1,9 @@
 """Pictures in: anything a caller has, as RGB and as the square of bytes the model sees."""
 
 import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -30,7 +33,8 @@ def load_image(source: ImageLike) -> Image.Image:
     try:
         if isinstance(source, Image.Image):
             return _as_rgb(source, name)
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        file = io.BytesIO(source) if isinstance(source, bytes) else source
+        with _large_ones_too(), Image.open(file) as image:
             return _as_rgb(image, name)
     except ImageError:
         raise
@@ -42,6 +46,14 @@ def load_image(source: ImageLike) -> Image.Image:
         raise ImageError(f"{name} is not an image that Pillow can read.") from None
     except Exception as error:
         raise ImageError(f"{name} is damaged or cannot be read: {error}") from error
+
+
+@contextmanager
+def _large_ones_too() -> Iterator[None]:
+    """Pillow warns from 89 megapixels on and refuses twice that; the warning is not passed on."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
 
 
 def pixels(image: Image.Image, side: int) -> npt.NDArray[np.uint8]:
@@ -88,7 +100,10 @@ def _as_rgb(image: Image.Image, name: str) -> Image.Image:
 
 def _from_deep_grey(image: Image.Image) -> Image.Image:
     values = np.asarray(image, dtype=np.float64)
+    values = np.nan_to_num(values)
     if image.mode.startswith("I;16") or values.max() > 255:
         values = values / 257  # 65535 -> 255
-    grey = np.clip(np.nan_to_num(values), 0, 255).astype(np.uint8)
+    elif image.mode == "F" and values.max() <= 1:
+        values = values * 255
+    grey = np.clip(values, 0, 255).astype(np.uint8)
     return Image.fromarray(grey).convert("RGB")

@@ -60,6 +60,10 @@ def resolve(options: GenerationOptions | None, defaults: Generation, size: Model
     Raises:
         RequestError: a value is out of range; the message says which range.
     """
+    if options is not None and not isinstance(options, GenerationOptions):
+        raise RequestError(
+            f"options are {options!r}; expected GenerationOptions(num_beams=..., ...)."
+        )
     values = {field.name: getattr(defaults, field.name) for field in fields(defaults)}
     for field in fields(GenerationOptions):
         wish = getattr(options, field.name) if options is not None else None

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from .errors import RequestError
-from .regions import is_location_text, location_tokens
+from .regions import check_region, is_location_text, location_tokens
 from .tasks import Needs, Task, find_task, free_prompt
 
 _Value = TypeVar("_Value")
+
+_SOME_REGION = "<loc_0><loc_0><loc_1><loc_1>"  # stands for a region until its picture is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,20 +26,23 @@ def question(
     task: str | Task,
     text: str | None,
     region: Sequence[float] | None,
-    image_size: tuple[int, int],
+    image_size: tuple[int, int] | None,
 ) -> Question:
-    """Check and put together a question about a picture of `image_size` (width, height).
+    """Check and put together a question about a picture.
 
     Args:
         task: `OD` or `<OD>`.
         text: for tasks that take one; region tasks take four location tokens.
         region: left, top, right, bottom in pixels, in place of those tokens.
-        image_size: of the picture that is asked about.
+        image_size: width and height of the picture that is asked about; None checks all but
+            whether a region fits it.
 
     Raises:
         RequestError: an unknown task, or too little or too much beside it.
     """
     task = find_task(task)
+    if text is not None and not isinstance(text, str):
+        raise RequestError(f"The text for {task.token} is {text!r}, expected a string.")
     if region is not None:
         if task.needs is not Needs.REGION:
             raise RequestError(f"{task.token} takes no region. Leave the region out.")
@@ -45,7 +50,8 @@ def question(
             raise RequestError(
                 f"{task.token} got a text and a region. Give the region in one way only."
             )
-        text = location_tokens(region, image_size)
+        check_region(region)
+        text = location_tokens(region, image_size) if image_size else _SOME_REGION
     elif task.needs is Needs.REGION and text is not None and not is_location_text(text):
         raise RequestError(
             f"{task.token} needs a region, but got the text {text!r}. Pass region=(x1, y1, x2, y2) "

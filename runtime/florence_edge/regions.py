@@ -65,22 +65,36 @@ def location_tokens(box_xyxy: Sequence[float], image_size: tuple[int, int]) -> s
         RequestError: the box is not four finite numbers, has no area, or leaves the picture.
     """
     check_image_size(image_size)
-    left, top, right, bottom = _four_numbers(box_xyxy)
+    left, top, right, bottom = check_region(box_xyxy)
     width, height = image_size
-    shown = f"({left:g}, {top:g}, {right:g}, {bottom:g})"
-    if right <= left or bottom <= top:
+    if right > width or bottom > height:
         raise RequestError(
-            f"The region {shown} has no area. Expected x1 < x2 and y1 < y2: "
-            "give the left, top, right and bottom edge in this order."
-        )
-    if left < 0 or top < 0 or right > width or bottom > height:
-        raise RequestError(
-            f"The region {shown} leaves the picture, which is {width} x {height} pixels. "
-            "Clip it, or give it in pixels of the original picture."
+            f"The region ({left:g}, {top:g}, {right:g}, {bottom:g}) leaves the picture, which is "
+            f"{width} x {height} pixels. Clip it, or give it in pixels of the original picture."
         )
     sides = (width, height, width, height)
     edges = zip((left, top, right, bottom), sides, strict=True)
     return "".join(f"<loc_{_bin(edge, side)}>" for edge, side in edges)
+
+
+def check_region(box_xyxy: Sequence[float]) -> tuple[float, float, float, float]:
+    """The left, top, right and bottom edge of a region, whatever picture it belongs to.
+
+    Raises:
+        RequestError: it is not four finite numbers, has no area, or begins outside.
+    """
+    left, top, right, bottom = _four_numbers(box_xyxy)
+    if right <= left or bottom <= top:
+        raise RequestError(
+            f"The region ({left:g}, {top:g}, {right:g}, {bottom:g}) has no area. Expected x1 < x2 "
+            "and y1 < y2: give the left, top, right and bottom edge in this order."
+        )
+    if left < 0 or top < 0:
+        raise RequestError(
+            f"The region ({left:g}, {top:g}, {right:g}, {bottom:g}) leaves the picture: its edges "
+            "count from 0. Clip it."
+        )
+    return left, top, right, bottom
 
 
 def is_location_text(text: str) -> bool:

@@ -20,13 +20,15 @@ def describe(result: Result) -> str:
     ]
     if result.status in _STATUS_NOTES:
         lines.append(_STATUS_NOTES[result.status])
+    elif not lines:
+        lines.append("(no region scores high enough)")  # filtered: status ok means there were some
     if result.status == "unparsed":
         lines.append(result.raw_text)
     return "\n".join(line for line in lines if line)
 
 
 def _text(result: Result) -> str:
-    return f"{result.score:5.2f}  {result.text}" if result.text else ""
+    return f"{result.score:5.2f}  {result.text}" if result.status != "empty" else ""
 
 
 def _numbers(box: tuple[float, float, float, float]) -> str:

@@ -151,6 +151,8 @@ def find_task(name: str | Task) -> Task:
     """
     if isinstance(name, Task):
         return name
+    if not isinstance(name, str):
+        raise RequestError(f"A task is expected as a string such as 'OD', got {name!r}.")
     key = name.strip().removeprefix("<").removesuffix(">").upper()
     if key not in TASKS:
         raise RequestError(f"There is no task {name!r}. The tasks are: {', '.join(TASKS)}.")

@@ -84,13 +84,13 @@ class View:
         """Find the things that a caption speaks of."""
         return self.run("CAPTION_TO_PHRASE_GROUNDING", caption)
 
-    def segment(self, phrase: str | None = None, *, region: Box | None = None) -> Result:
-        """Outline what `phrase` refers to, or what lies in `region`."""
-        if (phrase is None) == (region is None):
+    def segment(self, what: str | Box | None = None, *, region: Box | None = None) -> Result:
+        """Outline what a phrase refers to, or what lies in a region."""
+        if (what is None) == (region is None):
             raise RequestError("segment() needs a phrase or a region, one of the two.")
-        if region is not None:
-            return self.run("REGION_TO_SEGMENTATION", region=region)
-        return self.run("REFERRING_EXPRESSION_SEGMENTATION", phrase)
+        if isinstance(what, str):
+            return self.run("REFERRING_EXPRESSION_SEGMENTATION", what)
+        return self.run("REGION_TO_SEGMENTATION", region=region if what is None else what)
 
     def ocr(self, regions: bool = False) -> Result:
         """Read the text of the whole picture; with `regions`, where each piece of it stands."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="the miniature is trained with torch: [verify]")
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
 
 from tokenizers import Tokenizer  # noqa: E402
 
@@ -54,17 +54,6 @@ def test_the_checkpoint_is_small_and_half() -> None:
     assert weights.stat().st_size <= 12_000_000
     config = json.loads((CHECKPOINT / "config.json").read_text())
     assert config["dtype"] == "float16"
-
-
-def test_the_checkpoint_answers_through_transformers() -> None:
-    model = transformers.Florence2ForConditionalGeneration.from_pretrained(CHECKPOINT).float()
-    processor = transformers.Florence2Processor.from_pretrained(CHECKPOINT)
-    inputs = processor(text="<OD>", images=draw_scene(SCENES[0], 256), return_tensors="pt")
-    token_ids = model.generate(**inputs, max_new_tokens=8)
-    assert token_ids[0, :2].tolist() == [2, 0]
-    assert model.generation_config.num_beams == 3
-    assert model.generation_config.early_stopping is True
-    assert model.generation_config.no_repeat_ngram_size == 3
 
 
 def test_tokens_stand_in_florences_order(tokenizer: Tokenizer) -> None:

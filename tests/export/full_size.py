@@ -14,6 +14,7 @@ from florence_edge_export import synthetic
 from florence_edge_export.checkpoint import read_checkpoint
 from florence_edge_export.reference import Reference
 
+from ..circumstances import circumstances
 from .parity import Answers, Array, Pair, error
 
 LENGTHS = [12]
@@ -79,7 +80,8 @@ class Parity:
     gigabytes: float
 
     def write(self, path: Path, command: str) -> None:
-        found = {"command": command, **asdict(self)}
+        taken = circumstances("torch", "transformers", "onnxruntime", "numpy")
+        found = {"command": command, **taken, **asdict(self)}
         path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 

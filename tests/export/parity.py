@@ -158,7 +158,11 @@ class Answers:
         if found == expected:
             self.verdicts.append("equal")
             return
-        parting = next(i for i, (a, b) in enumerate(zip(found, expected)) if a != b)  # noqa: B905
+        pairs = enumerate(zip(found, expected))  # noqa: B905
+        parting = next((i for i, (a, b) in pairs if a != b), None)
+        if parting is None:  # one ends where the other goes on
+            self.verdicts.append(f"{found} != {expected}")
+            return
         after = log_probs(expected[:parting])[-1]
         gap = abs(float(after[expected[parting]] - after[found[parting]]))
         self.verdicts.append("tie" if gap < TIE else f"{found} != {expected}, gap {gap}")

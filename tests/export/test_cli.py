@@ -148,7 +148,7 @@ _LONG = "x" * 300
         (_LONG, "b", "File name too long"),
         ("miniature", _LONG, "File name too long"),
         ("miniature", "/proc/nowhere/b", "Cannot write beside"),
-        ("miniature", "/dev/null", "is no bundle|exists"),
+        ("miniature", "/dev/null", "holds what is no bundle's|exists"),
         ("miniature", ".", "exists"),
         ("/dev/null", "b", "There is no checkpoint folder"),
     ],

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def test_the_manifest_lists_every_file_with_size_and_hash(tiny_bundle: Path) -> 
     for name, stored in files.items():
         assert stored["bytes"] == (tiny_bundle / name).stat().st_size
         assert stored["sha256"] == sha256(tiny_bundle / name)
-    assert not list(Bundle.load(tiny_bundle).damaged_files())
+    Bundle.load(tiny_bundle).check_content()
 
 
 def test_the_manifest_says_what_the_bundle_is(tiny_bundle: Path, tiny_checkpoint: Path) -> None:
@@ -156,7 +157,7 @@ def old(tiny_bundle: Path, tmp_path: Path) -> Path:
     """A folder with nothing in it but an older bundle, `out`."""
     parent = tmp_path / "parent"
     folders.copy(tiny_bundle, parent / "out")
-    (parent / "out" / "notes.txt").write_text("kept by the user")
+    (parent / "out" / "engines").write_text("built here")
     return parent / "out"
 
 
@@ -170,7 +171,7 @@ def test_an_existing_bundle_is_refused_without_overwrite(old: Path, tiny_checkpo
 def test_overwrite_replaces_the_whole_bundle(old: Path, tiny_checkpoint: Path) -> None:
     export("new", tiny_checkpoint, old, ExportOptions(overwrite=True, image_size=96))
     assert Bundle.load(old).model == "new"
-    assert not (old / "notes.txt").exists()
+    assert not (old / "engines").exists()
     assert _listing(old.parent) == ["out"]
 
 
@@ -193,7 +194,7 @@ def test_a_folder_that_is_no_bundle_is_never_replaced(
 ) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_bytes(b"cat")
-    with pytest.raises(BundleError, match=r"exists|is no bundle and not empty"):
+    with pytest.raises(BundleError, match=r"exists|holds what is no bundle's"):
         export("x", tiny_checkpoint, tmp_path / "photos", ExportOptions(overwrite=overwrite))
     assert _contents(tmp_path / "photos") == {"cat.jpg": b"cat"}
     assert _listing(tmp_path) == ["photos"]
@@ -209,7 +210,7 @@ def test_a_file_is_never_replaced(tiny_checkpoint: Path, tmp_path: Path, overwri
 
 def test_the_checkpoint_itself_is_never_replaced(native: Path) -> None:
     before = _contents(native)
-    with pytest.raises(BundleError, match="is no bundle"):
+    with pytest.raises(BundleError, match="holds what is no bundle's"):
         export("x", native, native, ExportOptions(overwrite=True))
     assert _contents(native) == before
 
@@ -315,7 +316,7 @@ def test_a_target_that_appears_meanwhile_is_not_lost(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="exists"):
         write_meanwhile(overwrite=False)
     (target / "cat.jpg").unlink()
-    with pytest.raises(BundleError, match="is no bundle"):
+    with pytest.raises(BundleError, match="holds what is no bundle's"):
         write_meanwhile(overwrite=True)
     assert _contents(target) == {"cat.jpg": b"cat"}
     assert _listing(tmp_path) == ["out"]
@@ -345,3 +346,26 @@ def _contents(folder: Path) -> dict[str, bytes]:
 
 def _listing(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_folder_that_only_looks_like_a_bundle_is_never_replaced(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    application = tmp_path / "application"
+    application.mkdir()
+    (application / "manifest.json").write_text('{"name": "My PWA"}')
+    (application / "thesis.txt").write_text("years of work")
+    with pytest.raises(BundleError, match="will not be replaced"):
+        export("tiny", tiny_checkpoint, application, ExportOptions(overwrite=True))
+    assert (application / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_bundle_with_a_foreign_file_in_it_is_not_replaced(
+    tiny_checkpoint: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, bundle)
+    (bundle / "notes.txt").write_text("mine")
+    with pytest.raises(BundleError, match=r"notes\.txt"):
+        export("tiny", tiny_checkpoint, bundle, ExportOptions(overwrite=True))
+    assert (bundle / "notes.txt").exists()

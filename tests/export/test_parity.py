@@ -87,8 +87,11 @@ def test_the_assets_answers_equal_transformers(native_asset: Pair, beams: int) -
     assert_equal([native_asset.answers(beams, MAX_NEW_TOKENS)])
 
 
-def test_the_microsoft_assets_answers_equal_transformers(microsoft_asset: Pair) -> None:
-    assert_equal([microsoft_asset.answers(3, 12)])
+@pytest.mark.parametrize("beams", [1, 3, 5])
+def test_the_microsoft_assets_answers_equal_transformers(microsoft_asset: Pair, beams: int) -> None:
+    answers = microsoft_asset.answers(beams, 12)
+    assert_equal([answers])
+    assert len(answers.verdicts) == 15
 
 
 def test_answers_equal_generate_on_the_folder_itself(native_asset: Pair, assets: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from florence_edge import BackendError, BundleError, Florence2, RequestError
-from florence_edge.bundle import Bundle
+from florence_edge.bundle import Bundle, sha256
 from florence_edge.contract import CONTRACT_VERSION, GRAPHS
 
 Manifest = dict[str, Any]
@@ -27,6 +27,12 @@ def edit_manifest(bundle: Path, edit: Callable[[Manifest], object]) -> None:
     path.write_text(json.dumps(manifest), encoding="utf-8")
 
 
+def write_hash(bundle: Path, name: str) -> None:
+    """Let the manifest agree with what the file holds now."""
+    digest = sha256(bundle / name)
+    edit_manifest(bundle, lambda manifest: manifest["files"][name].update(sha256=digest))
+
+
 def test_a_bundle_says_what_its_manifest_says(tiny_bundle: Path) -> None:
     manifest = json.loads((tiny_bundle / "manifest.json").read_text(encoding="utf-8"))
     bundle = Bundle.load(str(tiny_bundle))
@@ -35,7 +41,7 @@ def test_a_bundle_says_what_its_manifest_says(tiny_bundle: Path) -> None:
     assert {name: getattr(bundle.size, name) for name in manifest["size"]} == manifest["size"]
     assert bundle.generation.num_beams == manifest["generation"]["num_beams"]
     assert set(bundle.files) == {path.name for path in tiny_bundle.iterdir()} - {"manifest.json"}
-    assert list(bundle.damaged_files()) == []
+    bundle.check_content()
 
 
 def test_what_a_newer_export_adds_to_the_manifest_is_ignored(bundle: Path) -> None:
@@ -77,13 +83,15 @@ def test_a_file_changed_within_its_size_is_found_by_its_hash(bundle: Path) -> No
     content = bytearray(path.read_bytes())
     content[100] ^= 1
     path.write_bytes(content)
-    assert list(Bundle.load(bundle).damaged_files()) == ["weights.bin"]
+    with pytest.raises(BundleError, match=r"weights\.bin is not what was exported"):
+        Bundle.load(bundle).check_content()
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_a_graph_that_is_none_is_named_by_the_engine(bundle: Path, graph: str) -> None:
     path = bundle / f"{graph}.onnx"
     path.write_bytes(b"\xff" * path.stat().st_size)
+    write_hash(bundle, path.name)
     with pytest.raises(BackendError, match=rf"cannot open .*{graph}\.onnx: .* export it again"):
         Florence2.load(bundle, threads=1)
 
@@ -103,6 +111,7 @@ def test_a_graph_of_another_contract_is_named(bundle: Path) -> None:
 def test_a_tokenizer_that_is_none_is_named(bundle: Path) -> None:
     path = bundle / "tokenizer.json"
     path.write_bytes(b"?" * path.stat().st_size)
+    write_hash(bundle, path.name)
     with pytest.raises(BundleError, match=r"tokenizer\.json is not a tokenizer"):
         Florence2.load(bundle)
 
@@ -198,3 +207,16 @@ def test_cuda_where_there_is_none_is_an_error_and_no_fallback(tiny_bundle: Path)
 def test_a_number_of_threads_that_cannot_be_is_refused(tiny_bundle: Path, threads: int) -> None:
     with pytest.raises(RequestError, match=f"threads is {threads}; it must be 1 or more"):
         Florence2.load(tiny_bundle, threads=threads)
+
+
+def test_a_changed_graph_of_the_same_size_is_noticed_when_the_bundle_is_loaded(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, copy)
+    graph = copy / "decoder.onnx"
+    content = bytearray(graph.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    graph.write_bytes(content)
+    with pytest.raises(BundleError, match=r"decoder\.onnx is not what was exported"):
+        Bundle.load(copy)

@@ -190,7 +190,7 @@ def _open_session(bundle: Bundle, name: str, cuda_device: int | None, threads: i
     except Exception as error:
         raise BackendError(
             f"ONNX Runtime {onnxruntime.__version__} cannot open {bundle.graph_file(name)}: "
-            f"{error}. Check the bundle with florence-doctor, or export it again."
+            f"{error}. Run florence-run with --check, or export the bundle again."
         ) from error
     if cuda_device is not None:
         _check_cuda(session.get_providers())
@@ -214,11 +214,18 @@ def _check_signature(bundle: Bundle, name: str, session: Any) -> None:
         ("inputs", expected.inputs, session.get_inputs()),
         ("outputs", expected.outputs, session.get_outputs()),
     ):
-        if {tensor.name for tensor in tensors} != {tensor.name for tensor in found}:
+        if {(tensor.name, _static(tensor.shape)) for tensor in tensors} != {
+            (value.name, _static(value.shape)) for value in found
+        }:
             raise BackendError(
                 f"The {kind} of {bundle.graph_file(name)} are not those of contract "
                 f"{contract.CONTRACT_VERSION}. Export the bundle again."
             )
+
+
+def _static(shape: Sequence[int | str]) -> tuple[int | None, ...]:
+    """A shape without the names of its dynamic dimensions."""
+    return tuple(side if isinstance(side, int) else None for side in shape)
 
 
 def _run(session: Any, outputs: list[str], feeds: dict[str, npt.NDArray[Any]]) -> list[Any]:
