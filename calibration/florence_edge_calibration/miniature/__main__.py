@@ -1,6 +1,6 @@
 """The miniature shown: all 15 tasks on one generated picture, beside the truth.
 
-    python -m florence_edge_calibration.miniature BUNDLE OUTPUT [--scene SEED]
+python -m florence_edge_calibration.miniature BUNDLE OUTPUT [--scene SEED]
 """
 
 import argparse

@@ -65,7 +65,7 @@ def draw_curve(log: Sequence[Mapping[str, float]]) -> Image.Image:
             if name in row
         ]
         canvas.line(points, fill=colour, width=2)
-        canvas.text((_MARGIN + 120 * place, 15), f"loss of {name}", fill=colour, font=font)
+        canvas.text((_MARGIN + 150 * place, 15), f"loss of {name}", fill=colour, font=font)
     return picture
 
 

@@ -1,7 +1,7 @@
 """Modules and weights in, ONNX models out: named as the contract says, opset 20."""
 
 import onnx_ir as ir
-from onnxscript import GraphBuilder, OpBuilder
+from onnxscript import GraphBuilder
 from onnxscript.nn import Module, Parameter
 
 from florence_edge import contract
@@ -10,7 +10,7 @@ from florence_edge.errors import BundleError
 
 from ..config import CheckpointConfig
 from ..weights import GraphWeights
-from .decoder import Cache, Decoder
+from .decoder import Decoder
 from .text import TextEncoder
 from .vision import VisionEncoder
 
@@ -34,12 +34,10 @@ def build_graphs(
         contract.DECODER: Decoder(config.text),
     }
     graphs = contract.graphs(size, "float32")
-    return {name: _build(modules[name], graphs[name], size, weights) for name in contract.GRAPHS}
+    return {name: _build(modules[name], graphs[name], weights) for name in contract.GRAPHS}
 
 
-def _build(
-    module: Module, signature: contract.Graph, size: ModelSize, weights: GraphWeights
-) -> ir.Model:
+def _build(module: Module, signature: contract.Graph, weights: GraphWeights) -> ir.Model:
     graph = ir.Graph(
         inputs=[], outputs=[], nodes=[], opset_imports={"": OPSET}, name=signature.name
     )
@@ -48,7 +46,7 @@ def _build(
         tensor.name: builder.input(tensor.name, _DTYPES[tensor.dtype], tensor.shape)
         for tensor in signature.inputs
     }
-    outputs = _call(module, builder.op, inputs, size)
+    outputs = module(builder.op, inputs)
     for tensor in signature.outputs:
         value = outputs[tensor.name]
         value.shape = ir.Shape(tensor.shape)
@@ -58,38 +56,6 @@ def _build(
     for node in graph:
         node.metadata_props.clear()  # the builder's scopes; names already say it
     return ir.Model(graph, ir_version=IR_VERSION, producer_name="florence-edge")
-
-
-def _call(
-    module: Module, op: OpBuilder, inputs: dict[str, ir.Value], size: ModelSize
-) -> dict[str, ir.Value]:
-    """Run `forward` and name what it returns."""
-    layers = range(size.decoder_layers)
-    if isinstance(module, VisionEncoder):
-        return {"image_features": module(op, inputs["pixels"])}
-    if isinstance(module, TextEncoder):
-        caches = iter(module(op, *inputs.values()))
-        return {
-            contract.cross_cache(i, part): next(caches) for i in layers for part in contract.PARTS
-        }
-    names = {"self": contract.self_cache, "cross": contract.cross_cache}
-    caches_of = {
-        kind: [Cache(inputs[name(i, "key")], inputs[name(i, "value")]) for i in layers]
-        for kind, name in names.items()
-    }
-    scores, rows = module(
-        op,
-        inputs["token_ids"],
-        inputs["position"],
-        inputs["encoder_mask"],
-        caches_of["self"],
-        caches_of["cross"],
-    )
-    outputs = dict(zip(("top_log_probs", "top_ids", "log_probs"), scores, strict=True))
-    for i, row in enumerate(rows):
-        outputs[contract.new_row(i, "key")] = row.key
-        outputs[contract.new_row(i, "value")] = row.value
-    return outputs
 
 
 def _set_weights(module: Module, weights: GraphWeights) -> None:

@@ -15,10 +15,19 @@ import onnx_ir as ir
 from onnxscript import OpBuilder
 from onnxscript.nn import Module, ModuleList, Parameter
 
-from florence_edge.contract import TOP_K
+from florence_edge import contract
 
 from ..architecture import TextConfig
-from .layers import MASKED, LayerNorm, Linear, activate, additive_mask, merge_heads, split_heads
+from .layers import (
+    MASKED,
+    LayerNorm,
+    Linear,
+    Values,
+    activate,
+    additive_mask,
+    merge_heads,
+    split_heads,
+)
 from .text import Embedding, PositionTable
 
 
@@ -42,30 +51,24 @@ class Decoder(Module):
         self.layers = ModuleList([DecoderLayer(config) for _ in range(config.decoder_layers)])
         self.final_logits_bias = Parameter([config.vocab_size])
 
-    def forward(
-        self,
-        op: OpBuilder,
-        token_ids: ir.Value,
-        position: ir.Value,
-        encoder_mask: ir.Value,
-        self_caches: list[Cache],
-        cross_caches: list[Cache],
-    ) -> tuple[list[ir.Value], list[Cache]]:
+    def forward(self, op: OpBuilder, inputs: Values) -> Values:
+        token_ids, position = inputs["token_ids"], inputs["position"]
         x = self.shared(op, token_ids)
         if self.embedding_scale != 1.0:
             x = op.Mul(x, self.embedding_scale)
         x = op.Add(x, self.embed_positions(op, position))
         x = self.layernorm_embedding(op, x)
 
-        past_mask = self._past_mask(op, position, self_caches[0].key)
-        cross_mask = additive_mask(op, encoder_mask)
-        rows = []
-        for layer, self_cache, cross_cache in zip(
-            self.layers, self_caches, cross_caches, strict=True
-        ):
-            x, row = layer(op, x, self_cache, past_mask, cross_cache, cross_mask)
-            rows.append(row)
-        return self._scores(op, x, token_ids), rows
+        past_mask = self._past_mask(op, position, inputs[contract.self_cache(0, "key")])
+        cross_mask = additive_mask(op, inputs["encoder_mask"])
+        rows = {}
+        for i, layer in enumerate(self.layers):
+            past = Cache(*(inputs[contract.self_cache(i, part)] for part in contract.PARTS))
+            cross = Cache(*(inputs[contract.cross_cache(i, part)] for part in contract.PARTS))
+            x, row = layer(op, x, past, past_mask, cross, cross_mask)
+            rows[contract.new_row(i, "key")] = row.key
+            rows[contract.new_row(i, "value")] = row.value
+        return self._scores(op, x, token_ids) | rows
 
     def _past_mask(self, op: OpBuilder, position: ir.Value, cache: ir.Value) -> ir.Value:
         """[S] of 0 for rows before `position` and MASKED for those not written yet."""
@@ -73,15 +76,15 @@ class Decoder(Module):
         unwritten = op.GreaterOrEqual(op.Range(0, capacity, 1), position)
         return op.Mul(op.Cast(unwritten, to=ir.DataType.FLOAT), MASKED)
 
-    def _scores(self, op: OpBuilder, x: ir.Value, token_ids: ir.Value) -> list[ir.Value]:
+    def _scores(self, op: OpBuilder, x: ir.Value, token_ids: ir.Value) -> Values:
         """Logits from the tied embedding, as log-probabilities, whole and the best K."""
         logits = op.Gemm(
             op.Reshape(x, [-1, self.width]), self.shared.weight, self.final_logits_bias, transB=1
         )
         log_probs = op.LogSoftmax(logits, axis=-1)
         log_probs = op.Reshape(log_probs, op.Concat(op.Shape(token_ids), [-1], axis=0))
-        top_log_probs, top_ids = op.TopK(log_probs, [TOP_K], axis=-1, _outputs=2)
-        return [top_log_probs, top_ids, log_probs]
+        top_log_probs, top_ids = op.TopK(log_probs, [contract.TOP_K], axis=-1, _outputs=2)
+        return {"top_log_probs": top_log_probs, "top_ids": top_ids, "log_probs": log_probs}
 
 
 class DecoderLayer(Module):

@@ -10,6 +10,8 @@ from onnxscript.nn import Module, Parameter
 
 from florence_edge.errors import BundleError
 
+Values = dict[str, ir.Value]  # inputs or outputs of a graph, by the contract's names
+
 # Added to the scores of positions that must not be seen. exp() of it is exactly 0 in float32,
 # and float16 can still hold it.
 MASKED = -30000.0

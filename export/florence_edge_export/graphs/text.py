@@ -11,10 +11,13 @@ import onnx_ir as ir
 from onnxscript import OpBuilder
 from onnxscript.nn import Module, ModuleList, Parameter
 
+from florence_edge import contract
+
 from ..architecture import TextConfig
 from .layers import (
     LayerNorm,
     Linear,
+    Values,
     activate,
     additive_mask,
     merge_heads,
@@ -37,22 +40,24 @@ class TextEncoder(Module):
         self.layers = ModuleList([EncoderLayer(config) for _ in range(config.encoder_layers)])
         self.cross = ModuleList([CrossProjection(config) for _ in range(config.decoder_layers)])
 
-    def forward(
-        self, op: OpBuilder, image_features: ir.Value, input_ids: ir.Value, encoder_mask: ir.Value
-    ) -> list[ir.Value]:
-        words = self.shared(op, input_ids)
+    def forward(self, op: OpBuilder, inputs: Values) -> Values:
+        words = self.shared(op, inputs["input_ids"])
         if self.embedding_scale != 1.0:
             words = op.Mul(words, self.embedding_scale)
-        x = op.Concat(image_features, words, axis=1)
+        x = op.Concat(inputs["image_features"], words, axis=1)
 
         length = op.Squeeze(op.Shape(x, start=1, end=2), [0])
         x = op.Add(x, self.embed_positions(op, op.Range(0, length, 1)))
         x = self.layernorm_embedding(op, x)
 
-        mask = additive_mask(op, encoder_mask)
+        mask = additive_mask(op, inputs["encoder_mask"])
         for layer in self.layers:
             x = layer(op, x, mask)
-        return [cache for layer in self.cross for cache in layer(op, x)]
+        return {
+            contract.cross_cache(i, part): cache
+            for i, layer in enumerate(self.cross)
+            for part, cache in zip(contract.PARTS, layer(op, x), strict=True)
+        }
 
 
 class Embedding(Module):

@@ -14,7 +14,7 @@ from onnxscript import OpBuilder
 from onnxscript.nn import Module, ModuleList, Parameter
 
 from ..architecture import VisionConfig
-from .layers import FeedForward, LayerNorm, Linear
+from .layers import FeedForward, LayerNorm, Linear, Values
 
 _TO_CHANNELS_FIRST = [0, 3, 1, 2]
 _TO_CHANNELS_LAST = [0, 2, 3, 1]
@@ -35,13 +35,13 @@ class VisionEncoder(Module):
         self.blocks = ModuleList(list(self.stages))
         self.projector = Projector(config, sides[-1])
 
-    def forward(self, op: OpBuilder, pixels: ir.Value) -> ir.Value:
-        x = self.normalize(op, pixels)
+    def forward(self, op: OpBuilder, inputs: Values) -> Values:
+        x = self.normalize(op, inputs["pixels"])
         for conv, blocks in zip(self.convs, self.stages, strict=True):
             x = conv(op, x)
             for block in blocks:
                 x = block(op, x)
-        return self.projector(op, x)
+        return {"image_features": self.projector(op, x)}
 
 
 class Normalize(Module):
