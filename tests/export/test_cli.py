@@ -232,3 +232,20 @@ def _assert_one_message(found: "subprocess.CompletedProcess[str]", message: str)
     assert len(told) == 1, found.stderr
     assert re.search(message, told[0]), told[0]
     assert found.stderr.rstrip().endswith(told[0])
+
+
+@pytest.mark.parametrize("missing", ["onnx_ir", "onnxscript", "ml_dtypes"])
+def test_without_the_extra_for_exporting_it_says_which_to_install(
+    missing: str, tmp_path: Path
+) -> None:
+    program = f"import sys; sys.modules[{missing!r}] = None; {_RUN}"
+    run = subprocess.run(
+        [sys.executable, "-c", program, "miniature", "--output", str(tmp_path / "b")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert f"needs {missing}" in run.stderr
+    assert "Install florence-edge[export]" in run.stderr
+    assert "Traceback" not in run.stderr

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -379,3 +380,33 @@ def test_names_and_texts_in_no_encoding_are_no_stumbling_block(
     assert done.returncode == 1
     assert lines(done.stdout)[0]["text_input"] == "caf\udce9"
     assert "There is no file gone-\\udce9.png" in done.stderr
+
+
+def test_checking_finds_changed_weights_that_loading_does_not(
+    run: Run, photo: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    weights = bytearray((bundle / "weights.bin").read_bytes())
+    weights[100] ^= 1
+    (bundle / "weights.bin").write_bytes(weights)
+    assert run(photo, "--task", "OD", bundle=bundle)[0] == 0
+    status, _, err = run(photo, "--task", "OD", "--check", bundle=bundle)
+    assert status == 1
+    assert "weights.bin is not what was exported" in err
+
+
+def test_an_answer_without_a_region_that_scores_enough_says_so(
+    run: Run, photo: Path, pointing_bundle: Path
+) -> None:
+    status, out, _ = run(photo, "--task", "OD", "--min-score", "1", bundle=pointing_bundle)
+    assert status == 0
+    assert "no region scores high enough" in out or "cut off" in out
+
+
+@pytest.mark.parametrize("score", ["-0.1", "1.5", "nan", "high"])
+def test_a_score_that_is_none_is_refused(
+    run: Run, photo: Path, score: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run(photo, "--task", "OD", f"--min-score={score}")
+    assert "expected 0 to 1" in capsys.readouterr().err
