@@ -24,7 +24,7 @@ class Plan:
 
     seed: int = 20
     dense_steps: int = 1700
-    steps: int = 20_000
+    steps: int = 3_300
     decay_steps: int = 800  # at the end: until then a run can be made longer at any time
     images: int = 12
     questions_each: int = 6
