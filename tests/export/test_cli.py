@@ -20,7 +20,8 @@ _RUN = "import sys; from florence_edge_export.cli import main; sys.exit(main())"
 
 # Stops at a place where half of the bundle is written, and says so.
 _PAUSED = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from florence_edge_export import export
 real = getattr(export, {point!r})
 

@@ -1,4 +1,4 @@
-"""Judge a checkpoint by its free-running answers about the held-out scenes, through transformers.
+"""Judge the miniature by its free-running answers about the held-out scenes.
 
 Beside each figure stands its control, the same prompts put to other pictures: what a model gets
 right that does not look.
@@ -7,14 +7,14 @@ right that does not look.
 import argparse
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from PIL import Image
 from transformers import Florence2ForConditionalGeneration, Florence2Processor
 
-from florence_edge.tasks import TASKS
+from florence_edge import TASKS, Florence2, GenerationOptions
 from florence_edge_calibration.held_out import HeldOutScene, load_held_out
 from florence_edge_calibration.judge import Answer, Verdict, judge
 
@@ -22,29 +22,33 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINT = Path(__file__).parent / "checkpoint"
 _BATCH = 50
+_MAX_NEW_TOKENS = 100
+
+
+Answerer = Callable[[str, Sequence[Image.Image], Sequence[str]], list[str]]
+"""A task, pictures and what goes beside each -> the raw text of each answer."""
 
 
 def evaluate(
-    checkpoint: Path, scenes: Sequence[HeldOutScene], *, beams: int = 3, shuffled: bool = False
+    answer: Answerer, scenes: Sequence[HeldOutScene], *, shuffled: bool = False
 ) -> dict[str, Verdict]:
     """The verdict on each task.
 
     Args:
-        checkpoint: a folder that transformers loads.
+        answer: who is asked; see `through_bundle` and `through_transformers`.
         scenes: pictures and one question of each task about each.
-        beams: 1 is greedy.
         shuffled: put each question to the picture of the scene before.
     """
-    model = Florence2ForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
-    processor = Florence2Processor.from_pretrained(checkpoint)
     pictures = [Image.open(scene.picture).convert("RGB") for scene in scenes]
     if shuffled:
         pictures = pictures[-1:] + pictures[:-1]
     verdicts = {}
     for place, task in enumerate(TASKS):
         questions = [scene.questions[place] for scene in scenes]
-        asked = [TASKS[task].token + question.text for question in questions]
-        said = _answer(model, processor, pictures, asked, beams)
+        said: list[str] = []
+        for start in range(0, len(questions), _BATCH):
+            part = slice(start, start + _BATCH)
+            said += answer(task, pictures[part], [question.text for question in questions[part]])
         answers = [
             Answer(said=text, truth=question.answer)
             for text, question in zip(said, questions, strict=True)
@@ -54,23 +58,33 @@ def evaluate(
     return verdicts
 
 
-@torch.inference_mode()
-def _answer(
-    model: Florence2ForConditionalGeneration,
-    processor: Florence2Processor,
-    pictures: Sequence[Image.Image],
-    asked: Sequence[str],
-    beams: int,
-) -> list[str]:
-    texts: list[str] = []
-    for start in range(0, len(asked), _BATCH):
-        part = slice(start, start + _BATCH)
-        inputs = processor(
-            text=list(asked[part]), images=list(pictures[part]), padding=True, return_tensors="pt"
-        )
-        token_ids = model.generate(**inputs, num_beams=beams, max_new_tokens=100)
-        texts += processor.batch_decode(token_ids, skip_special_tokens=False)
-    return [text.replace("<pad>", "") for text in texts]
+def through_bundle(folder: Path, *, beams: int = 3) -> Answerer:
+    """Answers of the runtime with an exported bundle, as users get them."""
+    model = Florence2.load(folder)
+    options = GenerationOptions(num_beams=beams, max_new_tokens=_MAX_NEW_TOKENS)
+
+    def answer(task: str, pictures: Sequence[Image.Image], texts: Sequence[str]) -> list[str]:
+        beside = [text or None for text in texts]
+        results = model.run_batch(task, pictures, beside, options=options)
+        return [result.raw_text for result in results]
+
+    return answer
+
+
+def through_transformers(checkpoint: Path, *, beams: int = 3) -> Answerer:
+    """Answers of transformers with a checkpoint, for looking at a training that goes on."""
+    model = Florence2ForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
+    processor = Florence2Processor.from_pretrained(checkpoint)
+
+    @torch.inference_mode()
+    def answer(task: str, pictures: Sequence[Image.Image], texts: Sequence[str]) -> list[str]:
+        asked = [TASKS[task].token + text for text in texts]
+        inputs = processor(text=asked, images=list(pictures), padding=True, return_tensors="pt")
+        token_ids = model.generate(**inputs, num_beams=beams, max_new_tokens=_MAX_NEW_TOKENS)
+        said = processor.batch_decode(token_ids, skip_special_tokens=False)
+        return [text.replace("<pad>", "") for text in said]
+
+    return answer
 
 
 def figures_as_json(
@@ -91,6 +105,7 @@ def figures_as_json(
 def main() -> None:
     """Evaluate from the command line and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bundle", type=Path, help="exported bundle; else through transformers")
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
     parser.add_argument("--beams", type=int, default=3)
     parser.add_argument("--scenes", type=int, default=200, help="how many of the held-out scenes")
@@ -98,10 +113,12 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     scenes = load_held_out()[: arguments.scenes]
-    verdicts, control = (
-        evaluate(arguments.checkpoint, scenes, beams=arguments.beams, shuffled=shuffled)
-        for shuffled in (False, True)
+    answer = (
+        through_bundle(arguments.bundle, beams=arguments.beams)
+        if arguments.bundle
+        else through_transformers(arguments.checkpoint, beams=arguments.beams)
     )
+    verdicts, control = (evaluate(answer, scenes, shuffled=shuffled) for shuffled in (False, True))
     figures = figures_as_json(verdicts, control)
     for task, row in figures.items():
         logger.info(

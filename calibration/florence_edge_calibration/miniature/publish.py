@@ -1,6 +1,7 @@
 """Put a training run into the repository: newest checkpoint, log, curve and figures.
 
-`python -m florence_edge_calibration.miniature.publish --work DIR`, while it trains or afterwards.
+`--work DIR` takes checkpoint, log and curve from a run, while it trains or afterwards; `--bundle DIR`
+measures the exported checkpoint.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from florence_edge_calibration.held_out import load_held_out
 
-from .evaluate import CHECKPOINT, evaluate, figures_as_json
+from .evaluate import CHECKPOINT, evaluate, figures_as_json, through_bundle
 
 REPOSITORY_PART = Path(__file__).parents[2]
 _TABLE_BEGINS, _TABLE_ENDS = "<!-- figures -->", "<!-- end of figures -->"
@@ -70,17 +71,19 @@ def draw_curve(log: Sequence[Mapping[str, float]]) -> Image.Image:
 
 
 def publish(work: Path) -> None:
-    """Copy, draw and measure; README's table is rewritten from the figures."""
+    """Copy and draw what a training run left."""
     shutil.copytree(
         work / "checkpoint", CHECKPOINT, dirs_exist_ok=True, copy_function=shutil.copyfile
     )
     shutil.copyfile(work / "training.jsonl", REPOSITORY_PART / "training.jsonl")
     lines = (work / "training.jsonl").read_text(encoding="utf-8").splitlines()
     draw_curve([json.loads(line) for line in lines]).save(REPOSITORY_PART / "training.png")
-    scenes = load_held_out()
-    verdicts, control = (
-        evaluate(CHECKPOINT, scenes, shuffled=shuffled) for shuffled in (False, True)
-    )
+
+
+def publish_figures(bundle: Path) -> None:
+    """Measure the exported miniature; README's table is rewritten from the figures."""
+    answer, scenes = through_bundle(bundle), load_held_out()
+    verdicts, control = (evaluate(answer, scenes, shuffled=shuffled) for shuffled in (False, True))
     figures = figures_as_json(verdicts, control)
     text = json.dumps(figures, indent=2) + "\n"
     (REPOSITORY_PART / "miniature.json").write_text(text, encoding="utf-8")
@@ -91,9 +94,14 @@ def publish(work: Path) -> None:
 def main() -> None:
     """Publish from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True, help="folder of the training run")
+    parser.add_argument("--work", type=Path, help="folder of a training run: checkpoint and curve")
+    parser.add_argument("--bundle", type=Path, help="the exported miniature: figures")
+    arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    publish(parser.parse_args().work)
+    if arguments.work:
+        publish(arguments.work)
+    if arguments.bundle:
+        publish_figures(arguments.bundle)
 
 
 if __name__ == "__main__":

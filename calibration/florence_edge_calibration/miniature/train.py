@@ -20,7 +20,7 @@ from florence_edge_calibration.held_out import load_held_out
 
 from .batches import BatchSource
 from .checkpoint import write_checkpoint
-from .evaluate import evaluate
+from .evaluate import evaluate, through_transformers
 from .pool import ScenePool
 from .tokenizer import build_tokenizer
 from .training import Plan, Training, start_training, take_step
@@ -76,7 +76,8 @@ def _keep(training: Training, tokenizer: Tokenizer, work: Path) -> None:
 def _free_running(training: Training, tokenizer: Tokenizer, work: Path) -> dict[str, float]:
     """Headline figures on held-out scenes: the losses hide a model that does not look."""
     write_checkpoint(training.average, tokenizer, work / "checkpoint")
-    verdicts = evaluate(work / "checkpoint", load_held_out()[:_SCENES_AN_EVALUATION], beams=1)
+    answer = through_transformers(work / "checkpoint", beams=1)
+    verdicts = evaluate(answer, load_held_out()[:_SCENES_AN_EVALUATION])
     return {f"{task} {verdict.headline}": verdict.value for task, verdict in verdicts.items()}
 
 
