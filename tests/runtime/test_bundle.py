@@ -92,7 +92,7 @@ def test_a_graph_that_is_none_is_named_by_the_engine(bundle: Path, graph: str) -
     path = bundle / f"{graph}.onnx"
     path.write_bytes(b"\xff" * path.stat().st_size)
     write_hash(bundle, path.name)
-    with pytest.raises(BackendError, match=rf"cannot open .*{graph}\.onnx: .* export the bundle again"):
+    with pytest.raises(BackendError, match=rf"cannot open .*{graph}\.onnx: .* the bundle again"):
         Florence2.load(bundle, threads=1)
 
 
