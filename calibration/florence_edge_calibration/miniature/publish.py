@@ -1,7 +1,7 @@
 """Put a training run into the repository: newest checkpoint, log, curve and figures.
 
-`--work DIR` takes checkpoint, log and curve from a run, while it trains or afterwards; `--bundle DIR`
-measures the exported checkpoint.
+`--work DIR` takes checkpoint, log and curve from a run, while it trains or afterwards;
+`--bundle DIR` measures the exported checkpoint.
 """
 
 import argparse
