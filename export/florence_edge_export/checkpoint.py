@@ -3,7 +3,6 @@
 Names are transformers' native ones without the leading `model.`; Microsoft's are translated.
 """
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from florence_edge.bundle import sha256
 from florence_edge.errors import BundleError
 
 from .config import CheckpointConfig, Layout, read_config, read_json
@@ -28,12 +28,7 @@ class Checkpoint:
 
     def sha256(self) -> str:
         """Hash of the weight files, in order of name."""
-        digest = hashlib.sha256()
-        for path in sorted(self.weight_files):
-            with path.open("rb") as file:
-                while block := file.read(1 << 22):
-                    digest.update(block)
-        return digest.hexdigest()
+        return sha256(*sorted(self.weight_files))
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:

@@ -58,11 +58,13 @@ class Reference:
         with self._torch.inference_mode():
             for i, layer in enumerate(self._language.decoder.layers):
                 attention = layer.encoder_attn
-                for part, project in (("key", attention.k_proj), ("value", attention.v_proj)):
+                projections = (attention.k_proj, attention.v_proj)
+                for part, project in zip(contract.PARTS, projections, strict=True):
                     states = project(self._torch.from_numpy(hidden))
                     shape = (*states.shape[:2], attention.num_heads, attention.head_dim)
-                    name = contract.cross_cache(i, part)  # type: ignore[arg-type]
-                    caches[name] = np.asarray(states.view(shape).transpose(1, 2))
+                    caches[contract.cross_cache(i, part)] = np.asarray(
+                        states.view(shape).transpose(1, 2)
+                    )
         return caches
 
     def log_probs(self, hidden: Array, decoder_ids: Sequence[int]) -> Array:

@@ -8,17 +8,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from florence_edge.errors import BundleError
-
-# In the order in which Microsoft's processor adds them; `desciption` is Microsoft's spelling.
-FLORENCE_TOKENS = (
-    *("<od>", "</od>", "<ocr>", "</ocr>"),
-    *(f"<loc_{i}>" for i in range(1000)),
-    *("<cap>", "</cap>", "<ncap>", "</ncap>", "<dcap>", "</dcap>"),
-    *("<grounding>", "</grounding>", "<seg>", "</seg>", "<sep>"),
-    *("<region_cap>", "</region_cap>"),
-    *("<region_to_desciption>", "</region_to_desciption>"),
-    *("<proposal>", "</proposal>", "<poly>", "</poly>", "<and>"),
-)
+from florence_edge.text import FLORENCE_TOKENS
 
 
 def complete_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:

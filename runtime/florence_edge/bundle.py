@@ -127,12 +127,13 @@ class Bundle:
                 )
 
 
-def sha256(path: Path) -> str:
-    """Hash of a file's content."""
+def sha256(*paths: Path) -> str:
+    """Hash of the content of files, one after the other."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
     return digest.hexdigest()
 
 

@@ -10,6 +10,17 @@ import tokenizers
 from .errors import BundleError
 from .options import Generation
 
+# In the order in which Microsoft's processor adds them; `desciption` is Microsoft's spelling.
+FLORENCE_TOKENS = (
+    *("<od>", "</od>", "<ocr>", "</ocr>"),
+    *(f"<loc_{i}>" for i in range(1000)),
+    *("<cap>", "</cap>", "<ncap>", "</ncap>", "<dcap>", "</dcap>"),
+    *("<grounding>", "</grounding>", "<seg>", "</seg>", "<sep>"),
+    *("<region_cap>", "</region_cap>"),
+    *("<region_to_desciption>", "</region_to_desciption>"),
+    *("<proposal>", "</proposal>", "<poly>", "</poly>", "<and>"),
+)
+
 
 class Tokenizer:
     """Florence-2's byte-level BPE, read from tokenizer.json."""

@@ -11,11 +11,11 @@ pytest.importorskip("transformers")
 
 from tokenizers import Tokenizer  # noqa: E402
 
+from florence_edge.text import FLORENCE_TOKENS  # noqa: E402
 from florence_edge_calibration.miniature import dense, publish  # noqa: E402
 from florence_edge_calibration.miniature.batches import BatchSource  # noqa: E402
 from florence_edge_calibration.miniature.evaluate import CHECKPOINT  # noqa: E402
 from florence_edge_calibration.miniature.pool import ScenePool  # noqa: E402
-from florence_edge_calibration.miniature.tokenizer import FLORENCE_TOKENS  # noqa: E402
 from florence_edge_calibration.miniature.train import train  # noqa: E402
 from florence_edge_calibration.miniature.training import Plan, start_training  # noqa: E402
 from florence_edge_calibration.scenes import (  # noqa: E402

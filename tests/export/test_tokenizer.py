@@ -5,7 +5,8 @@ import pytest
 from tokenizers import Tokenizer
 
 from florence_edge.errors import BundleError
-from florence_edge_export.tokenizer import FLORENCE_TOKENS, complete_tokenizer
+from florence_edge.text import FLORENCE_TOKENS
+from florence_edge_export.tokenizer import complete_tokenizer
 
 from . import folders
 

@@ -6,25 +6,11 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from florence_edge.text import FLORENCE_TOKENS
 from florence_edge_calibration.scenes import Scene, ask_everything, generate_scenes
 
 _BART_TOKENS = ["<s>", "<pad>", "</s>", "<unk>"]
 _MOST_BPE_TOKENS = 2000  # a bound only: merging ends when every word of the scenes is one token
-_PAIRS = ["cap", "ncap", "dcap", "grounding", "seg"]
-_LATER_PAIRS = [
-    "region_cap",
-    "region_to_desciption",
-    "proposal",
-    "poly",
-]  # the spelling is Microsoft's
-FLORENCE_TOKENS = [
-    *["<od>", "</od>", "<ocr>", "</ocr>"],
-    *[f"<loc_{index}>" for index in range(1000)],
-    *[mark for name in _PAIRS for mark in (f"<{name}>", f"</{name}>")],
-    "<sep>",
-    *[mark for name in _LATER_PAIRS for mark in (f"<{name}>", f"</{name}>")],
-    "<and>",
-]
 IMAGE_TOKEN = "<image>"
 _SCENES_READ = 4000
 
@@ -61,7 +47,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
         "cls_token": "<s>",
         "eos_token": "</s>",
         "errors": "replace",
-        "extra_special_tokens": FLORENCE_TOKENS,
+        "extra_special_tokens": list(FLORENCE_TOKENS),
         "image_token": IMAGE_TOKEN,
         "mask_token": "<mask>",
         "model_max_length": 1024,
