@@ -15,7 +15,7 @@ import onnx_ir as ir
 # Ops whose statistics need float32.
 _ISLANDS = frozenset({"LayerNormalization", "Softmax", "LogSoftmax", "ReduceMean", "TopK"})
 # Cheap ops that join an island when nobody else uses their result.
-_JOINING = frozenset({"Add", "Mul", "Concat", "Reshape", "Unsqueeze", "ReduceSum", "Cast"})
+_JOINING = frozenset({"Add", "Mul", "Concat", "Reshape", "Unsqueeze", "ReduceSum", "Cast", "Gelu"})
 # Pixels are normalized before they are rounded: float16 is coarser than a grey level there.
 KEPT_IN_FLOAT32 = ("vision_encoder/normalize/*",)
 

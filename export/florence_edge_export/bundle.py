@@ -101,6 +101,7 @@ def _swap(new: Path, target: Path) -> None:
 
 def save_graphs(folder: Path, graphs: Mapping[str, ir.Model]) -> None:
     """Write `<name>.onnx` for each graph, and weights.bin with every tensor of theirs once."""
+    (folder / WEIGHTS).unlink(missing_ok=True)  # an engine may still have the one before open
     with (folder / WEIGHTS).open("wb") as file:
         weights = _WeightFile(file)
         for model in graphs.values():
@@ -138,17 +139,18 @@ class _WeightFile:
         )
 
 
-def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
+def write_manifest(folder: Path, facts: Mapping[str, Any] | None = None) -> None:
     """Write manifest.json: `facts`, and every file of the folder with its size and hash.
 
-    May be called again when files have been added; those already listed are not hashed again.
+    Without facts those of the manifest that is there stay, and only what was added is hashed.
     """
     path = folder / MANIFEST
-    listed = json.loads(path.read_text(encoding="utf-8"))["files"] if path.exists() else {}
+    stated = json.loads(path.read_text(encoding="utf-8")) if facts is None else {**facts}
+    listed = stated.pop("files", {})
     files = {
         file.name: listed.get(file.name) or {"bytes": file.stat().st_size, "sha256": sha256(file)}
         for file in sorted(folder.iterdir())
         if file != path
     }
-    text = json.dumps({**facts, "files": files}, indent=2, ensure_ascii=False)
+    text = json.dumps({**stated, "files": files}, indent=2, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from florence_edge import __version__
 from florence_edge.bundle import PRECISIONS
-from florence_edge.errors import BundleError, FlorenceEdgeError
+from florence_edge.errors import BundleError, FlorenceEdgeError, RequestError
+from florence_edge_calibration.int8.clipping import DEFAULT_METHOD, METHODS
+from florence_edge_calibration.int8.targets import TARGETS, Floats
 
 from .source import DEFAULT_MODEL, find_checkpoint
 
@@ -21,7 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, 1 where something failed, 2 for wrong usage, 130 when stopped.
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("florence_edge_export").setLevel(logging.INFO)
+    for package in ("florence_edge_export", "florence_edge_calibration"):
+        logging.getLogger(package).setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as on Ctrl-C
     try:
         _run(_parser().parse_args(arguments))
@@ -40,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> None:
     try:  # here, because it takes a second, and Ctrl-C is already handled
         from .bundle import check_target
-        from .export import ExportOptions, export
+        from .export import ExportOptions, check_options, export
+        from .int8_options import Int8Options
     except ModuleNotFoundError as error:
         raise BundleError(
             f"Exporting needs {error.name}, which is not installed. Install florence-edge[export]."
@@ -51,7 +55,17 @@ def _run(arguments: argparse.Namespace) -> None:
         image_size=arguments.image_size,
         overwrite=arguments.overwrite,
         verify=arguments.verify,
+        int8=Int8Options(
+            target=arguments.target,
+            images=arguments.calibration_images,
+            samples=arguments.samples,
+            method=arguments.method,
+            kept=dict(map(_kept, arguments.keep)),
+            budget=None if arguments.no_gate else arguments.budget,
+            table=arguments.calibration,
+        ),
     )
+    check_options(arguments.model, options)
     export(arguments.model, find_checkpoint(arguments.model), arguments.output, options)
     print(f"{arguments.output} is ready. Try: florence-run {arguments.output} IMAGE --task OD")
 
@@ -79,6 +93,49 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="compare every graph and the answers to all tasks with transformers",
     )
+    _add_int8_options(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
     parser.add_argument("--version", action="version", version=f"florence-edge {__version__}")
     return parser
+
+
+def _add_int8_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("int8", "with --precision int8").add_argument
+    add(
+        "--target",
+        choices=TARGETS,
+        default="tensorrt",
+        help="tensorrt (default) is portable: TensorRT, ONNX Runtime on CPU and CUDA; cpu is "
+        "fastest on ONNX Runtime's CPU, and runs only there",
+    )
+    add(
+        "--calibration-images",
+        type=Path,
+        metavar="DIR",
+        help="pictures of the kind the model will see; the miniature has its own",
+    )
+    add("--calibration", type=Path, metavar="FILE", help="a table that florence-calibrate wrote")
+    add("--samples", type=int, default=256, metavar="N", help="pictures to take (default: 256)")
+    add("--method", choices=METHODS, default=DEFAULT_METHOD, help=f"default: {DEFAULT_METHOD}")
+    add(
+        "--keep",
+        action="append",
+        default=[],
+        metavar="PATTERN=fp16|fp32",
+        help="layers to leave in float, e.g. 'vision_encoder.blocks.3.*=fp16'; repeatable",
+    )
+    add(
+        "--budget",
+        type=float,
+        default=0.01,
+        metavar="SHARE",
+        help="positions that any task may lose against float32 (default: 0.01)",
+    )
+    add("--no-gate", action="store_true", help="do not measure what int8 costs in accuracy")
+
+
+def _kept(text: str) -> tuple[str, Floats]:
+    pattern, _, floats = text.rpartition("=")
+    if not pattern or floats not in ("fp16", "fp32"):
+        raise RequestError(f"--keep {text!r} is not of the form PATTERN=fp16 or PATTERN=fp32.")
+    return pattern, "fp16" if floats == "fp16" else "fp32"

@@ -2,33 +2,34 @@
 
 import json
 import logging
+import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
+from tokenizers import Tokenizer as TokenizerFile
 
 from florence_edge import __version__, contract
-from florence_edge.bundle import FIDELITY, PRECISIONS, PRODUCER, TOKENIZER, Bundle
+from florence_edge.bundle import FIDELITY, MANIFEST, PRECISIONS, PRODUCER, TOKENIZER, Bundle
 from florence_edge.contract import ModelSize
 from florence_edge.errors import BackendError, BundleError
-from florence_edge.options import Generation
 from florence_edge.selftest import REFERENCE, write_reference
 from florence_edge_calibration.half import half_from_float
+from florence_edge_calibration.int8.targets import Target
 
 from .bundle import new_folder, save_graphs, write_manifest
 from .checkpoint import Checkpoint, read_checkpoint
-from .config import CheckpointConfig
 from .defaults import GenerationDefaults, ImageProcessing, read_generation, read_image_processing
 from .graphs.build import build_graphs
+from .int8_options import Int8Options, check_int8_options
 from .reference import check_installed
+from .size import model_size
 from .tokenizer import complete_tokenizer
 from .weights import GraphWeights
 
 logger = logging.getLogger(__name__)
-
-PROMPT_ROOM = 32  # encoder positions that a prompt may need beside the image tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,7 @@ class ExportOptions:
     image_size: int | None = None
     verify: bool = False
     overwrite: bool = False
+    int8: Int8Options = field(default_factory=Int8Options)
 
 
 def export(model: str, folder: Path, output: Path, options: ExportOptions) -> None:
@@ -52,86 +54,129 @@ def export(model: str, folder: Path, output: Path, options: ExportOptions) -> No
 
     Raises:
         BundleError: the checkpoint or the options cannot be used, or `output` cannot be written.
+        RequestError: what int8 needs is missing or does not fit.
+    """
+    check_options(model, options)
+    with new_folder(output, overwrite=options.overwrite) as temporary:
+        source = _Source.read(model, folder, options.image_size)
+        if options.precision == "int8":
+            _write_int8(source, temporary, options.int8)
+        else:
+            graphs = source.graphs()
+            if options.precision == "fp16":
+                _halve(graphs)
+            source.write(temporary, graphs, _Form.of(options.precision))
+        logger.info("Writing %s", output)
+        _sample(temporary)
+        if options.verify:
+            strict = options.precision == "fp32"
+            _verify(temporary, source.checkpoint, source.image, strict=strict)
+        write_manifest(temporary)  # once more, with what the new bundle showed
+
+
+def check_options(model: str, options: ExportOptions) -> None:
+    """Refuse what cannot be done before a download, or minutes of work.
+
+    Raises:
+        BundleError, RequestError: what is wrong, and what to do instead.
     """
     if options.precision not in PRECISIONS:
         raise BundleError(
             f"There is no precision {options.precision!r}. Choose from {', '.join(PRECISIONS)}."
         )
+    if options.precision == "int8":
+        check_int8_options(model, options.int8)
     if options.verify:
-        check_installed()  # before minutes of work, not after
-    with new_folder(output, overwrite=options.overwrite) as temporary:
+        check_installed()
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """How a bundle's graphs compute."""
+
+    precision: str
+    target: str = "any"
+    floats: str = "float32"
+
+    @staticmethod
+    def of(precision: str, target: Target = "tensorrt") -> "_Form":
+        """The portable int8 is called `tensorrt` where it is made, and runs on any engine."""
+        if precision == "fp32":
+            return _Form(precision)
+        if precision == "int8" and target == "cpu":
+            return _Form(precision, target)
+        return _Form(precision, floats="float16")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Source:
+    """A checkpoint, read and checked: what every bundle of it is made from."""
+
+    model: str
+    checkpoint: Checkpoint
+    size: ModelSize
+    image: ImageProcessing
+    tokenizer: TokenizerFile
+    defaults: GenerationDefaults
+
+    @staticmethod
+    def read(model: str, folder: Path, image_size: int | None) -> "_Source":
         checkpoint = read_checkpoint(folder)
         image = read_image_processing(folder)
-        image_size = image.size if options.image_size is None else options.image_size
-        size = model_size(checkpoint.config, image_size)
-        tokenizer = complete_tokenizer(folder, checkpoint.config.text.vocab_size)
-        defaults = read_generation(folder, checkpoint.config)
-
-        logger.info("Building the graphs for %d x %d pixels", image_size, image_size)
-        weights = GraphWeights(checkpoint, image_size, image.mean, image.std)
-        graphs = build_graphs(checkpoint.config, size, weights)
-        if options.precision == "fp16":
-            _halve(graphs)
-
-        logger.info("Writing %s", output)
-        save_graphs(temporary, graphs)
-        (temporary / TOKENIZER).write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
-        facts = _facts(model, checkpoint, size, options.precision, defaults, image)
-        write_manifest(temporary, facts)
-        _sample(temporary)
-        if options.verify:
-            _verify(temporary, checkpoint, image, strict=options.precision == "fp32")
-        write_manifest(temporary, facts)  # once more, with what the new bundle showed
-
-
-def model_size(config: CheckpointConfig, image_size: int) -> ModelSize:
-    """The numbers of the contract for this model at this image size.
-
-    Raises:
-        BundleError: the model has too few positions for pictures of this size.
-    """
-    vision, text = config.vision, config.text
-    stride = 1
-    for patch_stride in vision.patch_strides:
-        stride *= patch_stride
-    if image_size < stride or image_size % stride:
-        raise BundleError(
-            f"The image size is {image_size}; it must be a multiple of {stride}, the stride of "
-            "this model's vision encoder."
+        return _Source(
+            model=model,
+            checkpoint=checkpoint,
+            size=model_size(checkpoint.config, image.size if image_size is None else image_size),
+            image=image,
+            tokenizer=complete_tokenizer(folder, checkpoint.config.text.vocab_size),
+            defaults=read_generation(folder, checkpoint.config),
         )
-    image_tokens = vision.image_tokens(image_size)
-    largest = _largest_image_size(config, stride)
-    if image_size > largest:
-        raise BundleError(
-            f"The image size is {image_size}, which makes {image_tokens} image tokens; with its "
-            f"{text.positions} encoder positions and {vision.position_embeddings} image positions "
-            f"this model sees at most {largest} pixels."
-        )
-    if text.vocab_size < contract.TOP_K:
-        raise BundleError(
-            f"The vocabulary has {text.vocab_size} entries, expected at least {contract.TOP_K}."
-        )
-    return ModelSize(
-        image_size=image_size,
-        image_tokens=image_tokens,
-        d_model=text.d_model,
-        decoder_layers=text.decoder_layers,
-        decoder_heads=text.decoder_heads,
-        vocab_size=text.vocab_size,
-        encoder_positions=text.positions,
-        decoder_positions=text.positions,
-    )
+
+    def graphs(self) -> dict[str, ir.Model]:
+        """The three graphs in float32."""
+        side = self.size.image_size
+        logger.info("Building the graphs for %d x %d pixels", side, side)
+        weights = GraphWeights(self.checkpoint, side, self.image.mean, self.image.std)
+        return build_graphs(self.checkpoint.config, self.size, weights)
+
+    def write(self, folder: Path, graphs: Mapping[str, ir.Model], form: _Form) -> Bundle:
+        """Write graphs, tokenizer and manifest; a bundle that was there is written anew."""
+        (folder / MANIFEST).unlink(missing_ok=True)
+        save_graphs(folder, graphs)
+        (folder / TOKENIZER).write_text(self.tokenizer.to_str(pretty=True), encoding="utf-8")
+        write_manifest(folder, self._facts(form))
+        return Bundle.load(folder)
+
+    def _facts(self, form: _Form) -> dict[str, Any]:
+        """The manifest, but for the list of files."""
+        return {
+            "contract": contract.CONTRACT_VERSION,
+            "producer": f"{PRODUCER} {__version__}",
+            "model": {
+                "name": self.model,
+                "layout": self.checkpoint.config.layout.value,
+                "sha256": self.checkpoint.sha256(),
+            },
+            **asdict(form),
+            "size": asdict(self.size),
+            "image": {
+                "mean": list(self.image.mean),
+                "std": list(self.image.std),
+                "resample": "bicubic",
+            },
+            "generation": asdict(self.defaults.generation),
+            "generation_from": list(self.defaults.sources),
+        }
 
 
-def _largest_image_size(config: CheckpointConfig, stride: int) -> int:
-    vision = config.vision
-    side = 0
-    while (
-        vision.grid(side + stride) <= vision.position_embeddings
-        and vision.image_tokens(side + stride) + PROMPT_ROOM <= config.text.positions
-    ):
-        side += stride
-    return side
+def _write_int8(source: _Source, folder: Path, options: Int8Options) -> None:
+    """An int8 bundle by way of the float one, which is kept beside it while it is needed."""
+    from .int8 import write_int8  # needs an engine, which other exports do without
+
+    form = _Form.of("int8", options.target)
+    with tempfile.TemporaryDirectory(prefix=f"{folder.name}-float-", dir=folder.parent) as scratch:
+        floats = source.write(Path(scratch), source.graphs(), _Form.of("fp32"))
+        write_int8(floats, folder, options, lambda graphs: source.write(folder, graphs, form))
 
 
 def _halve(graphs: Mapping[str, ir.Model]) -> None:
@@ -157,33 +202,7 @@ def _verify(bundle: Path, checkpoint: Checkpoint, image: ImageProcessing, *, str
     """Compare with transformers and put what was found into the bundle."""
     from .verify import verify  # needs an engine, and torch
 
-    found = {"against_reference": verify(bundle, checkpoint, image, strict=strict)}
-    (bundle / FIDELITY).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-
-
-def _facts(
-    model: str,
-    checkpoint: Checkpoint,
-    size: ModelSize,
-    precision: str,
-    defaults: GenerationDefaults,
-    image: ImageProcessing,
-) -> dict[str, Any]:
-    """The manifest, but for the list of files."""
-    generation: Generation = defaults.generation
-    return {
-        "contract": contract.CONTRACT_VERSION,
-        "producer": f"{PRODUCER} {__version__}",
-        "model": {
-            "name": model,
-            "layout": checkpoint.config.layout.value,
-            "sha256": checkpoint.sha256(),
-        },
-        "precision": precision,
-        "target": "any",
-        "floats": "float16" if precision == "fp16" else "float32",
-        "size": asdict(size),
-        "image": {"mean": list(image.mean), "std": list(image.std), "resample": "bicubic"},
-        "generation": asdict(generation),
-        "generation_from": list(defaults.sources),
-    }
+    path = bundle / FIDELITY
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    found["against_reference"] = verify(bundle, checkpoint, image, strict=strict)
+    path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

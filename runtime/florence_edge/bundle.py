@@ -18,7 +18,7 @@ FIDELITY = "fidelity.json"
 ENGINES = "engines"
 PRODUCER = "florence-edge"
 
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", "int8")
 
 _Value = TypeVar("_Value")
 
@@ -35,12 +35,14 @@ class StoredFile:
 class Bundle:
     """An exported model: what `manifest.json` says of it.
 
-    `precision` is that of the weights, `floats` the dtype of features and caches, `target` the
-    engine it was made for ("any" where all can run it).
+    `checkpoint` is the hash of what it was exported from, `precision` that of the weights, `floats`
+    the dtype of features and caches, `target` the engine it was made for ("any" where all can run
+    it).
     """
 
     folder: Path
     model: str
+    checkpoint: str
     precision: str
     target: str
     floats: str
@@ -162,6 +164,7 @@ def _bundle_from_manifest(folder: Path, manifest: Mapping[str, Any]) -> Bundle:
     return Bundle(
         folder=folder,
         model=str(manifest["model"]["name"]),
+        checkpoint=str(manifest["model"]["sha256"]),
         precision=str(manifest["precision"]),
         target=str(manifest["target"]),
         floats=str(manifest["floats"]),

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from florence_edge.errors import BundleError
 from florence_edge_export.checkpoint import Checkpoint, read_checkpoint
 from florence_edge_export.config import read_config
-from florence_edge_export.export import ExportOptions, export, model_size
+from florence_edge_export.export import ExportOptions, export
 from florence_edge_export.graphs.build import build_graphs
+from florence_edge_export.size import model_size
 from florence_edge_export.synthetic import native_shapes
 from florence_edge_export.tensors import StoredTensor, read_tensors
 from florence_edge_export.weights import GraphWeights

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from florence_edge.errors import BundleError
 from florence_edge_export.config import CheckpointConfig, Layout, read_config
-from florence_edge_export.export import model_size
+from florence_edge_export.size import model_size
 
 from . import folders
 

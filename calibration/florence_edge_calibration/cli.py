@@ -1,0 +1,142 @@
+"""florence-calibrate: see what a model's activations are like, and which blocks int8 would hurt."""
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from florence_edge import Florence2, __version__
+from florence_edge.bundle import Bundle
+from florence_edge.errors import FlorenceEdgeError, RequestError
+
+from .int8.clipping import DEFAULT_METHOD, METHODS
+from .int8.samples import HOW_MANY, Sample, folder_samples, scene_samples
+from .int8.targets import TARGETS
+
+if TYPE_CHECKING:
+    from .int8.table import CalibrationTable
+
+_MINIATURE = "miniature"  # the model that has scenes of its own
+_TAUGHT, _SWEPT = 4, 2  # pictures that blocks are judged by, and whose errors are measured
+_MOST_NEW_TOKENS = 32
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Returns:
+        The exit status: 0, 1 where something failed, 2 for wrong usage, 130 when stopped.
+    """
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as on Ctrl-C
+    try:
+        _run(_parser().parse_args(arguments))
+    except FlorenceEdgeError as error:
+        print(f"florence-calibrate: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"florence-calibrate: {error}. Check the paths.", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("florence-calibrate: stopped; nothing was written.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    output: Path | None = arguments.output
+    if output is None and not arguments.sensitivity:
+        raise RequestError("There is nothing to do: pass --output FILE, --sensitivity, or both.")
+    if output is not None and output.exists() and not arguments.overwrite:
+        raise RequestError(f"{output} exists. Choose another --output, or pass --overwrite.")
+    bundle = Bundle.load(arguments.bundle)
+    samples = _samples(bundle, arguments.images, arguments.samples)
+    table = _table(bundle, samples, arguments.calibration)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        table.save(output)
+        print(f"{output} is ready. Use it: florence-export --precision int8 --calibration {output}")
+    if arguments.sensitivity:
+        _print_sensitivity(bundle, table, samples, arguments)
+
+
+def _samples(bundle: Bundle, images: Path | None, count: int) -> list[Sample]:
+    if count < 1:
+        raise RequestError(f"--samples is {count}; it must be 1 or more.")
+    if images is not None:
+        return folder_samples(images, count)
+    if bundle.model != _MINIATURE:
+        raise RequestError(f"{bundle.model} needs pictures to calibrate with. {HOW_MANY}")
+    return scene_samples(count, image_size=bundle.size.image_size)
+
+
+def _table(
+    bundle: Bundle, samples: Sequence[Sample], made_before: Path | None
+) -> "CalibrationTable":
+    from .int8.ranges import calibrate  # needs an engine
+    from .int8.table import CalibrationTable
+
+    if made_before is None:
+        return calibrate(bundle, samples, _draw_progress)
+    table = CalibrationTable.load(made_before)
+    table.check(bundle)
+    return table
+
+
+def _draw_progress(done: int, count: int) -> None:
+    """One line on stderr, drawn over and over; on a terminal only, but for its end."""
+    if done == count or sys.stderr.isatty():
+        end = "\n" if done == count else ""
+        print(f"\rCalibrating: {done} of {count} pictures", end=end, file=sys.stderr, flush=True)
+
+
+def _print_sensitivity(
+    bundle: Bundle,
+    table: "CalibrationTable",
+    samples: Sequence[Sample],
+    arguments: argparse.Namespace,
+) -> None:
+    from .int8.ranges import no_progress
+    from .int8.recipe import Recipe, pattern_of
+    from .int8.sensitivity import sweep
+    from .int8.teacher import Teacher
+
+    model = Florence2.load(bundle.folder)
+    teacher = Teacher(model, samples[:_TAUGHT], no_progress, max_new_tokens=_MOST_NEW_TOKENS)
+    recipe = Recipe(target=arguments.target, method=arguments.method)
+    print(
+        "One block at a time in int8, all others float32. Error: of its graph's outputs, relative."
+    )
+    print(f"Loss: of {teacher.positions} positions along the float model's answers to all tasks.")
+    print("Saved: time of its graph on this machine.\n")
+    print(f"{'--keep pattern':62} {'error':>8} {'loss':>7} {'equal':>7} {'saved':>7}")
+    for found in sweep(bundle, table, recipe, samples[:_SWEPT], teacher):
+        agreement = found.agreement.as_json() if found.agreement else {}
+        print(
+            f"{pattern_of(found.block):62} {found.error:8.5f} {agreement['loss']:7.4f} "
+            f"{agreement['top1_agreement']:7.4f} {found.saved:+7.1%}",
+            flush=True,
+        )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="florence-calibrate",
+        description="Run a float32 bundle over pictures and all tasks, and keep what its layers "
+        "read: the table from which int8 scales are chosen.",
+    )
+    add = parser.add_argument
+    add("bundle", type=Path, help="a float32 bundle")
+    add("images", type=Path, nargs="?", help="a folder of pictures; the miniature has its own")
+    add("--output", type=Path, metavar="FILE", help="where the table goes, e.g. calibration.json")
+    add("--samples", type=int, default=256, metavar="N", help="pictures to take (default: 256)")
+    add("--calibration", type=Path, metavar="FILE", help="use this table instead of making one")
+    add("--sensitivity", action="store_true", help="quantize one block at a time and tell its cost")
+    add("--target", choices=TARGETS, default="tensorrt", help="of --sensitivity")
+    add("--method", choices=METHODS, default=DEFAULT_METHOD, help="of --sensitivity")
+    add("--overwrite", action="store_true", help="replace an existing table")
+    add("--version", action="version", version=f"florence-edge {__version__}")
+    return parser

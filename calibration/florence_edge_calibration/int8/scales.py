@@ -1,0 +1,61 @@
+"""Weights and activations as int8: scales, and how much of a linear's output is lost to them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .activations import Activation, Floats, mean_squares, rounding_errors
+from .clipping import LEVELS
+
+Weight = npt.NDArray[np.float32]
+
+_SMALLEST_SCALE = 2.0**-24  # float16's smallest number: a scale must not become zero there
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Quantized:
+    """A weight in int8 with a float32 scale for each output."""
+
+    values: npt.NDArray[np.int8]
+    scales: npt.NDArray[np.float32]
+
+
+def quantize_weight(weight: Weight, out_axis: int) -> Quantized:
+    """Round a weight to int8, symmetric, with the largest magnitude of each output as 127.
+
+    Scales are numbers that float16 holds too, so that a pass to float16 changes nothing.
+    """
+    others = tuple(axis for axis in range(weight.ndim) if axis != out_axis)
+    scales = representable(np.abs(weight).max(axis=others) / LEVELS)
+    shape = [1] * weight.ndim
+    shape[out_axis] = -1
+    steps = np.rint(weight / scales.reshape(shape)).clip(-LEVELS, LEVELS)
+    return Quantized(steps.astype(np.int8), scales)
+
+
+def representable(scales: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """The next larger numbers that float16 holds, as float32; zeros become the smallest."""
+    wanted = np.maximum(np.asarray(scales, dtype=np.float32), np.float32(_SMALLEST_SCALE))
+    half = wanted.astype(np.float16)
+    larger = np.nextafter(half, np.float16(np.inf))
+    return np.where(half.astype(np.float32) < wanted, larger, half).astype(np.float32)
+
+
+def weight_power(rows: Sequence[Weight]) -> Floats:
+    """Squared weight of each input channel over all outputs of weights [in, out], [in]."""
+    total: Floats = np.sum([np.sum(np.square(each, dtype=np.float64), axis=1) for each in rows], 0)
+    return total
+
+
+def output_error(seen: Activation, rows: Sequence[Weight], limit: float) -> float:
+    """Expected squared error of the outputs of linears that read one activation.
+
+    Errors of channels are taken as independent: those of the activation pass through the weights,
+    those of the weights (step ** 2 / 12 each) grow with the activation.
+    """
+    from_activation = weight_power(rows) @ rounding_errors(seen, limit / LEVELS, limit)
+    steps = [np.abs(each).max(axis=0) / LEVELS for each in rows]
+    from_weights = mean_squares(seen).sum() * sum(float(np.sum(step**2)) / 12 for step in steps)
+    return float(from_activation + from_weights)
