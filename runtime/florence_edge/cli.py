@@ -68,7 +68,12 @@ def _run(arguments: argparse.Namespace) -> int:
     )
     if arguments.check:
         Bundle.load(arguments.bundle).check_content()
-    model = Florence2.load(arguments.bundle, arguments.device, threads=arguments.threads)
+    model = Florence2.load(
+        arguments.bundle,
+        arguments.device,
+        threads=arguments.threads,
+        engine_dir=arguments.engine_dir,
+    )
     model.resolve(generation)  # or every picture would be refused for the same options
     failed = 0
     with _Progress(len(images)) as progress:
@@ -116,7 +121,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--check", action="store_true", help="compare the whole bundle with its hashes first"
     )
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        help="cpu (default), cuda, tensorrt or tensorrt-rtx; cuda:1 is the second GPU",
+    )
+    parser.add_argument(
+        "--engine-dir", type=Path, metavar="DIR", help="where florence-build put TensorRT engines"
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the CPU engine")
     parser.add_argument(
         "--convention",

@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from .backends import Backend, open_backend
+from .backends.features import join_features
 from .bundle import TOKENIZER, Bundle
 from .errors import RequestError
 from .generate import generate
-from .image import ImageLike, load_image, pixels
 from .logits import Ints, forced_token
 from .options import Generation, GenerationOptions, resolve
+from .pictures import PictureLike, load_pictures, squares
 from .questions import Question, questions_of
 from .regions import Convention, check_convention
 from .result import Result, read_answer
@@ -41,10 +42,17 @@ class Florence2:
         self._tokenizer = tokenizer
 
     @staticmethod
-    def load(folder: str | Path, device: str = "cpu", *, threads: int | None = None) -> "Florence2":
-        """Open the bundle in `folder` on `device`: `cpu`, `cuda` or `cuda:1`.
+    def load(
+        folder: str | Path,
+        device: str = "cpu",
+        *,
+        threads: int | None = None,
+        engine_dir: str | Path | None = None,
+    ) -> "Florence2":
+        """Open the bundle in `folder` on `device`: `cpu`, `cuda`, `cuda:1`, `tensorrt`, ...
 
-        `threads` limits the threads of the CPU engine; None leaves the choice to it.
+        `threads` limits the threads of the CPU engine; None leaves the choice to it. `engine_dir`
+        is where florence-build put TensorRT engines, if not into the bundle.
 
         Raises:
             BundleError: there is no bundle, or it is damaged or of another contract version.
@@ -52,12 +60,14 @@ class Florence2:
         """
         bundle = Bundle.load(folder)
         tokenizer = Tokenizer(bundle.folder / TOKENIZER, bundle.generation)
-        return Florence2(bundle, open_backend(bundle, device, threads=threads), tokenizer)
+        engines = None if engine_dir is None else Path(engine_dir)
+        backend = open_backend(bundle, device, threads=threads, engine_dir=engines)
+        return Florence2(bundle, backend, tokenizer)
 
     def run(
         self,
         task: str | Task,
-        image: ImageLike,
+        image: PictureLike,
         text: str | None = None,
         *,
         region: Box | None = None,
@@ -66,13 +76,14 @@ class Florence2:
     ) -> Result:
         """Answer one task about one picture; see `View.run` for the arguments.
 
-        `image` is a path, bytes, a PIL image or an HxWx3 uint8 array in RGB order.
+        `image` is a path, bytes, a PIL image or an HxWx3 uint8 array in RGB order; on the GPU, an
+        array with `__cuda_array_interface__` (PyCUDA, CuPy, torch, numba).
         """
         view = self.look(image, options=options, convention=convention)
         return view.run(task, text, region=region)
 
     def ask(
-        self, image: ImageLike, prompt: str, *, options: GenerationOptions | None = None
+        self, image: PictureLike, prompt: str, *, options: GenerationOptions | None = None
     ) -> Result:
         """Answer a prompt in the user's own words (VQA and other fine-tunes)."""
         return self.look(image, options=options).ask(prompt)
@@ -80,7 +91,7 @@ class Florence2:
     def run_batch(
         self,
         task: str | Task,
-        images: Sequence[ImageLike],
+        images: Sequence[PictureLike],
         texts: Sequence[str | None] | None = None,
         *,
         regions: Sequence[Box | None] | None = None,
@@ -98,12 +109,12 @@ class Florence2:
             convention: whose coordinates to give.
         """
         views = self.look_batch(images, options=options, convention=convention)
-        sizes = [view.image.size for view in views]
+        sizes = [view.size for view in views]
         return self.answer(views, questions_of(task, sizes, texts, regions), options)
 
     def look(
         self,
-        image: ImageLike,
+        image: PictureLike,
         *,
         options: GenerationOptions | None = None,
         convention: Convention = "native",
@@ -118,7 +129,7 @@ class Florence2:
 
     def look_batch(
         self,
-        images: Sequence[ImageLike],
+        images: Sequence[PictureLike],
         *,
         options: GenerationOptions | None = None,
         convention: Convention = "native",
@@ -130,20 +141,20 @@ class Florence2:
             return []
         watch, side = Stopwatch(), self.bundle.size.image_size
         with watch.stage("image"):
-            loaded = [load_image(image) for image in images]
-            squares = np.stack([pixels(image, side) for image in loaded])
+            pictures = load_pictures(images)
+            seen = squares(pictures, side)
         with watch.stage("vision"):
-            features = self.backend.look(squares)
+            features = self.backend.look(seen)
         return [
             View(
                 model=self,
-                image=image,
+                picture=picture,
                 features=features[i : i + 1],
                 options=options,
                 convention=convention,
-                seconds=watch.share(len(loaded)),
+                seconds=watch.share(len(pictures)),
             )
-            for i, image in enumerate(loaded)
+            for i, picture in enumerate(pictures)
         ]
 
     def answer(
@@ -163,7 +174,7 @@ class Florence2:
         watch = Stopwatch()
         with watch.stage("prompt"):
             input_ids, encoder_mask = self.encode_prompts(questions)
-            features = np.concatenate([view.features for view in views])
+            features = join_features([view.features for view in views])
             decoder = self.backend.read(
                 features, input_ids, encoder_mask, beams=generation.num_beams
             )
@@ -232,7 +243,7 @@ class Florence2:
         return read_answer(
             asked.task,
             pieces,
-            image_size=view.image.size,
+            image_size=view.size,
             text_input=asked.text,
             convention=view.convention,
             truncated=hypothesis.truncated,

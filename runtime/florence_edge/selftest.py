@@ -17,7 +17,7 @@ from .errors import BundleError
 
 REFERENCE = "reference.npz"
 
-_PROMPT_TOKENS = 8
+PROMPT_TOKENS = 8
 _ANSWER = (2, 0, 10, 11)  # fed whatever the engine prefers: a near tie must not change the inputs
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -31,8 +31,8 @@ def sample(bundle: Bundle, backend: Backend) -> Arrays:
     """
     size = bundle.size
     features = backend.look(_ramps(size.image_size))
-    input_ids = np.arange(_PROMPT_TOKENS, dtype=np.int64)[None] + 4  # 0 to 3 are special
-    mask = np.ones((1, size.image_tokens + _PROMPT_TOKENS), dtype=np.int64)
+    input_ids = np.arange(PROMPT_TOKENS, dtype=np.int64)[None] + 4  # 0 to 3 are special
+    mask = np.ones((1, size.image_tokens + PROMPT_TOKENS), dtype=np.int64)
     decoder = backend.read(features, input_ids, mask, beams=1)
     rows = []
     for token in _ANSWER:
@@ -40,7 +40,7 @@ def sample(bundle: Bundle, backend: Backend) -> Arrays:
         rows.append(scores.top_log_probs[0].copy())
     tokens = np.linspace(0, size.image_tokens - 1, 9).astype(np.int64)
     return {
-        "image_features": features[0, tokens].astype(np.float32),
+        "image_features": np.asarray(features)[0, tokens].astype(np.float32),
         "top_log_probs": np.array(rows, dtype=np.float32),
     }
 

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from .backends.base import Features
+from .cuda.frame import Frame
 from .errors import RequestError
 from .options import GenerationOptions
+from .pictures import Picture
 from .questions import Question, free_question, question
 from .regions import Convention
 from .result import Result
@@ -36,11 +38,21 @@ class View:
     """
 
     model: "Florence2"
-    image: Image.Image
+    picture: Picture
     features: Features  # [1, image tokens, d_model]
     options: GenerationOptions | None
     convention: Convention
     seconds: Mapping[str, float]
+
+    @property
+    def image(self) -> Image.Image:
+        """The picture as PIL's; a frame on the GPU is copied from there as it is now."""
+        return self.picture.to_image() if isinstance(self.picture, Frame) else self.picture
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.picture.size
 
     def run(
         self,
@@ -61,7 +73,7 @@ class View:
         Raises:
             RequestError: the task does not exist, or text, region or options do not fit it.
         """
-        return self._ask(question(task, text, region, self.image.size), options)
+        return self._ask(question(task, text, region, self.size), options)
 
     def ask(self, prompt: str, *, options: GenerationOptions | None = None) -> Result:
         """Answer a prompt in the user's own words (VQA and other fine-tunes)."""

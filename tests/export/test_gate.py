@@ -1,5 +1,11 @@
-"""TensorRT's parser and builder take the graphs as they are (TensorRT-RTX builds without a GPU)."""
+"""TensorRT's parser and builder take every graph: TensorRT-RTX builds without a GPU.
 
+All of it goes through florence-build's own code, a process a graph.
+"""
+
+import json
+import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,63 +13,126 @@ import pytest
 
 from florence_edge import contract
 from florence_edge.bundle import Bundle
+from florence_edge.engines.flavours import find_tensorrt
+from florence_edge.engines.profiles import EngineOptions, Extent, Profile, profiles
+from florence_edge.engines.record import read_record
+from florence_edge_export import synthetic
+from florence_edge_export.engines.build import Outcome, Wish, build_engines
+from florence_edge_export.engines.forecast import Forecast, forecast
+from florence_edge_export.engines.job import Built, Job
+from florence_edge_export.engines.worker import build_in_process
 from florence_edge_export.export import ExportOptions, export
+from florence_edge_export.source import MINIATURE, find_checkpoint
 
-trt = pytest.importorskip("tensorrt_rtx_bindings")
+from ..circumstances import circumstances
 
+pytest.importorskip("tensorrt_rtx_bindings")
 
-class _Log(trt.ILogger):  # type: ignore[name-defined]
-    """Keeps warnings and worse."""
+PRECISIONS = ("fp32", "fp16")
+RECORDED = Path(__file__).with_name("rtx_builds.json")
+_COMMAND = "FLORENCE_EDGE_RECORD=1 python -m pytest -m slow tests/export/test_gate.py"
 
-    def __init__(self) -> None:
-        trt.ILogger.__init__(self)
-        self.told: list[str] = []
-
-    def log(self, severity: Any, message: str) -> None:
-        if severity <= trt.ILogger.WARNING:
-            self.told.append(message)
+# Two images and several beams, so that no dimension is 1 by chance; few profiles, to be quick.
+SMALL = EngineOptions(batch=2, beams=3, max_new_tokens=64)
 
 
-@pytest.fixture(scope="module", params=["fp32", "fp16"])
-def bundle(
-    request: pytest.FixtureRequest, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Bundle:
-    folder = tmp_path_factory.mktemp("gate") / "bundle"
-    export("tiny", tiny_checkpoint, folder, ExportOptions(precision=request.param))
-    return Bundle.load(folder)
+def build(bundle: Bundle, options: EngineOptions, engine_dir: Path) -> Outcome:
+    wish = Wish(options=options, engine_dir=engine_dir, ahead_of_time="8.6")
+    return build_engines(
+        bundle, find_tensorrt("rtx"), wish, show=lambda _: None, accept=lambda _: None
+    )
 
 
-@pytest.mark.parametrize("graph", contract.GRAPHS)
-def test_tensorrt_rtx_parses_and_builds_every_graph(bundle: Bundle, graph: str) -> None:
-    log = _Log()
-    builder = trt.Builder(log)
-    flag = trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
-    network = builder.create_network(1 << int(flag))
-    parser = trt.OnnxParser(network, log)
-    parsed = parser.parse_from_file(str(bundle.graph_file(graph)))
-    assert parsed, [parser.get_error(i).desc() for i in range(parser.num_errors)]
-
-    profile = builder.create_optimization_profile()
-    for index in range(network.num_inputs):
-        tensor = network.get_input(index)
-        if -1 in list(tensor.shape):
-            profile.set_shape(tensor.name, *_shapes(bundle, graph, tensor.name))
-    config = builder.create_builder_config()
-    config.num_compute_capabilities = 1
-    config.set_compute_capability(trt.ComputeCapability.SM86, 0)
-    config.add_optimization_profile(profile)
-    plan = builder.build_serialized_network(network, config)
-    assert plan is not None, log.told
-    assert not [message for message in log.told if "Unused" in message]
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_graph_of_the_miniature_builds_without_a_warning(
+    precision: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint = find_checkpoint(MINIATURE)
+    export(MINIATURE, checkpoint, tmp_path / "bundle", ExportOptions(precision=precision))
+    bundle = Bundle.load(tmp_path / "bundle")
+    caplog.clear()
+    outcome = build(bundle, SMALL, tmp_path / "engines")
+    assert set(outcome.built) == set(contract.GRAPHS)
+    assert read_record(outcome.folder) == outcome.record
+    assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []
 
 
-def _shapes(bundle: Bundle, graph: str, name: str) -> list[tuple[int, ...]]:
-    """Smallest, usual and largest."""
-    signature = contract.graphs(bundle.size, bundle.floats)[graph]
-    (tensor,) = (tensor for tensor in signature.inputs if tensor.name == name)
-    shapes = []
-    for images, prompt, beams, capacity in ((1, 3, 1, 64), (1, 16, 3, 128), (2, 64, 3, 256)):
-        sides = {"B": images, "T": prompt, "N": beams, "R": images * beams, "S": capacity}
-        sides["E"] = bundle.size.image_tokens + prompt
-        shapes.append(tuple(sides.get(str(side), side) for side in tensor.shape))
-    return shapes  # type: ignore[return-value]
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_base_builds_with_all_its_profiles(precision: str, tmp_path: Path) -> None:
+    bundle = base_bundle(precision, tmp_path)
+    outcome = build(bundle, EngineOptions(), tmp_path / "engines")
+    if os.environ.get("FLORENCE_EDGE_RECORD"):
+        record(precision, {graph: figures(bundle, outcome, graph) for graph in contract.GRAPHS})
+    assert set(outcome.built) == set(contract.GRAPHS)
+    for name, built in outcome.built.items():  # the forecast counts on a GPU's share, too
+        assert built.peak_mb < forecast_of(bundle, name).total_mb
+
+
+@pytest.mark.slow
+def test_profiles_for_greedy_would_copy_the_weights(tmp_path: Path) -> None:
+    """Why one range of beams serves greedy and beam search (see profiles.py)."""
+    bundle = base_bundle("fp16", tmp_path)
+    of_decoder = profiles(bundle.size, EngineOptions())[contract.DECODER]
+    beams = Profile({**of_decoder[0].extents, "N": Extent(2, 3, 3), "R": Extent(2, 3, 3)})
+    greedy = Profile({**of_decoder[0].extents, "N": Extent(1, 1, 1), "R": Extent(1, 1, 1)})
+    sizes = {
+        "one range of beams": decoder_plan_mb(bundle, tmp_path, of_decoder[0]),
+        "greedy apart": decoder_plan_mb(bundle, tmp_path, greedy, beams),
+    }
+    if os.environ.get("FLORENCE_EDGE_RECORD"):
+        record("fp16 decoder plan_mb, one capacity", sizes)
+    assert sizes["greedy apart"] > 1.2 * sizes["one range of beams"]
+
+
+def base_bundle(precision: str, folder: Path) -> Bundle:
+    """Full-size base with random weights."""
+    synthetic.write_checkpoint(folder / "checkpoint", "base", seed=3)
+    export("base", folder / "checkpoint", folder / "bundle", ExportOptions(precision=precision))
+    return Bundle.load(folder / "bundle")
+
+
+def decoder_plan_mb(bundle: Bundle, folder: Path, *some: Profile) -> int:
+    job = Job(
+        graph=contract.graphs(bundle.size, bundle.floats)[contract.DECODER],
+        onnx=bundle.graph_file(contract.DECODER),
+        plan=folder / "decoder.plan",
+        timing_cache=folder / "timing.cache",
+        profiles=some,
+        workspace_mb=EngineOptions().workspace_mb,
+        flavour="tensorrt_rtx",
+        ahead_of_time="8.6",
+    )
+    *_, last = build_in_process(job)
+    assert isinstance(last, Built)
+    return job.plan.stat().st_size >> 20
+
+
+def figures(bundle: Bundle, outcome: Outcome, graph: str) -> dict[str, Any]:
+    built = outcome.built[graph]
+    return {
+        "profiles": len(profiles(bundle.size, outcome.record.options)[graph]),
+        "peak_mb": built.peak_mb,
+        "forecast_mb": forecast_of(bundle, graph).total_mb,
+        "plan_mb": outcome.record.plans[f"{graph}.plan"].bytes >> 20,
+    }
+
+
+def forecast_of(bundle: Bundle, graph: str) -> Forecast:
+    options = EngineOptions()
+    of_graph = profiles(bundle.size, options)[graph]
+    return forecast(graph, bundle.graph_file(graph), bundle.size, of_graph, options)
+
+
+def record(name: str, measured: dict[str, Any]) -> None:
+    """Put one measurement into the file, and keep the others."""
+    stored = json.loads(RECORDED.read_text(encoding="utf-8")) if RECORDED.exists() else {}
+    content = {
+        "command": _COMMAND,
+        **circumstances(),
+        "engine": f"TensorRT-RTX {find_tensorrt('rtx').version}, ahead of time for compute "
+        "capability 8.6; built, not run: there was no GPU",
+        "model": "base with random weights, 768 pixels, the default options of florence-build",
+        "base": {**stored.get("base", {}), name: measured},
+    }
+    RECORDED.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,16 +1,21 @@
 """The seam between generation and an engine."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from ..cuda.frame import Frame
 from ..logits import Ints
 from ..search import Scores
 
-Pixels = npt.NDArray[np.uint8]  # [B, S, S, 3], RGB
-Features = npt.NDArray[np.floating]  # [B, image tokens, d_model]
+Squares = npt.NDArray[np.uint8]  # [B, S, S, 3], RGB
+Pixels: TypeAlias = Squares | Sequence[Frame]  # frames of any size on the GPU are resized there
+HostFeatures = npt.NDArray[np.floating]  # [B, image tokens, d_model]
+# What an engine keeps of a look is its own: HostFeatures or DeviceFeatures. Either has a length and
+# slices, of images, and `np.asarray` reads it.
+Features: TypeAlias = Any
 
 
 class Decoder(Protocol):
@@ -36,5 +41,5 @@ class Backend(Protocol):
         """Run the text encoder and open a decoder for `beams` rows an image.
 
         `input_ids` is [B, T], padded to the right; `encoder_mask` is [B, image tokens + T], 0 where
-        there is padding.
+        there is padding. An engine may keep only the last decoder of a shape usable.
         """

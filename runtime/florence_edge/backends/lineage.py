@@ -24,6 +24,8 @@ class Lineage:
             Rows to overwrite, the rows they copy (indices into images * beams) and the first
             position that differs; None if nothing has to move.
         """
+        if parents.shape[1] == 1:  # greedy: nobody else to follow
+            return None
         image = np.arange(len(parents))[:, None]
         firsts = self._parting[image, self._identity, parents]
         moves = firsts < position

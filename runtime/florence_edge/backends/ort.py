@@ -1,4 +1,4 @@
-"""ONNX Runtime: the CPU provider, and CUDA with the caches kept in host memory."""
+"""ONNX Runtime on the CPU."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,32 +11,28 @@ from ..bundle import Bundle
 from ..errors import BackendError
 from ..logits import Ints
 from ..search import Floats, Scores
-from .base import Features, Pixels
+from .base import Features, HostFeatures, Pixels
 from .lineage import Lineage
-
-try:
-    import onnxruntime
-except ImportError as _error:
-    raise BackendError(
-        "ONNX Runtime is not installed. Install florence-edge[cpu], or florence-edge[gpu] for CUDA "
-        "(one of them, not both)."
-    ) from _error
+from .ort_session import CPU, open_session, ort_value, run, run_bound
 
 
 class OrtBackend:
     """The three sessions of a bundle in ONNX Runtime."""
 
-    def __init__(
-        self, bundle: Bundle, *, cuda_device: int | None = None, threads: int | None = None
-    ) -> None:
+    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
         self._bundle = bundle
         self._sessions = {
-            name: _open_session(bundle, name, cuda_device, threads) for name in contract.GRAPHS
+            name: open_session(bundle, name, CPU, threads=threads) for name in contract.GRAPHS
         }
 
-    def look(self, pixels: Pixels) -> Features:
+    def look(self, pixels: Pixels) -> HostFeatures:
+        if not isinstance(pixels, np.ndarray):
+            raise BackendError(
+                "A frame on the GPU cannot be read by device='cpu'. Load the model with "
+                "device='cuda' or 'tensorrt', or copy the frame to the host first."
+            )
         session = self._sessions[contract.VISION_ENCODER]
-        features: Features = _run(session, ["image_features"], {"pixels": pixels})[0]
+        features: HostFeatures = run(session, ["image_features"], {"pixels": pixels})[0]
         return features
 
     def read(
@@ -45,14 +41,14 @@ class OrtBackend:
         return OrtDecoder(
             self._sessions[contract.DECODER],
             self._bundle.size,
-            self.cross_caches(features, input_ids, encoder_mask),
+            self.cross_caches(np.asarray(features), input_ids, encoder_mask),
             encoder_mask,
             beams=beams,
         )
 
     def cross_caches(
-        self, features: Features, input_ids: Ints, encoder_mask: Ints
-    ) -> dict[str, Features]:
+        self, features: HostFeatures, input_ids: Ints, encoder_mask: Ints
+    ) -> dict[str, HostFeatures]:
         """Run the text encoder: its outputs by name."""
         names = [
             contract.cross_cache(layer, part)
@@ -60,7 +56,7 @@ class OrtBackend:
             for part in contract.PARTS
         ]
         feeds = {"image_features": features, "input_ids": input_ids, "encoder_mask": encoder_mask}
-        caches = _run(self._sessions[contract.TEXT_ENCODER], names, feeds)
+        caches = run(self._sessions[contract.TEXT_ENCODER], names, feeds)
         return dict(zip(names, caches, strict=True))
 
 
@@ -75,7 +71,7 @@ class OrtDecoder:
         self,
         session: Any,
         size: contract.ModelSize,
-        cross_caches: dict[str, Features],
+        cross_caches: dict[str, HostFeatures],
         encoder_mask: Ints,
         *,
         beams: int,
@@ -109,7 +105,7 @@ class OrtDecoder:
         if position == self._caches.shape[3]:
             self._grow(position)
         self._token_ids[:] = tokens
-        _run_bound(self._session, self._binding)
+        run_bound(self._session, self._binding)
         self._caches[:, :, :, position] = self._new_rows[:, :, :, 0]
         return self._scores.of_images()
 
@@ -141,10 +137,10 @@ class OrtDecoder:
             inputs[cache] = self._caches[i]
             outputs[new_row] = self._new_rows[i]
         for name, array in inputs.items():
-            value = onnxruntime.OrtValue.ortvalue_from_numpy(array)
+            value = ort_value(array)
             binding.bind_ortvalue_input(name, value)
         for name, array in outputs.items():
-            value = onnxruntime.OrtValue.ortvalue_from_numpy(array)
+            value = ort_value(array)
             binding.bind_ortvalue_output(name, value)
         return binding
 
@@ -172,72 +168,3 @@ class _ScoreBuffers:
 
     def _full(self, image: int) -> Any:
         return lambda: self._log_probs[image]
-
-
-def _open_session(bundle: Bundle, name: str, cuda_device: int | None, threads: int | None) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only; what matters is raised below
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    providers: list[Any] = ["CPUExecutionProvider"]
-    if cuda_device is not None:
-        _check_cuda(onnxruntime.get_available_providers())  # or ONNX Runtime would only warn
-        providers.insert(0, ("CUDAExecutionProvider", {"device_id": cuda_device}))
-    try:
-        session = onnxruntime.InferenceSession(
-            str(bundle.graph_file(name)), options, providers=providers
-        )
-    except Exception as error:
-        raise BackendError(
-            f"ONNX Runtime {onnxruntime.__version__} cannot open {bundle.graph_file(name)}: "
-            f"{error}. Run florence-run with --check, or export the bundle again."
-        ) from error
-    if cuda_device is not None:
-        _check_cuda(session.get_providers())
-    _check_signature(bundle, name, session)
-    return session
-
-
-def _check_cuda(providers: Sequence[str]) -> None:
-    if "CUDAExecutionProvider" not in providers:
-        raise BackendError(
-            f"CUDA did not become active in ONNX Runtime {onnxruntime.__version__} (it has "
-            f"{', '.join(providers)}). Install florence-edge[gpu] instead of [cpu], with CUDA and "
-            "cuDNN of the versions it was built for, or use device='cpu'."
-        )
-
-
-def _check_signature(bundle: Bundle, name: str, session: Any) -> None:
-    """The graph must have the contract's tensors; otherwise the file is not this bundle's."""
-    expected = contract.graphs(bundle.size, bundle.floats)[name]
-    for kind, tensors, found in (
-        ("inputs", expected.inputs, session.get_inputs()),
-        ("outputs", expected.outputs, session.get_outputs()),
-    ):
-        if {(tensor.name, _static(tensor.shape)) for tensor in tensors} != {
-            (value.name, _static(value.shape)) for value in found
-        }:
-            raise BackendError(
-                f"The {kind} of {bundle.graph_file(name)} are not those of contract "
-                f"{contract.CONTRACT_VERSION}. Export the bundle again."
-            )
-
-
-def _static(shape: Sequence[int | str]) -> tuple[int | None, ...]:
-    """A shape without the names of its dynamic dimensions."""
-    return tuple(side if isinstance(side, int) else None for side in shape)
-
-
-def _run(session: Any, outputs: list[str], feeds: dict[str, npt.NDArray[Any]]) -> list[Any]:
-    try:
-        results: list[Any] = session.run(outputs, feeds)
-    except Exception as error:
-        raise BackendError(f"ONNX Runtime failed while running: {error}") from error
-    return results
-
-
-def _run_bound(session: Any, binding: Any) -> None:
-    try:
-        session.run_with_iobinding(binding)
-    except Exception as error:
-        raise BackendError(f"ONNX Runtime failed while running: {error}") from error

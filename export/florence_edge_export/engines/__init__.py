@@ -1,0 +1,1 @@
+"""Building TensorRT engines from a bundle; needs TensorRT and the runtime, nothing else."""

@@ -1,0 +1,98 @@
+"""A picture that is already on the GPU: PyCUDA's GPUArray, CuPy, torch, numba and others.
+
+They all describe themselves by `__cuda_array_interface__` (version 2 or 3, as numba's documentation
+defines it); nothing is copied to take one in.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from PIL import Image
+
+from ..errors import ImageError
+from .calls import LEGACY_STREAM
+
+
+@runtime_checkable
+class DeviceImage(Protocol):
+    """Anything that describes itself as memory of a GPU; a tensor on the CPU does not."""
+
+    @property
+    def __cuda_array_interface__(self) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Frame:
+    """RGB bytes in device memory; `owner` keeps them there.
+
+    `line` and `step` are the bytes from a line to the next and from a pixel to the next. `stream`
+    is where the bytes are still being written, None if they are complete.
+    """
+
+    owner: Any
+    address: int
+    size: tuple[int, int]  # width, height
+    line: int
+    step: int
+    stream: int | None
+
+    def to_image(self) -> Image.Image:
+        """The picture on the host: copied when somebody wants to see it."""
+        from . import Cuda, Place, open_calls
+
+        width, height = self.size
+        extent = (height - 1) * self.line + (width - 1) * self.step + 3
+        cuda = Cuda(open_calls(), _device_of(self.owner))
+        try:
+            if self.stream is not None:
+                cuda.wait_for(self.stream)
+            lying = cuda.download(Place(self.address, (extent,), np.dtype(np.uint8)))
+        finally:
+            cuda.close()
+        rgb = np.lib.stride_tricks.as_strided(
+            lying, (height, width, 3), (self.line, self.step, 1), writeable=False
+        )
+        return Image.fromarray(np.ascontiguousarray(rgb))
+
+
+def frame_of(image: DeviceImage) -> Frame:
+    """The frame that an HxWx3 uint8 array on the GPU holds, in RGB order.
+
+    Raises:
+        ImageError: it has another shape or dtype, or lies in memory in a way that is not known.
+    """
+    stated = image.__cuda_array_interface__
+    shape = tuple(stated["shape"])
+    if len(shape) != 3 or shape[2] != 3 or stated["typestr"] != "|u1" or stated.get("mask"):
+        raise ImageError(
+            f"A frame on the GPU is expected as HxWx3 uint8 RGB, got {stated['typestr']} "
+            f"{list(shape)}. Convert it there first."
+        )
+    height, width, _ = shape
+    if 0 in shape:
+        raise ImageError(f"The frame has no pixels: its shape is {list(shape)}.")
+    line, step, channel = stated.get("strides") or (width * 3, 3, 1)
+    if channel != 1 or step < 3 or line < 3:
+        raise ImageError(
+            f"The frame's channels must lie side by side, its strides are {(line, step, channel)}. "
+            "Make it contiguous first (cupy.ascontiguousarray, tensor.contiguous())."
+        )
+    # Without word of a stream, the bytes may still be under way on the default one.
+    stream = stated.get("stream", LEGACY_STREAM)
+    return Frame(
+        owner=image,
+        address=int(stated["data"][0]),
+        size=(width, height),
+        line=line,
+        step=step,
+        stream=stream,
+    )
+
+
+def _device_of(owner: Any) -> int:
+    """The GPU's number where the array knows it (CuPy, torch), else the first."""
+    device = getattr(owner, "device", None)
+    number = getattr(device, "id", getattr(device, "index", 0))
+    return number if isinstance(number, int) else 0

@@ -1,0 +1,137 @@
+"""Our three kernels (kernels.cu), compiled by NVRTC for the GPU at hand.
+
+Copies of the CUDA runtime would do for all of them but for one thing: a copy has fixed addresses
+in a CUDA graph, while a new cache row goes one further each step and beams part anywhere.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from contextlib import ExitStack
+from importlib.resources import files
+from typing import Any, TypeAlias
+
+from .. import contract
+from ..errors import BackendError
+from .calls import Call
+from .device import Cuda
+from .memory import Place
+
+PRECISION_BITS = 22  # of the resize weights; Pillow's Resample.c: 32 - 8 - 2
+
+Argument: TypeAlias = "ctypes._SimpleCData[Any]"
+Grid: TypeAlias = "tuple[int, int, int]"
+
+_NAMES = ("place_rows", "follow", "resample")
+_WORD = 4  # bytes; kernels.cu moves caches in these
+_THREADS = 256  # of a block, all along x
+
+
+class Kernels:
+    """The kernels, compiled; they are enqueued on the stream of `cuda`."""
+
+    def __init__(self, cuda: Cuda) -> None:
+        call = cuda.call
+        self._cuda = cuda
+        cubin = compile_kernels(call, cuda.compute_capability)
+        with ExitStack() as owned:
+            module = call("cuModuleLoadData", cubin)
+            owned.callback(call, "cuModuleUnload", module)
+            self._functions = {
+                name: call("cuModuleGetFunction", module, name.encode()) for name in _NAMES
+            }
+            self._owned = owned.pop_all()
+
+    def follow(self, caches: Place, parents: Place, since: Place, now: Place) -> None:
+        """Enqueue that each beam takes over its parent's past.
+
+        `caches` is [caches, images * beams, heads, capacity, head_dim], `parents` [images, beams]
+        the row of the same image that each continues; rows from `since` [1] to before `now` [1]
+        move, all at once.
+        """
+        count, _, heads, capacity, _ = caches.shape
+        images, beams = parents.shape
+        words = _row_words(caches)
+        arguments: list[Argument] = [
+            *(ctypes.c_void_p(place.address) for place in (caches, parents, since, now)),
+            *map(ctypes.c_int, (images, beams, capacity, words)),
+        ]
+        self.launch("follow", (capacity * words, heads, count * images), arguments)
+
+    def place_rows(self, caches: Place, new_rows: Sequence[Place], now: Place) -> None:
+        """Enqueue that new rows [rows, heads, 1, head_dim], one array a cache, go to row `now` [1].
+
+        The arrays of `new_rows` lie at equal distances.
+        """
+        count, rows, heads, capacity, _ = caches.shape
+        words = _row_words(caches)
+        distance = (new_rows[1].address - new_rows[0].address) // _WORD
+        arguments: list[Argument] = [
+            *(ctypes.c_void_p(place.address) for place in (caches, new_rows[0], now)),
+            *map(ctypes.c_int, (rows * heads, words, capacity, distance)),
+        ]
+        self.launch("place_rows", (rows * heads * words, count, 1), arguments)
+
+    def launch(self, name: str, threads: Grid, arguments: list[Argument]) -> None:
+        """Enqueue a kernel with at least this many threads along x, y and z."""
+        x, y, z = threads
+        blocks = -(-x // _THREADS), y, z
+        addresses = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
+        self._cuda.call(
+            "cuLaunchKernel",
+            self._functions[name],
+            *blocks,
+            *(_THREADS, 1, 1),
+            0,  # bytes of shared memory
+            self._cuda.stream,
+            ctypes.addressof(addresses),  # the driver copies the values before it returns
+            0,
+        )
+
+    def close(self) -> None:
+        """Unload the kernels."""
+        self._owned.close()
+
+
+def _row_words(caches: Place) -> int:
+    """Words of one row of a cache; head_dim is even, so that halves fill them, too."""
+    return caches.shape[-1] * caches.dtype.itemsize // _WORD
+
+
+def compile_kernels(call: Call, compute_capability: tuple[int, int]) -> bytes:
+    """Kernels as a cubin: machine code of this GPU, which no driver has to translate.
+
+    Raises:
+        BackendError: NVRTC is missing or does not know the GPU.
+    """
+    major, minor = compute_capability
+    options = [
+        f"--gpu-architecture=sm_{major}{minor}",
+        f"-DMAX_BEAMS={contract.MAX_BEAMS}",
+        f"-DPRECISION_BITS={PRECISION_BITS}",
+    ]
+    source = (files(__package__) / "kernels.cu").read_bytes()
+    program = call("nvrtcCreateProgram", source, b"kernels.cu", 0, None, None)
+    try:
+        _compile(call, program, [option.encode() for option in options])
+        return _text(call, "nvrtcGetCUBIN", program)
+    finally:
+        handle = ctypes.c_void_p(program)
+        call("nvrtcDestroyProgram", ctypes.addressof(handle))
+
+
+def _compile(call: Call, program: int, options: list[bytes]) -> None:
+    try:
+        call("nvrtcCompileProgram", program, len(options), options)
+    except BackendError as error:
+        log = _text(call, "nvrtcGetProgramLog", program).rstrip(b"\0").decode(errors="replace")
+        raise BackendError(
+            f"NVRTC cannot compile for this GPU: {log.strip() or error}. Install an NVRTC of the "
+            "driver's CUDA generation (nvidia-cuda-nvrtc; on a Jetson it comes with JetPack)."
+        ) from error
+
+
+def _text(call: Call, function: str, program: int) -> bytes:
+    """What an nvrtcGet... function writes into bytes that nobody else has seen."""
+    text = bytes(call(f"{function}Size", program))
+    call(function, program, text)
+    return text

@@ -1,0 +1,202 @@
+"""TensorRT engines on disk: where they lie, what they were built for, and whether they fit here.
+
+    engines/<fingerprint>/   in the bundle, or in --engine-dir
+        engine.json          what was built from what, for what, by what; written last
+        vision_encoder.plan  text_encoder.plan  decoder.plan
+        timing.cache         what the builder measured; makes the next build quick
+
+A plan runs on the kind of GPU and with the TensorRT that it was built with, and answers what its
+profiles cover. `florence-build` writes such a folder; `find_engines` takes one for loading, or says
+what differs and what to run. Neither TensorRT nor CUDA is imported here.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..bundle import ENGINES, Bundle
+from ..errors import BackendError
+from .profiles import EngineOptions, Profile, profiles
+from .record import (
+    ENGINE_MANIFEST,
+    Device,
+    EngineRecord,
+    fingerprint,
+    plan_name,
+    read_record,
+    sources,
+    this_device,
+)
+
+__all__ = [
+    "Device",
+    "EngineOptions",
+    "EngineRecord",
+    "Engines",
+    "build_command",
+    "engines_root",
+    "find_engines",
+    "fingerprint",
+    "this_device",
+]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engines:
+    """A set of three engines that fits this device."""
+
+    bundle: Bundle
+    folder: Path
+    record: EngineRecord
+    profiles: Mapping[str, tuple[Profile, ...]]  # of each graph, in the order of their index
+
+    def plan(self, graph: str) -> Path:
+        """Path of the engine of one of the three graphs."""
+        return self.folder / plan_name(graph)
+
+    def check(self, *, batch: int = 1, beams: int = 1, tokens: int = 1) -> None:
+        """Refuse a request that is larger than what was built for.
+
+        Raises:
+            BackendError: what is too large, and the florence-build command that makes room.
+        """
+        needs = EngineOptions(batch=batch, beams=beams, max_new_tokens=tokens)
+        missing = _shortages(self.record.options, needs)
+        if missing:
+            larger = _larger(self.record.options, needs)
+            raise BackendError(
+                f"The engines in {self.folder} are too small: {'; '.join(missing)}. "
+                f"Run: {build_command(self.bundle, larger, self.folder.parent)}"
+            )
+
+
+def engines_root(bundle: Bundle, engine_dir: Path | None = None) -> Path:
+    """The folder with one folder a fingerprint: `engine_dir`, or the bundle's own."""
+    return engine_dir if engine_dir is not None else bundle.folder / ENGINES
+
+
+def find_engines(
+    bundle: Bundle,
+    device: Device,
+    *,
+    engine_dir: Path | None = None,
+    needs: EngineOptions | None = None,
+) -> Engines:
+    """The engines for this bundle and device that serve `needs` with the least to spare.
+
+    `needs` is at least this batch, beams and tokens; None asks for the beams of the checkpoint, or
+    else for one. Of what fits, the smallest batch and beams are best tuned; more tokens cost
+    nothing.
+
+    Raises:
+        BackendError: nothing fits; it names what differs (GPU, compute capability, TensorRT, L4T,
+            graphs, batch, beams or tokens) and the florence-build command to run.
+    """
+    usual = EngineOptions(beams=bundle.generation.num_beams, max_new_tokens=1)
+    wishes = [needs] if needs else [usual, replace(usual, beams=1)]
+    root = engines_root(bundle, engine_dir)
+    found = list(_records(root))
+    of_device = [entry for entry in found if not _differences(entry[1], bundle, device)]
+    for wish in wishes:
+        fitting = [entry for entry in of_device if not _shortages(entry[1].options, wish)]
+        if fitting:
+            folder, record = min(fitting, key=lambda entry: _size(entry[1].options))
+            return _opened(bundle, folder, record, device)
+    raise BackendError(_nothing_fits(bundle, device, root, found, wishes[0]))
+
+
+def build_command(bundle: Bundle, options: EngineOptions, root: Path) -> str:
+    """The florence-build command for these options and folder, without what is the default."""
+    default = EngineOptions()
+    flags = {
+        "--batch": (options.batch, default.batch),
+        "--beams": (options.beams, default.beams),
+        "--max-new-tokens": (options.max_new_tokens, default.max_new_tokens),
+        "--engine-dir": (root, engines_root(bundle)),
+    }
+    told = [f"{flag} {value}" for flag, (value, usual) in flags.items() if value != usual]
+    return " ".join(["florence-build", str(bundle.folder), *told])
+
+
+def _opened(bundle: Bundle, folder: Path, record: EngineRecord, device: Device) -> Engines:
+    if record.device.driver != device.driver:
+        logger.info("%s was built with driver %s.", folder, record.device.driver)
+    of_graphs = profiles(bundle.size, record.options)
+    return Engines(bundle=bundle, folder=folder, record=record, profiles=of_graphs)
+
+
+def _records(root: Path) -> Iterator[tuple[Path, EngineRecord]]:
+    for path in sorted(root.glob(f"[!.]*/{ENGINE_MANIFEST}")):  # dotted: a build under way
+        try:
+            yield path.parent, read_record(path.parent)
+        except BackendError as error:  # another folder may serve
+            logger.warning("%s", error)
+
+
+def _differences(record: EngineRecord, bundle: Bundle, device: Device) -> list[str]:
+    """Why this device may not load engines that were built elsewhere or from other graphs."""
+    built, differences = record.device, []
+    for name, was, now in (
+        ("GPU", built.gpu, device.gpu),
+        ("multiprocessors", built.multiprocessors, device.multiprocessors),
+        ("compute capability", built.compute_capability, device.compute_capability),
+        ("TensorRT", f"{built.flavour} {built.tensorrt}", f"{device.flavour} {device.tensorrt}"),
+        ("L4T", built.l4t, device.l4t),
+    ):
+        ahead_of_time = built.gpu is None and name in ("GPU", "multiprocessors", "L4T")
+        if was != now and not ahead_of_time:
+            differences.append(f"{name} {was or 'none'}, here {now or 'none'}")
+    changed = [name for name, hashed in sources(bundle).items() if record.sources[name] != hashed]
+    if changed:
+        differences.append(f"another {', '.join(changed)} than the bundle's")
+    return differences
+
+
+def _shortages(built: EngineOptions, needs: EngineOptions) -> list[str]:
+    return [
+        f"{what} {had}, needed {needed}"
+        for what, had, needed in (
+            ("batch", built.batch, needs.batch),
+            ("beams", built.beams, needs.beams),
+            ("tokens", built.max_new_tokens, needs.max_new_tokens),
+        )
+        if had < needed
+    ]
+
+
+def _larger(built: EngineOptions, needs: EngineOptions) -> EngineOptions:
+    return replace(
+        built,
+        batch=max(built.batch, needs.batch),
+        beams=max(built.beams, needs.beams),
+        max_new_tokens=max(built.max_new_tokens, needs.max_new_tokens),
+    )
+
+
+def _size(options: EngineOptions) -> tuple[int, int, int]:
+    return options.batch, options.beams, -options.max_new_tokens
+
+
+def _nothing_fits(
+    bundle: Bundle,
+    device: Device,
+    root: Path,
+    found: list[tuple[Path, EngineRecord]],
+    needs: EngineOptions,
+) -> str:
+    """The message: the nearest set of engines, and how it differs."""
+    run = f"Run: {build_command(bundle, _larger(EngineOptions(), needs), root)}"
+    if not found:
+        return f"There are no TensorRT engines in {root}. {run}"
+
+    def why(record: EngineRecord) -> list[str]:
+        return [*_differences(record, bundle, device), *_shortages(record.options, needs)]
+
+    folder, nearest = min(found, key=lambda entry: len(why(entry[1])))
+    return (
+        f"No TensorRT engines in {root} fit. The nearest ({folder.name}) were built for: "
+        f"{'; '.join(why(nearest))}. {run}"
+    )

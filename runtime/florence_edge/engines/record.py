@@ -1,0 +1,123 @@
+"""What engine.json says: what TensorRT engines were built from, for what device, for what calls."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from .. import contract
+from ..bundle import WEIGHTS, Bundle, StoredFile
+from ..errors import BackendError
+from .flavours import Flavour, TensorRT
+from .gpu import find_gpu, l4t_release
+from .profiles import EngineOptions
+
+ENGINE_MANIFEST = "engine.json"
+TIMING_CACHE = "timing.cache"
+LAYOUT_VERSION = 1  # of engine.json and of the profiles: an engine of another is built again
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """What an engine is tied to; `gpu` and `multiprocessors` are None if built ahead of time."""
+
+    gpu: str | None
+    multiprocessors: int | None
+    compute_capability: str  # "8.7"
+    flavour: Flavour
+    tensorrt: str  # its version
+    driver: str | None  # recorded, but engines outlive an update of the driver
+    l4t: str | None  # release of Jetson Linux, None on other machines
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineRecord:
+    """What engine.json says: sources are the SHA-256 of the bundle's files that went in."""
+
+    layout: int
+    producer: str
+    model: str
+    precision: str
+    device: Device
+    options: EngineOptions
+    sources: Mapping[str, str]
+    plans: Mapping[str, StoredFile]
+
+
+def this_device(tensorrt: TensorRT, index: int = 0) -> Device:
+    """This machine's GPU `index` with the TensorRT that is installed.
+
+    Raises:
+        BackendError: there is no driver, or no such GPU.
+    """
+    gpu = find_gpu(index)
+    return Device(
+        gpu=gpu.name,
+        multiprocessors=gpu.multiprocessors,
+        compute_capability=gpu.compute_capability,
+        flavour=tensorrt.flavour,
+        tensorrt=tensorrt.version,
+        driver=gpu.driver,
+        l4t=l4t_release(),
+    )
+
+
+def fingerprint(bundle: Bundle, device: Device, options: EngineOptions) -> str:
+    """Name of an engine folder: 16 hexadecimal digits of all that must be equal to reuse it."""
+    facts = {
+        "layout": LAYOUT_VERSION,
+        "device": {**asdict(device), "driver": None},
+        "options": asdict(options),
+        "sources": sources(bundle),
+    }
+    text = json.dumps(facts, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def sources(bundle: Bundle) -> dict[str, str]:
+    """SHA-256 of each file of the bundle that goes into engines."""
+    names = (*(f"{graph}.onnx" for graph in contract.GRAPHS), WEIGHTS)
+    return {name: bundle.files[name].sha256 for name in names}
+
+
+def plan_name(graph: str) -> str:
+    """File name of a graph's engine."""
+    return f"{graph}.plan"
+
+
+def read_record(folder: Path) -> EngineRecord:
+    """Read engine.json and check that every plan is there in full.
+
+    Raises:
+        BackendError: it is missing, damaged or of another layout.
+    """
+    path = folder / ENGINE_MANIFEST
+    try:
+        stated = json.loads(path.read_text(encoding="utf-8"))
+        if stated["layout"] != LAYOUT_VERSION:
+            raise ValueError(f"layout {stated['layout']}, expected {LAYOUT_VERSION}")
+        record = EngineRecord(
+            **{field.name: stated[field.name] for field in fields(EngineRecord)}
+            | {
+                "device": Device(**stated["device"]),
+                "options": EngineOptions(**stated["options"]),
+                "plans": {name: StoredFile(**plan) for name, plan in stated["plans"].items()},
+            }
+        )
+        for graph in contract.GRAPHS:
+            plan = folder / plan_name(graph)
+            if plan.stat().st_size != record.plans[plan.name].bytes:
+                raise ValueError(f"{plan.name} was cut short")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise BackendError(
+            f"The engines in {folder} cannot be used: {error}. Build them again: florence-build "
+            "BUNDLE --refresh"
+        ) from error
+    return record
+
+
+def write_record(folder: Path, record: EngineRecord) -> None:
+    """Write engine.json."""
+    text = json.dumps(asdict(record), indent=2, ensure_ascii=False)
+    (folder / ENGINE_MANIFEST).write_text(text + "\n", encoding="utf-8")

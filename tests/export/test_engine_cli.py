@@ -1,0 +1,230 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from florence_edge.bundle import Bundle
+from florence_edge.engines.flavours import CHOICE
+from florence_edge.engines.record import Device
+from florence_edge.errors import BackendError
+from florence_edge_export.engines import build as building
+from florence_edge_export.engines import compare as comparing
+from florence_edge_export.engines import selftest
+from florence_edge_export.engines.cli import main
+from florence_edge_export.engines.compare import Comparison, Drift
+from florence_edge_export.engines.job import Built, Job
+
+from . import folders
+
+pytest.importorskip("tensorrt_rtx_bindings")
+
+MODULES = [
+    *("build", "cli", "compare", "forecast", "inputs", "job", "knobs", "plan", "runners"),
+    *("selftest", "voices", "worker"),
+]
+HEAVY = {
+    *("torch", "transformers", "onnx", "onnxscript", "onnx_ir", "onnxruntime", "polygraphy"),
+    *("safetensors", "huggingface_hub", "tensorrt", "tensorrt_rtx_bindings"),
+}
+
+
+@pytest.fixture(autouse=True)
+def _as_at_a_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CHOICE, "rtx")
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest keeps its own
+
+
+def test_building_imports_nothing_but_tensorrt_and_the_runtime() -> None:
+    imports = "; ".join(f"import florence_edge_export.engines.{name}" for name in MODULES)
+    command = f"import sys, json; {imports}; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", command], check=True, capture_output=True, text=True
+    )
+    assert set(json.loads(done.stdout)) & HEAVY == set()
+
+
+def test_the_list_of_modules_is_complete() -> None:
+    folder = Path(building.__file__).parent
+    assert sorted(path.stem for path in folder.glob("*.py")) == ["__init__", *MODULES]
+
+
+def test_a_bundle_is_built_and_built_only_once(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [
+        *(str(tiny_bundle), "--compute-capability", "8.6", "--beams", "1"),
+        *("--max-new-tokens", "64", "--engine-dir", str(tmp_path)),
+    ]
+    assert main(arguments) == 0
+    told, quiet = capsys.readouterr()
+    assert "vision_encoder: " in told
+    assert "self-test not run: built ahead of time, without a GPU" in told
+    assert f"--device tensorrt-rtx --engine-dir {tmp_path}" in told
+    assert quiet == ""
+    assert main(arguments) == 0
+    assert "has what was asked for; --refresh builds it again" in capsys.readouterr().out
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    """The one line on stderr of a command that fails."""
+    assert main([str(argument) for argument in arguments]) == 1
+    told, complaint = capsys.readouterr()
+    assert told == ""
+    assert complaint.startswith("florence-build: ")
+    assert complaint.count("\n") == 1
+    return complaint
+
+
+def test_without_a_bundle_the_export_to_run_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "Make one: florence-export" in refused(capsys, tmp_path / "none")
+
+
+def test_a_bundle_for_the_cpu_is_refused(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = folders.copy(tiny_bundle, tmp_path / "bundle")
+    manifest = copy / "manifest.json"
+    stated = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**stated, "target": "cpu"}))
+    complaint = refused(capsys, copy, "--compute-capability", "8.6")
+    assert "made for cpu" in complaint
+    assert "Run: florence-export" in complaint
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--beams", "9"], "--beams is 9; expected 1 (greedy) to 8"),
+        (["--batch", "0"], "--batch is 0"),
+        (["--max-new-tokens", "99999"], "--max-new-tokens is 99999"),
+        (["--workspace", "-1"], "--workspace is -1"),
+    ],
+)
+def test_options_out_of_range_are_refused(
+    tiny_bundle: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+) -> None:
+    assert told in refused(capsys, tiny_bundle, "--compute-capability", "8.6", *arguments)
+
+
+def test_without_a_gpu_the_way_to_do_without_is_named(
+    tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if Path("/proc/driver/nvidia").exists() or os.name == "nt":
+        pytest.skip("there is a driver")
+    complaint = refused(capsys, tiny_bundle)
+    assert "no NVIDIA driver" in complaint
+    assert "--compute-capability 8.6" in complaint
+
+
+def test_comparing_needs_the_gpu(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ahead = ["--compute-capability", "8.6", "--engine-dir", str(tmp_path)]
+    assert "--compare runs the engines" in refused(capsys, tiny_bundle, *ahead, "--compare")
+    assert list(tmp_path.iterdir()) == []
+
+
+HERE = Device(
+    gpu="NVIDIA L4",
+    multiprocessors=58,
+    compute_capability="8.9",
+    flavour="tensorrt_rtx",
+    tensorrt="1.7.1.116",
+    driver="13.0",
+    l4t=None,
+)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with a GPU, where building takes no time."""
+
+    def build(_: Bundle, job: Job, *__: object) -> Built:
+        job.plan.write_bytes(b"plan")
+        return Built(seconds=61.5, peak_mb=2048)
+
+    monkeypatch.setattr(building, "this_device", lambda _: HERE)
+    monkeypatch.setattr(building, "_build", build)
+
+
+@pytest.mark.usefixtures("gpu")
+def test_fresh_engines_are_tested_before_they_are_kept(
+    tiny_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(selftest, "check_engines", lambda *_: {"top_log_probs": 0.0012})
+    assert main([str(tiny_bundle), "--engine-dir", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "decoder: 61.5 s, at most 2048 MB of memory" in told
+    assert "self-test: top_log_probs within 0.0012" in told
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.usefixtures("gpu")
+def test_engines_that_fail_the_self_test_are_not_kept(
+    tiny_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def off(bundle: Bundle, device: str, engine_dir: Path) -> None:
+        assert device == "tensorrt-rtx"
+        assert engine_dir.parent == tmp_path
+        raise BackendError("The engines are off.")
+
+    monkeypatch.setattr(selftest, "check_engines", off)
+    assert main([str(tiny_bundle), "--engine-dir", str(tmp_path)]) == 1
+    assert "florence-build: The engines are off." in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize(
+    ("asked", "layers"), [(["--compare"], False), (["--compare=layers"], True)]
+)
+def test_comparisons_are_printed_for_fresh_and_for_old_engines(
+    tiny_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    asked: list[str],
+    layers: bool,
+) -> None:
+    pytest.importorskip("polygraphy")
+    seen: list[bool] = []
+
+    def compare(_: object, *, layers: bool) -> list[Comparison]:
+        seen.append(layers)
+        return [Comparison(graph="decoder", limit=0.05, drifts=(Drift("fc1", 0.2),))]
+
+    monkeypatch.setattr(comparing, "compare", compare)
+    monkeypatch.setattr(selftest, "check_engines", lambda *_: {})
+    for _ in ("fresh", "old"):
+        assert main([str(tiny_bundle), "--engine-dir", str(tmp_path), *asked]) == 0
+        assert "the first that drifts: fc1, 0.2" in capsys.readouterr().out
+    assert seen == [layers, layers]
+
+
+def test_stopping_says_that_nothing_was_changed(
+    tiny_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(building, "build_in_process", stop)
+    arguments = [str(tiny_bundle), "--compute-capability", "8.6", "--engine-dir", str(tmp_path)]
+    assert main(arguments) == 130
+    assert "stopped; nothing was changed" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,100 @@
+"""The settings for the full TensorRT, which is not installed here: a recording stands in for it."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock, call
+
+import pytest
+
+from florence_edge.contract import Graph
+from florence_edge_export.engines import knobs
+from florence_edge_export.engines.job import Event, Job, Progress
+
+MEASURED = b"timings of this device"
+
+
+class ProgressMonitor:
+    """TensorRT's class, which ours derives from."""
+
+
+def full_tensorrt() -> Any:
+    """The names of TensorRT 10 and 11 that the settings need, and no others."""
+    return SimpleNamespace(
+        NetworkDefinitionCreationFlag=SimpleNamespace(STRONGLY_TYPED=1),
+        MemoryPoolType=SimpleNamespace(WORKSPACE="workspace"),
+        BuilderFlag=SimpleNamespace(TF32="tf32"),
+        ProfilingVerbosity=SimpleNamespace(DETAILED="detailed"),
+        IProgressMonitor=ProgressMonitor,
+    )
+
+
+@pytest.fixture
+def config() -> MagicMock:
+    config = MagicMock()
+    config.create_timing_cache = lambda content: ("cache", content)
+    config.get_timing_cache.return_value.serialize.return_value = bytearray(MEASURED)
+    return config
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    return Job(
+        graph=Graph("decoder", (), ()),
+        onnx=tmp_path / "decoder.onnx",
+        plan=tmp_path / "decoder.plan",
+        timing_cache=tmp_path / "timing.cache",
+        profiles=(),
+        workspace_mb=512,
+        flavour="tensorrt",
+        ahead_of_time=None,
+    )
+
+
+def test_networks_are_strongly_typed_where_that_has_to_be_said() -> None:
+    assert knobs.network_flags(full_tensorrt()) == 0b10
+    forgotten = SimpleNamespace(NetworkDefinitionCreationFlag=SimpleNamespace())
+    assert knobs.network_flags(forgotten) == 0
+
+
+def test_the_full_tensorrt_gets_every_setting_it_knows(config: MagicMock, job: Job) -> None:
+    knobs.configure(full_tensorrt(), config, job, lambda _: None)
+    config.set_memory_pool_limit.assert_called_once_with("workspace", 512 << 20)
+    config.clear_flag.assert_called_once_with("tf32")
+    assert (config.max_aux_streams, config.profiling_verbosity) == (0, "detailed")
+    assert isinstance(config.progress_monitor, ProgressMonitor)
+    config.set_flag.assert_not_called()
+    config.set_compute_capability.assert_not_called()
+
+
+def test_timings_are_kept_from_one_build_to_the_next(config: MagicMock, job: Job) -> None:
+    trt = full_tensorrt()
+    knobs.configure(trt, config, job, lambda _: None)
+    knobs.keep_timings(trt, config, job)
+    assert job.timing_cache.read_bytes() == MEASURED
+    knobs.configure(trt, config, job, lambda _: None)
+    assert config.set_timing_cache.mock_calls == [
+        call(("cache", b""), False),
+        call(("cache", MEASURED), False),
+    ]
+
+
+def test_a_tensorrt_without_progress_builds_without(config: MagicMock, job: Job) -> None:
+    trt = full_tensorrt()
+    del trt.IProgressMonitor
+    knobs.configure(trt, config, job, lambda _: None)
+    assert isinstance(config.progress_monitor, MagicMock), "was never set"
+
+
+def test_progress_is_told_of_the_outermost_phase_alone(config: MagicMock, job: Job) -> None:
+    told: list[Event] = []
+    knobs.configure(full_tensorrt(), config, job, told.append)
+    monitor = config.progress_monitor
+    monitor.phase_start("Building", None, 2)
+    monitor.phase_start("Timing", "Building", 50)
+    assert monitor.step_complete("Timing", 7)
+    assert monitor.step_complete("Building", 0)
+    monitor.phase_finish("Timing")
+    monitor.phase_finish("Building")
+    assert monitor.step_complete("Building", 1)
+    assert told == [Progress("decoder", 0, 2), Progress("decoder", 1, 2)]

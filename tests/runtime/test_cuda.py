@@ -1,0 +1,519 @@
+import ctypes
+import os
+import re
+import subprocess
+import sys
+import types
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from florence_edge import BackendError, cuda
+from florence_edge.cuda import Cuda, Mailbox, Place, by_pycuda, calls
+from florence_edge.cuda.by_ctypes import open_libraries
+from florence_edge.cuda.calls import FUNCTIONS, Enum, Out
+from florence_edge.cuda.kernels import PRECISION_BITS, Kernels, compile_kernels
+
+from . import fake_kernels
+from .fake_cuda import FakeCuda
+from .host_kernels import compile_for_host
+from .on_gpu import require_gpu
+
+# The table of functions.
+
+
+def module_of(bindings: Any, name: str) -> Any:
+    if name.startswith("cuda"):
+        return bindings.runtime
+    return bindings.nvrtc if name.startswith("nvrtc") else bindings.driver
+
+
+@pytest.fixture(scope="module")
+def bindings() -> Any:
+    package = pytest.importorskip("cuda.bindings", reason="pip install cuda-bindings")
+    for name in ("driver", "nvrtc", "runtime"):
+        pytest.importorskip(f"cuda.bindings.{name}")
+    return package
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_exists_in_cuda_bindings_with_as_many_arguments(
+    bindings: Any, name: str
+) -> None:
+    signature = getattr(module_of(bindings, name), name).__doc__.splitlines()[0]
+    stated = re.fullmatch(rf"{name}\((.*)\)", signature)
+    assert stated
+    listed = re.sub(r"\[.*?\]", "", stated[1])  # Optional[tuple[bytes] | ...]
+    given = [kind for kind in FUNCTIONS[name] if not isinstance(kind, Out)]
+    assert len([part for part in listed.split(",") if part.strip()]) == len(given)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_an_enumeration_is_where_cuda_bindings_want_one(bindings: Any, name: str) -> None:
+    signature = getattr(module_of(bindings, name), name).__doc__.splitlines()[0]
+    wanted = set(re.findall(r": (cuda\w+)", signature))
+    assert wanted == {kind.name for kind in FUNCTIONS[name] if isinstance(kind, Enum)}
+
+
+def test_the_numbers_are_those_of_cuda(bindings: Any) -> None:
+    runtime = bindings.runtime
+    attributes = runtime.cudaDeviceAttr
+    assert attributes.cudaDevAttrIntegrated == calls.ATTRIBUTE_INTEGRATED
+    assert attributes.cudaDevAttrComputeCapabilityMajor == calls.ATTRIBUTE_MAJOR
+    assert attributes.cudaDevAttrComputeCapabilityMinor == calls.ATTRIBUTE_MINOR
+    assert runtime.cudaHostAllocMapped == calls.HOST_ALLOC_MAPPED
+    assert runtime.cudaStreamNonBlocking == calls.STREAM_NON_BLOCKING
+    assert runtime.cudaEventDisableTiming == calls.EVENT_DISABLE_TIMING
+    assert runtime.cudaMemcpyKind.cudaMemcpyDefault == calls.COPY_DEFAULT
+    capture = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+    assert capture == calls.CAPTURE_THREAD_LOCAL
+    assert int(runtime.cudaStreamLegacy) == calls.LEGACY_STREAM
+
+
+def test_every_error_that_has_advice_is_one_of_cuda(bindings: Any) -> None:
+    names = {error.name for error in bindings.runtime.cudaError_t}
+    assert set(calls._ADVICE) <= names
+
+
+def test_an_error_names_the_function_the_error_and_what_to_do() -> None:
+    error = calls.failure("cudaMalloc", "cudaErrorMemoryAllocation")
+    assert "cudaMalloc with cudaErrorMemoryAllocation" in str(error)
+    assert "fewer beams" in str(error)
+    assert "device='cpu'" in str(calls.failure("cudaFree", "cudaErrorUnknown"))
+
+
+# Providers.
+
+
+def test_cuda_bindings_without_a_driver_is_one_error(
+    bindings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status, _ = bindings.runtime.cudaGetDeviceCount()
+    if not int(status):
+        pytest.skip("there is a GPU")
+    monkeypatch.setenv("FLORENCE_CUDA", "bindings")
+    with pytest.raises(BackendError, match="nvidia-smi"):
+        cuda.open_cuda()
+    with pytest.raises(BackendError, match="cuLaunchKernel"):
+        cuda.open_calls()("cuLaunchKernel", *[0] * 11)
+
+
+def test_an_unknown_provider_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLORENCE_CUDA", "opencl")
+    with pytest.raises(BackendError, match="bindings, ctypes or pycuda"):
+        cuda.open_cuda()
+
+
+def test_pycuda_that_is_not_installed_says_what_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pycuda", None)
+    monkeypatch.setenv("FLORENCE_CUDA", "pycuda")
+    with pytest.raises(BackendError, match="pip install pycuda"):
+        cuda.open_cuda()
+
+
+class FakePyCuda:
+    """`pycuda.driver` as far as it is used: what is kept is alive, what is forgotten is gone."""
+
+    class Error(Exception):
+        """PyCUDA's base of errors."""
+
+    class Kept:
+        """An allocation, array or stream; `handle` and int() are what CUDA calls it."""
+
+        def __init__(self, handle: int) -> None:
+            self.handle = handle
+
+        def __int__(self) -> int:
+            return self.handle
+
+    def __init__(self) -> None:
+        self._made: list[weakref.ref[Any]] = []
+        self.pushed: list[int] = []
+
+    @property
+    def alive(self) -> int:
+        return sum(made() is not None for made in self._made)
+
+    def init(self) -> None:
+        pass
+
+    def Device(self, index: int) -> Any:
+        push = types.SimpleNamespace(push=lambda: self.pushed.append(index))
+        return types.SimpleNamespace(retain_primary_context=lambda: push)
+
+    def mem_alloc(self, size: int) -> Any:
+        if size > 1000:
+            raise self.Error("cuMemAlloc failed: out of memory")
+        return self._kept(4096)
+
+    def Stream(self, flags: int) -> Any:
+        assert flags == calls.STREAM_NON_BLOCKING
+        return self._kept(77)
+
+    def pagelocked_empty(self, size: int, dtype: str, mem_flags: int) -> Any:
+        assert mem_flags == calls.HOST_ALLOC_MAPPED
+        array = np.empty(size, dtype)
+        self._made.append(weakref.ref(array))
+        return array
+
+    def _kept(self, handle: int) -> Any:
+        kept = self.Kept(handle)
+        self._made.append(weakref.ref(kept))
+        return kept
+
+
+def test_pycuda_owns_memory_and_streams_and_ctypes_does_the_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    driver, rest = FakePyCuda(), []
+    monkeypatch.setitem(sys.modules, "pycuda", types.SimpleNamespace(driver=driver))
+    monkeypatch.setattr(by_pycuda, "open_libraries", lambda: lambda *call: rest.append(call))
+    call = by_pycuda.open_pycuda()
+    call("cudaSetDevice", 1)
+    call("cudaSetDevice", 1)
+    assert driver.pushed == [1]  # the primary context, once
+    assert call("cudaMalloc", 256) == 4096
+    assert call("cudaStreamCreateWithFlags", calls.STREAM_NON_BLOCKING) == 77
+    pinned = call("cudaHostAlloc", 64, calls.HOST_ALLOC_MAPPED)
+    assert driver.alive == 3
+    call("cudaStreamBeginCapture", 77, calls.CAPTURE_THREAD_LOCAL)
+    assert rest == [
+        ("cudaSetDevice", 1),
+        ("cudaSetDevice", 1),
+        ("cudaStreamBeginCapture", 77, calls.CAPTURE_THREAD_LOCAL),
+    ]
+    call("cudaFree", 4096)
+    call("cudaStreamDestroy", 77)
+    call("cudaFreeHost", pinned)
+    assert not driver.alive
+    with pytest.raises(BackendError, match="out of memory"):
+        call("cudaMalloc", 2000)
+
+
+class FakeLibrary:
+    """A shared object with three functions of the runtime, called as ctypes calls them."""
+
+    def __init__(self) -> None:
+        self.cudaGetErrorName = Function(lambda status: b"cudaErrorMemoryAllocation")
+        self.cudaMalloc = Function(self._malloc)
+        self.cudaMemGetInfo = Function(self._info)
+        self.nvrtcCompileProgram = Function(self._compile)
+        self.nvrtcGetErrorString = Function(lambda status: b"NVRTC_ERROR_COMPILATION")
+        self.options: list[bytes] = []
+
+    def _malloc(self, address: Any, size: int) -> int:
+        address._obj.value = 4096
+        return 2 if size > 1000 else 0
+
+    def _info(self, free: Any, total: Any) -> int:
+        free._obj.value, total._obj.value = 3, 8
+        return 0
+
+    def _compile(self, program: int, count: int, options: Any) -> int:
+        self.options = list(options)
+        return 6
+
+
+class Function:
+    """A function of a library: ctypes hangs types onto it."""
+
+    argtypes: Any = None
+    restype: Any = None
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._function(*arguments)
+
+
+def test_ctypes_returns_what_comes_through_pointers(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = FakeLibrary()
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
+    call = open_libraries()
+    assert call("cudaMalloc", 256) == 4096
+    assert call("cudaMemGetInfo") == (3, 8)
+    assert library.cudaMalloc.argtypes == [ctypes.POINTER(ctypes.c_void_p), ctypes.c_size_t]
+    with pytest.raises(BackendError, match="cudaErrorMemoryAllocation"):
+        call("cudaMalloc", 2000)
+    with pytest.raises(BackendError, match="NVRTC_ERROR_COMPILATION"):
+        call("nvrtcCompileProgram", 1, 2, [b"-a", b"-b"])
+    assert library.options == [b"-a", b"-b"]
+
+
+def test_libraries_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str) -> Any:
+        raise OSError(name)
+
+    monkeypatch.setattr(ctypes, "CDLL", refuse)
+    monkeypatch.setenv("FLORENCE_CUDA", "ctypes")
+    with pytest.raises(BackendError, match=r"libcudart\.so\.13 and .* do not load"):
+        cuda.open_cuda()
+
+
+# Memory, the stream, graphs.
+
+
+@pytest.fixture
+def fake() -> FakeCuda:
+    return FakeCuda()
+
+
+def test_a_mailbox_carries_values_there_and_back(fake: FakeCuda) -> None:
+    gpu = Cuda(fake, 0)
+    box = gpu.mailbox({"a": ((2, 3), np.float32), "b": ((5,), np.int64)})
+    assert all(place.address % 256 == 0 for place in box.places.values())
+    box.host["a"][:] = np.arange(6).reshape(2, 3)
+    box.host["b"][:] = 7
+    box.send(gpu.stream)
+    box_device = fake.view(box.places["b"].address, (5,), np.int64)
+    assert not (box_device == 7).any()  # nothing has run yet
+    gpu.synchronize()
+    assert (box_device == 7).all()
+    box_device[:] = 9
+    box.fetch(gpu.stream)
+    gpu.synchronize()
+    assert (box.host["b"] == 9).all()
+    np.testing.assert_array_equal(gpu.download(box.places["a"]), box.host["a"])
+
+
+def test_on_an_integrated_gpu_a_mailbox_is_one_memory_and_never_copied() -> None:
+    fake = FakeCuda(integrated=True)
+    gpu = Cuda(fake, 0)
+    box = gpu.mailbox({"a": ((4,), np.int64)})
+    box.host["a"][:] = 3
+    box.send(gpu.stream)
+    box.fetch(gpu.stream)
+    assert (fake.view(box.places["a"].address, (4,), np.int64) == 3).all()
+    assert "cudaMalloc" not in fake.calls
+    assert "cudaMemcpyAsync" not in fake.calls
+
+
+def test_rows_move_to_the_front_of_longer_ones(fake: FakeCuda) -> None:
+    gpu = Cuda(fake, 0)
+    short, long = gpu.array((3, 2, 4), np.float32), gpu.array((3, 5, 4), np.float32)
+    values = np.arange(24, dtype=np.float32).reshape(3, 2, 4)
+    gpu.upload(short.place, values)
+    gpu.zero(long.place)
+    gpu.copy_rows(long.place, short.place)
+    found = gpu.download(long.place)
+    np.testing.assert_array_equal(found[:, :2], values)
+    assert not found[:, 2:].any()
+
+
+def test_a_capture_runs_nothing_until_it_is_launched(fake: FakeCuda) -> None:
+    gpu = Cuda(fake, 0)
+    array = gpu.array((4,), np.int32)
+    graph = gpu.capture(lambda: gpu.zero(array.place))
+    gpu.synchronize()
+    assert (gpu.download(array.place) == -1).all()  # the poison
+    gpu.launch(graph)
+    assert not gpu.download(array.place).any()
+
+
+def test_a_capture_that_fails_ends_and_the_stream_goes_on(fake: FakeCuda) -> None:
+    gpu = Cuda(fake, 0)
+    held = len(fake.held)
+
+    def fail() -> None:
+        raise BackendError("no")
+
+    with pytest.raises(BackendError, match="no"):
+        gpu.capture(fail)
+    assert fake.captured is None
+    assert len(fake.held) == held
+
+
+def test_memory_is_freed_once_by_close_or_when_nobody_has_it(fake: FakeCuda) -> None:
+    gpu = Cuda(fake, 0)
+    array = gpu.array((4,), np.int32)
+    array.close()
+    array.close()
+    del array
+    box = Mailbox(fake, {"a": ((4,), np.int32)}, mapped=False)
+    del box
+    assert not fake.blocks
+    gpu.close()
+    assert not fake.held
+
+
+def test_a_mailbox_whose_second_half_fails_frees_the_first(fake: FakeCuda) -> None:
+    fake.fails_at = 2
+    with pytest.raises(BackendError, match="cudaMalloc"):
+        Mailbox(fake, {"a": ((4,), np.int32)}, mapped=False)
+    assert not fake.held
+
+
+def test_kernels_are_compiled_for_the_gpu_and_unloaded(fake: FakeCuda) -> None:
+    gpu = Cuda(fake, 0)
+    Kernels(gpu).close()
+    assert fake.calls.count("nvrtcCompileProgram") == 1
+    gpu.close()
+    assert not fake.held
+
+
+def test_a_kernel_that_does_not_compile_says_why(
+    fake: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise calls.failure("nvrtcCompileProgram", "NVRTC_ERROR_COMPILATION")
+
+    monkeypatch.setattr(fake, "nvrtcCompileProgram", refuse)
+    gpu = Cuda(fake, 0)
+    with pytest.raises(BackendError, match=r"what is __.*nvidia-cuda-nvrtc"):
+        Kernels(gpu)
+    gpu.close()
+    assert not fake.held
+
+
+def test_nvrtc_compiles_the_kernels_for_jetsons_and_servers(bindings: Any) -> None:
+    from florence_edge.cuda.by_bindings import open_bindings
+
+    try:
+        bindings.nvrtc.nvrtcVersion()
+    except RuntimeError as error:
+        pytest.skip(f"pip install nvidia-cuda-nvrtc: {error}")
+    for capability in ((8, 7), (9, 0), (11, 0), (12, 0)):
+        cubin = compile_kernels(open_bindings(), capability)
+        assert cubin.startswith(b"\x7fELF")
+        assert all(name.encode() in cubin for name in fake_kernels.SIGNATURES)
+
+
+def test_nvrtc_that_does_not_know_the_gpu_says_so(bindings: Any) -> None:
+    from florence_edge.cuda.by_bindings import open_bindings
+
+    try:
+        bindings.nvrtc.nvrtcVersion()
+    except RuntimeError as error:
+        pytest.skip(f"pip install nvidia-cuda-nvrtc: {error}")
+    with pytest.raises(BackendError, match="NVRTC cannot compile for this GPU"):
+        compile_kernels(open_bindings(), (99, 9))
+
+
+# kernels.cu, compiled for the host, beside its double in numpy.
+
+
+@pytest.fixture(scope="module")
+def launch(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
+    return compile_for_host(tmp_path_factory.mktemp("kernels"))
+
+
+class Memory:
+    """Arrays by address, as `fake_kernels` wants to see them."""
+
+    def __init__(self, *arrays: npt.NDArray[Any]) -> None:
+        self._arrays = arrays
+
+    def __call__(self, address: int, shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        for array in self._arrays:
+            offset = address - array.ctypes.data
+            if offset >= 0 and offset + size <= array.nbytes:
+                flat = array.reshape(-1).view(np.uint8)
+                return flat[offset : offset + size].view(dtype).reshape(shape)
+        raise AssertionError(f"{size} bytes at {address} are not there")
+
+
+def test_rows_are_placed_as_numpy_places_them(launch: Callable[..., None]) -> None:
+    rng = np.random.default_rng(0)
+    caches = rng.integers(0, 1 << 31, (4, 6, 16, 8)).astype(np.uint32)  # cache, row, position, word
+    rows = rng.integers(0, 1 << 31, (4, 6 * 8 + 16)).astype(np.uint32)  # with a gap
+    position = np.array([5], dtype=np.int64)
+    expected = caches.copy()
+    expected[:, :, 5] = rows[:, : 6 * 8].reshape(4, 6, 8)
+    for run in (launch, None):
+        found = caches.copy()
+        arrays = (found, rows, position)
+        numbers = (6, 8, 16, rows.shape[1])
+        addresses = [array.ctypes.data for array in arrays]
+        if run:
+            run("place_rows", (6 * 8, 4, 1), *addresses, *numbers)
+        else:
+            fake_kernels.place_rows(Memory(*arrays), (6 * 8, 4, 1), *addresses, *numbers)
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("beams", [1, 3, 8])
+def test_beams_follow_their_parents_all_at_once(launch: Callable[..., None], beams: int) -> None:
+    rng = np.random.default_rng(beams)
+    shape = (2, 3, beams, 2, 16, 4)  # cache, image, beam, head, position, word
+    caches = rng.integers(0, 1 << 31, shape).astype(np.uint32)
+    parents = rng.integers(0, beams, (3, beams))
+    first, position = np.array([2]), np.array([11])
+    expected = caches.copy()
+    for image in range(3):
+        expected[:, image, :, :, 2:11] = caches[:, image, parents[image], :, 2:11]
+    for run in (launch, None):
+        found = caches.copy()
+        arrays = (found, parents, first, position)
+        addresses = [array.ctypes.data for array in arrays]
+        numbers = (3, beams, 16, 4)
+        if run:
+            run("follow", (16 * 4, 2, 2 * 3), *addresses, *numbers)
+        else:
+            fake_kernels.follow(Memory(*arrays), (16 * 4, 2, 2 * 3), *addresses, *numbers)
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_the_precision_is_what_the_sums_need() -> None:
+    """255 times the weights of one output, which may overshoot, stays within 31 bits."""
+    assert 255 * 1.5 * (1 << PRECISION_BITS) < 2**31
+
+
+def test_a_place_steps_over_whole_rows() -> None:
+    place = Place(1000, (3, 4, 5), np.dtype(np.float16))
+    assert place[2] == Place(1000 + 2 * 40, (4, 5), np.dtype(np.float16))
+    assert place.nbytes == 120
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("provider", ["bindings", "ctypes"])
+def test_a_gpu_computes_what_the_scripted_one_does(
+    monkeypatch: pytest.MonkeyPatch, provider: str
+) -> None:
+    require_gpu()
+    monkeypatch.setenv("FLORENCE_CUDA", provider)
+    gpu = cuda.open_cuda()
+    kernels = Kernels(gpu)
+    rng = np.random.default_rng(0)
+    caches = gpu.array((4, 6, 2, 16, 8), np.float32)  # caches, rows, heads, capacity, width
+    values = rng.standard_normal(caches.place.shape).astype(np.float32)
+    new = rng.standard_normal((4, 6, 2, 1, 8)).astype(np.float32)
+    rows = gpu.array(new.shape, np.float32)
+    gpu.upload(caches.place, values)
+    gpu.upload(rows.place, new)
+    box = gpu.mailbox(
+        {"parents": ((2, 3), np.int64), "first": ((1,), np.int64), "now": ((1,), np.int64)}
+    )
+
+    def step() -> None:
+        box.send(gpu.stream)
+        parents, first, now = (box.places[name] for name in ("parents", "first", "now"))
+        kernels.follow(caches.place, parents, first, now)
+        kernels.place_rows(caches.place, [rows.place[i] for i in range(4)], now)
+
+    box.host["parents"][:] = [[2, 0, 0], [1, 0, 2]]
+    box.host["first"][0], box.host["now"][0] = 3, 9
+    gpu.launch(gpu.capture(step))
+    expected = values.copy()
+    order = [2, 0, 0, 4, 3, 5]
+    expected[:, :, :, 3:9] = values[:, order][:, :, :, 3:9]
+    expected[:, :, :, 9] = new[:, :, :, 0]
+    np.testing.assert_array_equal(gpu.download(caches.place), expected)
+    gpu.close()
+
+
+def test_importing_the_runtime_loads_no_gpu_package() -> None:
+    packages = ["cuda", "cuda.bindings", "pycuda", "tensorrt", "tensorrt_rtx", "cupy"]
+    command = f"import sys, florence_edge.cli; print([p for p in {packages} if p in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", command], check=True, capture_output=True)
+    assert done.stdout.strip() == b"[]"
+
+
+def test_the_kernels_travel_with_the_package() -> None:
+    assert os.path.getsize(Path(cuda.__file__).with_name("kernels.cu")) > 0

@@ -1,0 +1,213 @@
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from florence_edge import TASKS, BackendError, Florence2, GenerationOptions, contract, cuda
+from florence_edge.backends import ort_cuda, ort_session
+from florence_edge.bundle import Bundle
+
+from .fake_cuda import FakeCuda
+from .fake_tensorrt import GRAPHS, numpy_type, run_graph
+from .on_gpu import require_gpu
+from .test_cuda_resize import OnGpu
+from .test_trt import ask, assert_alike
+
+SHORT = GenerationOptions(max_new_tokens=12)
+
+
+@dataclass
+class Binding:
+    """ONNX Runtime's IOBinding, taking addresses of the GPU."""
+
+    cuda: FakeCuda
+    index: int
+    bound: dict[str, tuple[int, Any]] = field(default_factory=dict)
+    types: dict[str, Any] = field(default_factory=dict)
+
+    def bind_input(
+        self, name: str, device: str, index: int, dtype: Any, shape: Any, address: int
+    ) -> None:
+        assert (device, index) == ("cuda", self.index)
+        self.bound[name], self.types[name] = (address, tuple(shape)), dtype
+
+    bind_output = bind_input
+
+
+@dataclass
+class Session:
+    """A session on the scripted GPU; like the provider, it has finished when a run returns."""
+
+    cuda: FakeCuda
+    path: str
+    settings: dict[str, str]
+
+    def io_binding(self) -> Binding:
+        return Binding(self.cuda, int(self.settings["device_id"]))
+
+    def get_inputs(self) -> Any:
+        return GRAPHS[self.path].get_inputs()
+
+    def get_outputs(self) -> Any:
+        return GRAPHS[self.path].get_outputs()
+
+    def run_with_iobinding(self, binding: Binding) -> None:
+        assert self.cuda.captured is None
+        assert self.cuda.others[int(self.settings["user_compute_stream"])] == ("stream",)
+        self.cuda.run()
+        values = (*self.get_inputs(), *self.get_outputs())
+        assert set(binding.bound) == {value.name for value in values}
+        assert all(binding.types[value.name] is numpy_type(value) for value in values)
+        run_graph(GRAPHS[self.path], self.cuda, binding.bound)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    scripted = FakeCuda()
+
+    def open_session(bundle: Bundle, name: str, provider: tuple[str, dict[str, str]]) -> Session:
+        assert provider[0] == ort_cuda.PROVIDER
+        return Session(scripted, str(bundle.graph_file(name)), provider[1])
+
+    monkeypatch.setattr(cuda, "open_calls", lambda: scripted)
+    monkeypatch.setattr(ort_cuda, "available", lambda: [ort_cuda.PROVIDER, "CPUExecutionProvider"])
+    monkeypatch.setattr(ort_cuda, "open_session", open_session)
+    return scripted
+
+
+@pytest.fixture(scope="module")
+def picture() -> Image.Image:
+    rng = np.random.default_rng(1)
+    return Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)).resize((80, 60))
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_all_15_tasks_are_answered_as_on_the_cpu(
+    fake: FakeCuda,
+    tiny_bundle: Path,
+    tiny_model: Florence2,
+    picture: Image.Image,
+    num_beams: int,
+) -> None:
+    options = replace(SHORT, num_beams=num_beams)
+    model = Florence2.load(tiny_bundle, "cuda:1")
+    for task in TASKS:
+        found = ask(model, task, picture, options)
+        assert_alike(found, ask(tiny_model, task, picture, options))
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_caches_grow_on_the_device(
+    fake: FakeCuda,
+    tiny_bundle: Path,
+    tiny_model: Florence2,
+    picture: Image.Image,
+    num_beams: int,
+) -> None:
+    options = GenerationOptions(num_beams=num_beams, max_new_tokens=80)
+    found = ask(Florence2.load(tiny_bundle, "cuda"), "CAPTION", picture, options)
+    assert_alike(found, ask(tiny_model, "CAPTION", picture, options))
+    assert len(found.token_ids) > contract.MIN_CACHE_CAPACITY
+
+
+def test_a_step_brings_the_top_k_to_the_host_and_nothing_else(
+    fake: FakeCuda, tiny_bundle: Path
+) -> None:
+    model = Florence2.load(tiny_bundle, "cuda")
+    size = model.bundle.size
+    features = model.backend.look(np.zeros((1, size.image_size, size.image_size, 3), np.uint8))
+    ids, mask = np.full((1, 5), 9), np.ones((1, size.image_tokens + 5), dtype=np.int64)
+    decoder = model.backend.read(features, ids, mask, beams=1)
+    start, same = np.full((1, 1), 2), np.zeros((1, 1), dtype=np.int64)
+    decoder.step(start, same)
+    fake.calls.clear()
+    decoder.step(start, same)
+    assert fake.calls == [
+        "cudaSetDevice",
+        "cudaMemcpyAsync",  # position and token
+        "cuLaunchKernel",  # the new rows
+        "cudaMemcpyAsync",  # the top K
+        "cudaStreamSynchronize",
+    ]
+
+
+def test_frames_on_the_gpu_stay_there(
+    fake: FakeCuda, tiny_bundle: Path, tiny_model: Florence2
+) -> None:
+    values = np.random.default_rng(5).integers(0, 256, (50, 90, 3), dtype=np.uint8)
+    view = Florence2.load(tiny_bundle, "cuda").look(OnGpu(fake, values), options=SHORT)
+    assert_alike(view.caption(), tiny_model.look(values, options=SHORT).caption())
+
+
+def test_everything_is_freed_with_the_model(
+    fake: FakeCuda, tiny_bundle: Path, picture: Image.Image
+) -> None:
+    model = Florence2.load(tiny_bundle, "cuda")
+    model.run("CAPTION", picture, options=SHORT)
+    assert fake.held
+    del model
+    assert fake.held == []
+
+
+def test_a_graph_that_does_not_open_leaves_nothing_behind(
+    fake: FakeCuda, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise BackendError("CUDA did not become active")
+
+    monkeypatch.setattr(ort_cuda, "open_session", refuse)
+    with pytest.raises(BackendError, match="did not become active"):
+        Florence2.load(tiny_bundle, "cuda")
+    assert fake.held == []
+
+
+def test_a_binding_that_is_refused_is_an_error(
+    fake: FakeCuda, tiny_bundle: Path, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise RuntimeError("no such device")
+
+    monkeypatch.setattr(Binding, "bind_input", refuse)
+    with pytest.raises(BackendError, match="pixels on the GPU: no such device"):
+        Florence2.load(tiny_bundle, "cuda").look(picture)
+
+
+def test_an_input_that_would_be_read_only_once_is_refused(
+    fake: FakeCuda, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime copies an input to the host, if it wants it there, when it is bound."""
+
+    def memory_infos(session: Session) -> Any:
+        return GRAPHS[session.path].get_input_memory_infos()  # of a session on the CPU
+
+    monkeypatch.setattr(Session, "get_input_memory_infos", memory_infos, raising=False)
+    with pytest.raises(BackendError, match="wants pixels on the host"):
+        Florence2.load(tiny_bundle, "cuda")
+    assert fake.held == []
+
+
+def test_an_onnxruntime_without_cuda_is_an_error_before_anything_is_opened(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ort_cuda, "available", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(BackendError, match=r"CUDA did not become active.*florence-edge\[gpu\]"):
+        Florence2.load(tiny_bundle, "cuda")
+
+
+def test_a_provider_that_gave_way_to_the_cpu_is_an_error() -> None:
+    with pytest.raises(BackendError, match="it has CPUExecutionProvider"):
+        ort_session.check_active("CUDAExecutionProvider", ["CPUExecutionProvider"])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_cuda_answers_all_15_tasks_as_the_cpu_does(tmp_path: Path, num_beams: int) -> None:
+    from .miniature_answers import assert_same_answers, export_miniature
+
+    if ort_cuda.PROVIDER not in ort_session.available():
+        pytest.skip("run `pytest -m gpu` with onnxruntime-gpu: pip install florence-edge[gpu]")
+    require_gpu()
+    assert_same_answers(export_miniature(tmp_path), "cuda", num_beams)

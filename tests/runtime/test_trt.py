@@ -1,0 +1,653 @@
+import json
+import runpy
+import shutil
+import sys
+import types
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from florence_edge import TASKS, BackendError, Florence2, GenerationOptions, contract, cuda
+from florence_edge.engines import record as records
+from florence_edge.backends import device, trt
+from florence_edge.backends.device import DeviceBackend
+from florence_edge.bundle import Bundle, StoredFile
+from florence_edge.engines.flavours import Flavour
+from florence_edge.engines.gpu import Gpu
+from florence_edge.engines.profiles import EngineOptions, profiles
+from florence_edge.engines.record import Device, EngineRecord
+from florence_edge.questions import question
+from florence_edge.result import Result
+from florence_edge.tasks import Needs
+
+from . import fake_tensorrt
+from .fake_cuda import FakeCuda
+from .fake_tensorrt import FakeTensorRT
+from .on_gpu import require_tensorrt
+from .test_cuda_resize import OnGpu
+
+ORIN = Gpu(name="Orin", compute_capability="8.7", multiprocessors=16, driver="12.6")
+BUILT = EngineOptions(batch=3, beams=4, max_new_tokens=200)
+SHORT = GenerationOptions(max_new_tokens=12)
+EXAMPLE = Path(__file__).parents[2] / "jetson" / "examples" / "pycuda_frame.py"
+REGION = (10, 20, 60, 45)
+
+
+@dataclass
+class Machine:
+    """A Jetson as scripted: its CUDA, its TensorRT, and a bundle with engines for it."""
+
+    cuda: FakeCuda
+    trt: FakeTensorRT
+    folder: Path
+
+    def load(self, device: str = "tensorrt", **options: Any) -> Florence2:
+        return Florence2.load(self.folder, device, **options)
+
+
+def place_engines(
+    folder: Path,
+    options: EngineOptions,
+    root: Path | None = None,
+    flavour: Flavour = "tensorrt",
+) -> Path:
+    """Engines of the bundle in `folder`: a plan is the path of its graph."""
+    bundle = Bundle.load(folder)
+    here = Device(
+        gpu=ORIN.name,
+        multiprocessors=ORIN.multiprocessors,
+        compute_capability=ORIN.compute_capability,
+        flavour=flavour,
+        tensorrt="10.3.0",
+        driver=ORIN.driver,
+        l4t=None,
+    )
+    engines = (root or folder / "engines") / records.fingerprint(bundle, here, options)
+    engines.mkdir(parents=True)
+    plans = {}
+    for graph in contract.GRAPHS:
+        plan = engines / records.plan_name(graph)
+        plan.write_text(str(bundle.graph_file(graph)), encoding="utf-8")
+        plans[plan.name] = StoredFile(plan.stat().st_size, "0" * 64)
+    record = EngineRecord(
+        layout=records.LAYOUT_VERSION,
+        producer="test",
+        model=bundle.model,
+        precision=bundle.precision,
+        device=here,
+        options=options,
+        sources=records.sources(bundle),
+        plans=plans,
+    )
+    records.write_record(engines, record)
+    return engines
+
+
+@pytest.fixture
+def bare(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """A machine whose bundle has no engines yet."""
+    folder = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    fake = FakeCuda()
+    module = FakeTensorRT(fake)
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    monkeypatch.setattr(cuda, "open_calls", lambda: fake)
+    monkeypatch.setattr(records, "find_gpu", lambda index=0: ORIN)
+    monkeypatch.setattr(records, "l4t_release", lambda: None)
+    monkeypatch.delenv("FLORENCE_TENSORRT", raising=False)
+    return Machine(fake, module, folder)
+
+
+@pytest.fixture
+def machine(bare: Machine) -> Machine:
+    place_engines(bare.folder, BUILT)
+    return bare
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Image.Image]:
+    rng = np.random.default_rng(1)
+    noise = [Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)) for _ in range(3)]
+    return [image.resize((80, 60 + 10 * i)) for i, image in enumerate(noise)]
+
+
+def ask(model: Florence2, task: str, image: Any, options: GenerationOptions) -> Result:
+    text = "a red car" if TASKS[task].needs is Needs.TEXT else None
+    region = REGION if TASKS[task].needs is Needs.REGION else None
+    return model.run(task, image, text, region=region, options=options)
+
+
+def assert_alike(found: Result, expected: Result) -> None:
+    assert found.token_ids == expected.token_ids
+    assert found.token_log_probs == pytest.approx(expected.token_log_probs, rel=1e-4, abs=1e-4)
+    assert found.to_hf() == expected.to_hf()
+
+
+def backend_of(model: Florence2) -> DeviceBackend:
+    assert isinstance(model.backend, DeviceBackend)
+    return model.backend
+
+
+# The same answers.
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_all_15_tasks_are_answered_as_on_the_cpu(
+    machine: Machine, tiny_model: Florence2, pictures: list[Image.Image], num_beams: int
+) -> None:
+    options = replace(SHORT, num_beams=num_beams)
+    model = machine.load()
+    for task in TASKS:
+        found = ask(model, task, pictures[0], options)
+        assert_alike(found, ask(tiny_model, task, pictures[0], options))
+    assert set(found.seconds) >= {"vision", "prompt", "decode"}
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_an_integrated_gpu_answers_the_same_through_mapped_memory(
+    machine: Machine, tiny_model: Florence2, pictures: list[Image.Image], num_beams: int
+) -> None:
+    machine.cuda.integrated = True
+    options = replace(SHORT, num_beams=num_beams)
+    found = ask(machine.load(), "OCR", pictures[0], options)
+    assert_alike(found, ask(tiny_model, "OCR", pictures[0], options))
+    # Features and log-probabilities are copied on occasion; inputs and the top K never are.
+    assert machine.cuda.calls.count("cudaMemcpyAsync") < 8
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_a_bundle_in_halves_is_answered_as_on_the_cpu(
+    bare: Machine,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    pictures: list[Image.Image],
+    num_beams: int,
+) -> None:
+    exporting = pytest.importorskip("florence_edge_export.export")
+    halves = tmp_path / "halves"
+    options = exporting.ExportOptions(precision="fp16")
+    exporting.export("tiny", tiny_checkpoint, halves, options)
+    place_engines(halves, BUILT)
+    machine = replace(bare, folder=halves)
+    asked = GenerationOptions(num_beams=num_beams, max_new_tokens=70)  # the caches grow
+    expected = ask(machine.load("cpu", threads=1), "CAPTION", pictures[0], asked)
+    assert_alike(ask(machine.load(), "CAPTION", pictures[0], asked), expected)
+
+
+@pytest.mark.parametrize("num_beams", [1, 4])
+def test_answers_stay_the_same_while_the_caches_grow_twice(
+    machine: Machine, tiny_model: Florence2, pictures: list[Image.Image], num_beams: int
+) -> None:
+    options = GenerationOptions(num_beams=num_beams, max_new_tokens=140)
+    model = machine.load()
+    for _ in range(2):  # the second time, everything is captured already
+        found = ask(model, "CAPTION", pictures[0], options)
+        assert_alike(found, ask(tiny_model, "CAPTION", pictures[0], options))
+    assert len(found.token_ids) > 2 * contract.MIN_CACHE_CAPACITY
+
+
+def test_a_ragged_batch_is_answered_as_on_the_cpu(
+    machine: Machine, tiny_model: Florence2, pictures: list[Image.Image]
+) -> None:
+    texts = ["a", "a red car beside a tree", "two dogs"]
+    answers = [
+        model.run_batch("CAPTION_TO_PHRASE_GROUNDING", pictures, texts, options=SHORT)
+        for model in (machine.load(), tiny_model)
+    ]
+    for found, expected in zip(*answers, strict=True):
+        assert_alike(found, expected)
+
+
+def test_views_share_what_they_have_seen(
+    machine: Machine, tiny_model: Florence2, pictures: list[Image.Image]
+) -> None:
+    """Features of two looks join into a batch, in any order and more than once."""
+    found: list[Result] = []
+    expected: list[Result] = []
+    for model, answers in ((machine.load(), found), (tiny_model, expected)):
+        first, second = model.look_batch(pictures[:2], options=SHORT)
+        third = model.look(pictures[2], options=SHORT)
+        asked = [question("OD", None, None, pictures[0].size)] * 3
+        answers += model.answer([third, first, third], asked, SHORT)
+        answers.append(second.caption())
+    for ours, theirs in zip(found, expected, strict=True):
+        assert_alike(ours, theirs)
+
+
+def test_features_are_sliced_where_they_are_and_read_by_numpy(
+    machine: Machine, tiny_model: Florence2
+) -> None:
+    side = tiny_model.bundle.size.image_size
+    pixels = np.random.default_rng(2).integers(0, 256, (3, side, side, 3), dtype=np.uint8)
+    expected = np.asarray(tiny_model.backend.look(pixels))
+    features = machine.load().backend.look(pixels)
+    blocks = len(machine.cuda.held)
+    assert len(features) == 3
+    np.testing.assert_allclose(np.asarray(features[1:][1:2]), expected[2:], atol=1e-5)
+    assert np.asarray(features[1:2], dtype=np.float64).dtype == np.float64
+    assert len(machine.cuda.held) == blocks
+    with pytest.raises(IndexError):
+        features[::2]
+
+
+def test_the_self_test_passes(machine: Machine) -> None:
+    errors = machine.load().self_test()
+    assert max(errors.values()) < 1e-4
+
+
+def test_frames_on_the_gpu_are_answered_without_coming_to_the_host(
+    machine: Machine, tiny_model: Florence2
+) -> None:
+    rng = np.random.default_rng(3)
+    values = rng.integers(0, 256, (120, 90, 3), dtype=np.uint8)
+    model = machine.load()
+    frame = OnGpu(machine.cuda, values)
+    view = model.look(frame, options=SHORT)
+    assert view.size == (90, 120)
+    assert_alike(view.caption(), tiny_model.look(values, options=SHORT).caption())
+    np.testing.assert_array_equal(np.asarray(view.image), values)
+
+
+def test_the_example_with_pycuda_answers(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gpuarray = types.SimpleNamespace(to_gpu=lambda values: OnGpu(machine.cuda, values))
+    package = types.ModuleType("pycuda")
+    monkeypatch.setattr(package, "gpuarray", gpuarray, raising=False)
+    for name, module in (("", package), (".gpuarray", gpuarray), (".autoprimaryctx", gpuarray)):
+        monkeypatch.setitem(sys.modules, f"pycuda{name}", module)
+    example = runpy.run_path(str(EXAMPLE))
+    example["main"](str(machine.folder))
+    assert capsys.readouterr().out
+
+
+# What a step costs.
+
+
+class Steps:
+    """A decoder driven by hand, with the calls of each step."""
+
+    def __init__(self, machine: Machine, beams: int) -> None:
+        self.model = machine.load()
+        self.fake = machine.cuda
+        self.beams = beams
+        self.decoder = self.open()
+
+    def open(self, tokens: int = 8) -> Any:
+        size = self.model.bundle.size
+        pixels = np.zeros((1, size.image_size, size.image_size, 3), dtype=np.uint8)
+        features = self.model.backend.look(pixels)
+        ids = np.arange(tokens, dtype=np.int64)[None] + 4
+        mask = np.ones((1, size.image_tokens + tokens), dtype=np.int64)
+        return self.model.backend.read(features, ids, mask, beams=self.beams)
+
+    def step(self, parents: list[int]) -> list[str]:
+        before = len(self.fake.calls)
+        tokens = np.full((1, self.beams), 5, dtype=np.int64)
+        self.scores = self.decoder.step(tokens, np.array([parents]))
+        return self.fake.calls[before:]
+
+
+def test_a_step_is_one_launch_and_one_wait(machine: Machine) -> None:
+    steps = Steps(machine, 3)
+    steps.step([0, 0, 0])
+    assert "cudaStreamBeginCapture" in steps.step([0, 1, 2])
+    launched = ["cudaSetDevice", "cudaGraphLaunch", "cudaStreamSynchronize"]
+    assert steps.step([0, 1, 2]) == launched
+    assert "cudaStreamBeginCapture" in steps.step([1, 1, 0])  # a graph of its own: beams part
+    assert steps.step([2, 0, 1]) == launched
+    assert steps.step([0, 1, 2]) == launched
+
+
+def test_greedy_needs_one_graph_for_a_capacity(machine: Machine) -> None:
+    steps = Steps(machine, 1)
+    calls = [name for _ in range(contract.MIN_CACHE_CAPACITY + 4) for name in steps.step([0])]
+    assert calls.count("cudaGraphInstantiate") == 2  # 64 and 128
+    assert calls.count("cudaMemcpy2DAsync") == 1  # from 64 to 128
+    steps.decoder = steps.open()
+    again = [name for _ in range(contract.MIN_CACHE_CAPACITY + 4) for name in steps.step([0])]
+    assert "cudaGraphInstantiate" not in again
+    assert "cudaMalloc" not in again
+
+
+def test_prompts_of_one_bucket_share_their_memory_and_graphs(machine: Machine) -> None:
+    steps = Steps(machine, 1)
+    for _ in range(3):
+        steps.step([0])
+    contexts = len(machine.trt.contexts)
+    steps.decoder = steps.open(tokens=11)
+    assert "cudaStreamBeginCapture" not in [*steps.step([0]), *steps.step([0])]
+    assert len(machine.trt.contexts) == contexts
+    steps.decoder = steps.open(tokens=17)  # the next bucket
+    assert len(machine.trt.contexts) > contexts
+
+
+def test_all_log_probabilities_are_copied_when_somebody_asks_and_once(machine: Machine) -> None:
+    steps = Steps(machine, 1)
+    steps.step([0])
+    before = len(steps.fake.calls)
+    first = steps.scores[0].full().copy()
+    assert steps.fake.calls[before:].count("cudaMemcpyAsync") == 1
+    before = len(steps.fake.calls)
+    np.testing.assert_array_equal(steps.scores[0].full(), first)
+    assert steps.fake.calls[before:] == []
+    top = np.sort(first[0])[::-1][: contract.TOP_K]
+    np.testing.assert_array_equal(steps.scores[0].top_log_probs[0], top)
+    steps.step([0])
+    assert not np.array_equal(steps.scores[0].full(), first)
+
+
+def test_contexts_share_one_scratch_block(machine: Machine, pictures: list[Image.Image]) -> None:
+    ask(machine.load(), "OD", pictures[0], SHORT)
+    scratch = {context.scratch for context in machine.trt.contexts}
+    assert len(machine.trt.contexts) == 3
+    assert [size for _, size in scratch] == [max(fake_tensorrt.SCRATCH.values())]
+
+
+def test_each_context_has_the_profile_that_serves_it(machine: Machine) -> None:
+    steps = Steps(machine, 3)
+    steps.step([0, 0, 0])
+    built = profiles(steps.model.bundle.size, BUILT)
+    vision, text, decoder = machine.trt.contexts
+    assert (vision.profile, text.profile) == (0, 0)
+    assert built[contract.DECODER][decoder.profile or 0].serves({"B": 1, "N": 3, "S": 64})
+
+
+def test_a_cache_starts_clean_whatever_was_there(machine: Machine) -> None:
+    """Memory of the scripted CUDA holds NaNs: one of them that is read would show."""
+    steps = Steps(machine, 2)
+    steps.step([0, 0])
+    first = steps.scores[0].full().copy()
+    assert np.isfinite(first).all()
+    for _ in range(5):
+        steps.step([1, 0])
+    steps.decoder = steps.open()
+    steps.step([0, 0])
+    np.testing.assert_array_equal(steps.scores[0].full(), first)
+
+
+# One generation at a time.
+
+
+def test_a_decoder_whose_memory_went_to_the_next_is_refused(machine: Machine) -> None:
+    steps = Steps(machine, 1)
+    steps.step([0])
+    stale, scores = steps.decoder, steps.scores
+    steps.decoder = steps.open()
+    steps.step([0])
+    with pytest.raises(BackendError, match="one generation before the next"):
+        stale.step(np.zeros((1, 1), dtype=np.int64), np.zeros((1, 1), dtype=np.int64))
+    with pytest.raises(BackendError, match="one generation before the next"):
+        scores[0].full()
+
+
+def test_features_of_another_engine_are_refused(
+    machine: Machine, tiny_model: Florence2, pictures: list[Image.Image]
+) -> None:
+    view = tiny_model.look(pictures[0], options=SHORT)
+    foreign = replace(view, model=machine.load())
+    with pytest.raises(BackendError, match="another engine"):
+        foreign.caption()
+    ours = foreign.model.look(pictures[0], options=SHORT)
+    asked = [question("OD", None, None, pictures[0].size)] * 2
+    with pytest.raises(BackendError, match="Views of different engines"):
+        ours.model.answer([ours, view], asked)
+    ours.features.place = replace(ours.features.place, dtype=np.dtype(np.float16))
+    ours.features.dtype = np.dtype(np.float16)
+    with pytest.raises(BackendError, match="another engine"):
+        ours.caption()
+
+
+# Memory.
+
+
+def test_everything_is_freed_with_the_model(machine: Machine, pictures: list[Image.Image]) -> None:
+    model = machine.load()
+    view = model.look(pictures[0], options=SHORT)
+    for beams in (1, 3):
+        view.run("OD", options=replace(SHORT, num_beams=beams))
+    backend_of(model).close()
+    assert [block.kind for block in machine.cuda.held] == ["device"]  # the view's features
+    del view
+    assert machine.cuda.held == []
+
+
+def test_a_model_that_nobody_has_any_more_frees_itself(
+    machine: Machine, pictures: list[Image.Image]
+) -> None:
+    model = machine.load()
+    model.run("CAPTION", pictures[0], options=SHORT)
+    assert machine.cuda.held
+    del model
+    assert machine.cuda.held == []
+
+
+def test_only_a_few_shapes_stay_prepared(machine: Machine, pictures: list[Image.Image]) -> None:
+    model = machine.load()
+    view = model.look(pictures[0], options=SHORT)
+    held = []
+    for tokens in (8, 17, 33, 65, 129, 257, 8):
+        size = model.bundle.size
+        ids = np.full((1, min(tokens, size.encoder_positions - size.image_tokens)), 5)
+        mask = np.ones((1, size.image_tokens + ids.shape[1]), dtype=np.int64)
+        for beams in (1, 2, 3):
+            decoder = model.backend.read(view.features, ids, mask, beams=beams)
+            decoder.step(np.full((1, beams), 2), np.zeros((1, beams), dtype=np.int64))
+            held.append(len(machine.cuda.held))
+    assert max(held[device._KEPT :]) == held[device._KEPT]
+
+
+def calls_of(machine: Machine, use: Callable[[], object]) -> int:
+    before = len(machine.cuda.calls)
+    use()
+    return len(machine.cuda.calls) - before
+
+
+def test_whichever_call_fails_nothing_leaks_and_the_next_answer_is_right(
+    machine: Machine, tiny_model: Florence2, pictures: list[Image.Image]
+) -> None:
+    """Out of memory (or any other failure) at every call there is, one after the other."""
+    few = GenerationOptions(num_beams=2, max_new_tokens=6)
+    expected = ask(tiny_model, "OD", pictures[0], few)
+
+    def use() -> None:
+        assert_alike(ask(machine.load(), "OD", pictures[0], few), expected)
+
+    count = calls_of(machine, use)
+    assert machine.cuda.held == []
+    given_back = ("cudaFree", "cudaFreeHost", "Destroy", "cuModuleUnload")
+    names = machine.cuda.calls[-count:]
+    for number, name in enumerate(names):
+        if any(part in name for part in given_back):
+            continue  # what fails to be freed is lost by CUDA itself
+        machine.cuda.calls.clear()
+        machine.cuda.fails_at = number + 1
+        with pytest.raises(BackendError):
+            use()
+        machine.cuda.fails_at = None
+        machine.cuda.queue.clear()
+        assert machine.cuda.held == [], f"call {number}, {name}"
+
+
+def test_a_model_goes_on_after_a_failure(
+    machine: Machine, tiny_model: Florence2, pictures: list[Image.Image]
+) -> None:
+    options = GenerationOptions(num_beams=2, max_new_tokens=80)
+    model = machine.load()
+    expected = ask(tiny_model, "CAPTION", pictures[0], options)
+    for fails_in in (3, 20, 40, 90, 150, 200):
+        machine.cuda.fails_at = len(machine.cuda.calls) + fails_in
+        with pytest.raises(BackendError):
+            ask(model, "CAPTION", pictures[0], options)
+        machine.cuda.fails_at = None
+        assert_alike(ask(model, "CAPTION", pictures[0], options), expected)
+
+
+# What is missing or does not fit.
+
+
+def test_without_tensorrt_the_error_says_what_to_install(
+    bare: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(BackendError, match="tensorrt-cu12"):
+        bare.load()
+
+
+def test_tensorrt_rtx_is_chosen_by_name(bare: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", bare.trt)
+    with pytest.raises(BackendError, match="There are no TensorRT engines"):
+        bare.load("tensorrt-rtx")
+    with pytest.raises(BackendError, match="no device 'tensorrt-lean'"):
+        bare.load("tensorrt-lean")
+
+
+@pytest.mark.parametrize("capturable", [True, False])
+def test_tensorrt_rtx_is_captured_where_it_can_be(
+    bare: Machine,
+    tiny_model: Florence2,
+    pictures: list[Image.Image],
+    monkeypatch: pytest.MonkeyPatch,
+    capturable: bool,
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", bare.trt)
+    place_engines(bare.folder, BUILT, flavour="tensorrt_rtx")
+    bare.trt.capturable = capturable
+    found = ask(bare.load("tensorrt-rtx"), "OD", pictures[0], SHORT)
+    assert_alike(found, ask(tiny_model, "OD", pictures[0], SHORT))
+    assert ("cudaGraphLaunch" in bare.cuda.calls) == capturable
+
+
+def test_without_engines_the_error_says_how_to_build_them(bare: Machine) -> None:
+    with pytest.raises(BackendError, match=f"Run: florence-build {bare.folder}"):
+        bare.load()
+    assert bare.cuda.calls == []
+
+
+def test_engines_of_another_gpu_are_not_loaded(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "find_gpu", lambda index=0: replace(ORIN, name="Thor"))
+    with pytest.raises(BackendError, match="GPU Orin, here Thor"):
+        machine.load()
+
+
+def test_engines_may_be_elsewhere(bare: Machine, pictures: list[Image.Image]) -> None:
+    elsewhere = bare.folder.parent / "engines of this board"
+    place_engines(bare.folder, BUILT, elsewhere)
+    model = bare.load(engine_dir=elsewhere)
+    assert ask(model, "CAPTION", pictures[0], SHORT).token_ids
+
+
+def test_more_than_was_built_is_refused_with_the_command(
+    machine: Machine, pictures: list[Image.Image]
+) -> None:
+    model = machine.load()
+    with pytest.raises(BackendError, match=r"beams 4, needed 5.*florence-build .* --beams 5"):
+        ask(model, "OD", pictures[0], replace(SHORT, num_beams=5))
+    with pytest.raises(BackendError, match=r"batch 3, needed 4.*--batch 4"):
+        model.run_batch("OD", [*pictures, pictures[0]], options=SHORT)
+    long = GenerationOptions(num_beams=1, max_new_tokens=280)
+    with pytest.raises(BackendError, match=r"tokens 200, needed 257.*--max-new-tokens 257"):
+        ask(model, "OD", pictures[0], long)
+    assert ask(model, "OD", pictures[0], SHORT).token_ids  # and the model still answers
+
+
+def test_the_second_gpu_is_used_where_it_is_named(
+    machine: Machine, pictures: list[Image.Image]
+) -> None:
+    model = machine.load("tensorrt:1")
+    assert ask(model, "OD", pictures[0], SHORT).token_ids
+    with pytest.raises(BackendError, match="no GPU of that number"):
+        machine.load("tensorrt:2")
+    assert backend_of(model)._model.cuda.index == 1
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "set_optimization_profile_async",
+        "set_input_shape",
+        "set_tensor_address",
+        "execute_async_v3",
+    ],
+)
+def test_an_engine_that_refuses_is_an_error(
+    machine: Machine, pictures: list[Image.Image], method: str
+) -> None:
+    machine.trt.refuses = method
+    with pytest.raises(BackendError, match=r"vision_encoder.plan.*florence-build .* --refresh"):
+        ask(machine.load(), "OD", pictures[0], SHORT)
+
+
+def test_a_plan_that_does_not_load_is_an_error(bare: Machine) -> None:
+    engines = place_engines(bare.folder, BUILT)
+    plan = engines / records.plan_name(contract.TEXT_ENCODER)
+    plan.write_bytes(b"x" * plan.stat().st_size)
+    with pytest.raises(BackendError, match=r"does not load .*text_encoder.plan.*--refresh"):
+        bare.load()
+    assert bare.cuda.held == []
+
+
+def test_a_failing_tensorrt_is_heard(
+    machine: Machine, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    log = trt._logger(machine.trt)
+    log.log(machine.trt.ILogger.ERROR, "no kernel image")
+    log.log(machine.trt.ILogger.INFO, "a detail")
+    assert [record.getMessage() for record in caplog.records] == ["TensorRT: no kernel image"]
+
+
+# Names.
+
+
+@pytest.mark.parametrize("release", ["tensorrt 10.3.0", "tensorrt 11.4.0", "tensorrt_rtx 1.7.1"])
+def test_every_name_of_the_scripted_tensorrt_exists_in_each_release(
+    assets: Path, release: str
+) -> None:
+    """The backend runs over the script, so it uses no name that is not there."""
+    names = set(json.loads((assets / "tensorrt_api_names.json").read_text())[release])
+    used = {"ExecutionContextAllocationStrategy.USER_MANAGED", "Runtime"}
+    used |= {f"ILogger.{name}" for name in vars(FakeTensorRT.ILogger) if not name.startswith("__")}
+    for kind in ("Runtime", "ICudaEngine", "IExecutionContext"):
+        own = {"trt", "path", "engine", "profile", "scratch", "shapes", "addresses", "runs"}
+        public = {name for name in vars(getattr(fake_tensorrt, kind)) if not name.startswith("_")}
+        used |= {f"{kind}.{name}" for name in public - own}
+    used.remove("IExecutionContext.is_stream_capturable")  # asked of TensorRT-RTX alone
+    assert len(used) > 12
+    assert sorted(used - names) == []
+
+
+def test_tensorrt_rtx_says_whether_its_runs_can_be_captured(assets: Path) -> None:
+    names = json.loads((assets / "tensorrt_api_names.json").read_text())["tensorrt_rtx 1.7.1"]
+    assert "IExecutionContext.is_stream_capturable" in names
+
+
+# With a GPU and TensorRT.
+
+
+@pytest.mark.tensorrt
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_tensorrt_answers_all_15_tasks_as_the_cpu_does(
+    miniature_engines: Path, num_beams: int
+) -> None:
+    from .miniature_answers import assert_same_answers
+
+    assert_same_answers(miniature_engines, "tensorrt", num_beams)
+
+
+@pytest.fixture(scope="module")
+def miniature_engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The miniature with engines built here."""
+    require_tensorrt()
+    from .miniature_answers import export_miniature
+
+    building = pytest.importorskip("florence_edge_export.engines.cli")
+    bundle = export_miniature(tmp_path_factory.mktemp("miniature"))
+    assert building.main([str(bundle)]) == 0
+    return bundle
