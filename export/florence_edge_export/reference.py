@@ -38,6 +38,11 @@ class Reference:
         self._model = model.eval()
         self._language = model.model.language_model
 
+    @property
+    def model(self) -> Any:
+        """transformers' own object, in evaluation mode: what benchmarks compare with."""
+        return self._model
+
     def image_features(self, pixel_values: Array) -> Array:
         """[B, 3, S, S] normalized -> [B, image tokens, d_model]."""
         with self._torch.inference_mode():
@@ -88,7 +93,7 @@ class Reference:
             ids = self._model.generate(
                 encoder_outputs=BaseModelOutput(last_hidden_state=torch.from_numpy(hidden)),
                 attention_mask=torch.ones(hidden.shape[:2], dtype=torch.long),
-                generation_config=_generation_config(generation),
+                generation_config=generation_config(generation),
             )
         return [int(token) for token in ids[0]]
 
@@ -181,7 +186,8 @@ def _temporal_table(torch: Any, model: Any) -> Any:
     return torch.stack([sine, cosine], dim=-1).flatten(1)
 
 
-def _generation_config(generation: Generation) -> Any:
+def generation_config(generation: Generation) -> Any:
+    """transformers' `GenerationConfig` that says the same."""
     from transformers import GenerationConfig
 
     forced = {

@@ -1,0 +1,45 @@
+"""A bundle as a compared system: the runtime as users call it, with its engine's calls recorded."""
+
+from pathlib import Path
+
+from florence_edge import Florence2
+from florence_edge.image import load_image
+
+from .calls import Calls, RecordedBackend
+from .endless import EndlessBackend
+from .stages import Timing, stages_from_calls
+from .workload import Workload
+
+
+class BundleSystem:
+    """A loaded bundle that answers workloads."""
+
+    def __init__(self, model: Florence2, calls: Calls) -> None:
+        self._model = model
+        self._calls = calls
+        self._recorded = RecordedBackend(model.backend, calls)
+        self._endless = EndlessBackend(self._recorded, model.bundle.generation.eos_token_id)
+
+    @staticmethod
+    def load(folder: Path, device: str, threads: int) -> "BundleSystem":
+        """Load the bundle, with recorded calls."""
+        return BundleSystem(Florence2.load(folder, device, threads=threads), Calls())
+
+    def answer(self, workload: Workload) -> Timing:
+        """Answer once, picture file to regions, and say how long each stage took."""
+        pinned = workload.new_tokens is not None
+        self._model.backend = self._endless if pinned else self._recorded
+        texts = [workload.text] * workload.batch
+        self._calls.take()
+        begin = self._calls.clock()
+        images = [load_image(workload.image) for _ in range(workload.batch)]
+        decoded = self._calls.clock()
+        results = self._model.run_batch(workload.task, images, texts, options=workload.options)
+        end = self._calls.clock()
+        calls = self._calls.take()
+        return Timing(
+            seconds=end - begin,
+            stages=stages_from_calls(calls, begin=begin, decoded=decoded, end=end),
+            steps=tuple(call.end - call.begin for call in calls if call.what == "step"),
+            token_ids=tuple(result.token_ids for result in results),
+        )

@@ -1,0 +1,79 @@
+"""florence-bench accuracy: how right a bundle's answers about your own data are."""
+
+import argparse
+from pathlib import Path
+
+from florence_edge import GenerationOptions
+
+from ..accuracy import Examination, measure_accuracy
+from ..markdown import markdown_of
+from ..results import write_result
+from ..truth import VQA, read_truth
+from .arguments import count, names, tasks
+
+HELP = "detection mAP, captions, grounding, segmentation, OCR and VQA on a data folder"
+DESCRIPTION = (
+    "Ask a bundle everything that a data folder has truth for, and grade the answers. "
+    "The folder is in COCO's form, with a few tables more; benchmarks/README.md describes them."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Say which arguments the command takes."""
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="exported folder")
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="pictures and truth"
+    )
+    parser.add_argument(
+        "--annotations",
+        type=lambda text: [Path(name) for name in names(text)],
+        default=[],
+        metavar="F,F",
+        help="the JSON files; default: those in DIR, else DIR/annotations/*_val*.json",
+    )
+    parser.add_argument("--limit", type=count, metavar="N", help="the first N pictures by id")
+    parser.add_argument(
+        "--tasks", type=_tasks, metavar="T,T", help="default: all that there is truth for"
+    )
+    parser.add_argument("--beams", type=count, metavar="N", help="default: the model's")
+    parser.add_argument("--max-new-tokens", type=count, metavar="N", help="longest answer")
+    parser.add_argument("--batch", type=count, default=8, metavar="N", help="questions at once")
+    parser.add_argument(
+        "--vqa-prompt",
+        default="{question}",
+        metavar="TEXT",
+        help="how the fine-tune is asked, for example '<DocVQA>{question}'",
+    )
+    parser.add_argument("--device", default="cpu", metavar="D")
+    parser.add_argument("--threads", type=count, metavar="N")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="result as JSON")
+
+
+def run(arguments: argparse.Namespace) -> str:
+    """Measure, write the result and give its tables."""
+    truth = read_truth(arguments.data, arguments.annotations, limit=arguments.limit)
+    examination = Examination(
+        tasks=arguments.tasks,
+        options=GenerationOptions(
+            num_beams=arguments.beams, max_new_tokens=arguments.max_new_tokens
+        ),
+        batch=arguments.batch,
+        vqa_prompt=arguments.vqa_prompt,
+    )
+    result = measure_accuracy(
+        arguments.bundle,
+        truth,
+        examination,
+        device=arguments.device,
+        threads=arguments.threads,
+    )
+    if arguments.output:
+        write_result(arguments.output, result)
+    return markdown_of([result])
+
+
+def _tasks(text: str) -> list[str]:
+    """Names of tasks, and `VQA`, which is none of Florence-2's fifteen."""
+    plain = [name for name in names(text) if name.upper() != VQA]
+    found = tasks(",".join(plain)) if plain else []
+    return found + [VQA] * (len(plain) < len(names(text)))

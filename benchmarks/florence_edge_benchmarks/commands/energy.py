@@ -1,0 +1,71 @@
+"""florence-bench energy: joules per image and per token, on the rails of this board."""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from florence_edge import Florence2, GenerationOptions
+from florence_edge_jetson.energy import Plan
+from florence_edge_jetson.meter import open_meter
+
+from ..energy import answering, energy_text, measure_energy, write_energy
+from ..pictures import scene_picture
+from .arguments import count, names
+
+HELP = "joules per image and per token"
+DESCRIPTION = (
+    "Measure power at rest, then under answers one after the other. Reads the board's sensors "
+    "(INA3221, INA238), else tegrastats, else NVML. It sets no clocks: jetson/power-mode.sh does."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Say which arguments the command takes."""
+    plan = Plan()
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="exported folder")
+    parser.add_argument("--task", default="OD", help="default: OD")
+    parser.add_argument("--text", help="what the task takes beside the picture")
+    parser.add_argument("--image", type=Path, metavar="FILE", help="default: a generated scene")
+    parser.add_argument("--beams", type=count, metavar="N", help="default: the model's")
+    parser.add_argument("--max-new-tokens", type=count, metavar="N", help="longest answer")
+    parser.add_argument("--device", default="cpu", help="engine (default cpu)")
+    parser.add_argument("--threads", type=count, metavar="N", help="threads of the CPU engine")
+    for name, default, unit in (
+        ("idle", plan.idle_seconds, "S"),
+        ("load", plan.load_seconds, "S"),
+        ("hertz", plan.hertz, "HZ"),
+    ):
+        parser.add_argument(
+            f"--{name}", type=float, default=default, metavar=unit, help=f"default {default:g}"
+        )
+    parser.add_argument("--rails", type=names, default=[], metavar="A,B", help="rails to sum")
+    parser.add_argument("--gpu", type=int, default=0, metavar="N", help="GPU for NVML (default 0)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="results as JSON")
+
+
+def run(arguments: argparse.Namespace) -> str:
+    """Measure, write the result and give it as text."""
+    plan = Plan(idle_seconds=arguments.idle, load_seconds=arguments.load, hertz=arguments.hertz)
+    options = GenerationOptions(num_beams=arguments.beams, max_new_tokens=arguments.max_new_tokens)
+    meter = open_meter(rails=arguments.rails, gpu=arguments.gpu)
+    try:
+        model = Florence2.load(arguments.bundle, arguments.device, threads=arguments.threads)
+        with tempfile.TemporaryDirectory(prefix="florence-bench-") as temporary:
+            picture = arguments.image or scene_picture(Path(temporary))
+            answer = answering(model, picture, arguments.task, arguments.text, options)
+            measured = measure_energy(answer, meter, plan)
+    finally:
+        meter.close()
+    bundle = model.bundle
+    settings = {
+        "model": bundle.model,
+        "precision": bundle.precision,
+        "device": arguments.device,
+        "task": arguments.task,
+        "beams": model.resolve(options).num_beams,
+        "picture": str(arguments.image or "a generated scene"),
+    }
+    if arguments.output:
+        write_energy(arguments.output, measured, settings)
+    head = f"{bundle.model} {bundle.precision} on {arguments.device}, {arguments.task}"
+    return f"{head}\n{energy_text(measured)}"

@@ -1,0 +1,112 @@
+"""The plots of a report: which numbers of a result are drawn, and what is written under them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from . import units
+from .accuracy_tables import accuracy_of
+from .machine_tables import machine_line
+from .plots import Bar, Series, bars, lines, points
+from .results import AccuracyResult, RunRow, SpeedResult
+from .speed_tables import is_whole, stage_median, total
+from .stages import STAGES
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A drawing, its title, and a caption that names model and machine."""
+
+    svg: str
+    title: str
+    caption: str
+
+
+def speed_figures(result: SpeedResult) -> list[Figure]:
+    """Stages, latency against tokens, and memory."""
+    drawn = [*_stage_figures(result), *_token_figures(result), *_memory_figures(result)]
+    return [Figure(svg, title, _where(result)) for svg, title in drawn]
+
+
+def trade_off_figures(
+    speeds: Sequence[SpeedResult], accuracies: Sequence[AccuracyResult]
+) -> list[Figure]:
+    """Accuracy against speed, for every task and model that both were measured of."""
+    figures = []
+    for speed in speeds:
+        known = [each for each in accuracies if each.model in {row.model for row in speed.systems}]
+        for task in dict.fromkeys(task for each in known for task in each.figures):
+            series = list(_trade_off(speed, known, task))
+            if series:
+                measure = next(name for each in known for name in each.figures.get(task, ()))
+                svg = points(series, f"median milliseconds of {task}", measure)
+                title = f"{task}: up and left is better"
+                figures.append(Figure(svg, title, _where(speed)))
+    return figures
+
+
+def _where(result: SpeedResult) -> str:
+    return f"Model: {result.models}. Machine: {machine_line(result.machine)}."
+
+
+def _stage_figures(result: SpeedResult) -> Iterator[tuple[str, str]]:
+    runs = [run for run in result.runs if is_whole(run)]
+    for name in dict.fromkeys(run.workload.name for run in runs):
+        rows = [
+            Bar(
+                run.label,
+                [stage_median(run, stage) * 1e3 for stage in STAGES],
+                units.duration(total(run)),
+            )
+            for run in runs
+            if run.workload.name == name
+        ]
+        yield bars(STAGES, rows, "milliseconds"), f"Stages of {name}, medians"
+
+
+def _token_figures(result: SpeedResult) -> Iterator[tuple[str, str]]:
+    """One plot for the workload of most tokens a number of beams, each system a line."""
+    runs = [run for run in result.runs if is_whole(run) and len(run.steps) > 1]
+    for beams in dict.fromkeys(run.workload.beams for run in runs):
+        same = [run for run in runs if run.workload.beams == beams and run.workload.batch == 1]
+        if not same:
+            continue
+        longest = max(same, key=lambda run: len(run.steps)).workload
+        series = [Series(run.label, _latencies(run)) for run in same if run.workload == longest]
+        svg = lines(series, "new tokens", "milliseconds until then")
+        yield svg, f"Latency against tokens: {longest.name}, medians"
+
+
+def _latencies(run: RunRow) -> list[tuple[float, float]]:
+    """Milliseconds from the picture file to the token of each position, search included."""
+    before = sum(stage_median(run, stage) for stage in STAGES[: STAGES.index("decoder")])
+    search = stage_median(run, "search") / len(run.steps)
+    reached, curve = before, [(0.0, before * 1e3)]
+    for position, step in enumerate(run.steps, start=1):
+        reached += step + search
+        curve.append((float(position), reached * 1e3))
+    return curve
+
+
+def _memory_figures(result: SpeedResult) -> Iterator[tuple[str, str]]:
+    rows = [
+        Bar(row.system.label, [peak / 1e6], units.size(peak))
+        for row in result.systems
+        if row.start is not None and (peak := row.start.answering_bytes) is not None
+    ]
+    if rows:
+        yield bars(["memory"], rows, "MB"), "Most memory resident while answering"
+
+
+def _trade_off(
+    speed: SpeedResult, accuracies: Sequence[AccuracyResult], task: str
+) -> Iterator[Series]:
+    runs = {
+        run.label: run
+        for run in sorted(speed.runs, key=lambda run: (run.workload.beams, -run.workload.batch))
+        if run.workload.task == task and is_whole(run)
+    }
+    for row in speed.systems:
+        known = accuracy_of(row, accuracies, task)
+        label = row.system.label
+        if known is not None and label in runs:
+            yield Series(label, [(total(runs[label]) * 1e3, known[1])])

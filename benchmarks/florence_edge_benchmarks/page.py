@@ -1,0 +1,92 @@
+"""Results as one HTML page that needs nothing else: styles and drawings are inside."""
+
+from collections.abc import Sequence
+from html import escape
+
+from .accuracy_tables import accuracy_table
+from .figures import Figure, speed_figures, trade_off_figures
+from .machine_tables import machine_line, machine_table
+from .results import AccuracyResult, Result, SpeedResult
+from .speed_tables import speed_tables
+from .table import Table
+
+_STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; color: #1a1a1a; background: #fff;
+       max-width: 1080px; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.25rem; margin-top: 2.5rem;
+     border-bottom: 2px solid #1a1a1a; } h3 { font-size: 1rem; margin: 1.6rem 0 .4rem; }
+table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
+.wide { overflow-x: auto; }
+th, td { padding: .22rem .5rem; border-bottom: 1px solid #ccc; text-align: right;
+         vertical-align: top; }
+td { white-space: nowrap; } th { border-bottom: 1.5px solid #1a1a1a; vertical-align: bottom; }
+.name, .text { text-align: left; } .text { white-space: normal; max-width: 42rem; }
+figure { margin: 0; break-inside: avoid; } svg { max-width: 100%; height: auto; }
+figcaption, .note { font-size: .85rem; color: #333; max-width: 60rem; }
+@media print { body { margin: 0; max-width: none; font-size: 10pt; }
+  h2 { break-before: page; } h2.first { break-before: auto; }
+  table { font-size: 7.5pt; } th, td { padding: .1rem .3rem; }
+  tr, figure { break-inside: avoid; } .wide { overflow: visible; } }
+"""
+
+_CLASSES = {"n": ' class="name"', "f": "", "t": ' class="text"'}
+
+
+def page_of(results: Sequence[Result]) -> str:
+    """The page; equal results give equal bytes."""
+    speeds = [each for each in results if isinstance(each, SpeedResult)]
+    accuracies = [each for each in results if isinstance(each, AccuracyResult)]
+    accuracies += [each for speed in speeds for each in speed.accuracy]
+    ordered: list[Result] = [*speeds]
+    ordered += [each for each in results if isinstance(each, AccuracyResult)]
+    sections = [_section(result, first=number == 0) for number, result in enumerate(ordered)]
+    trade_offs = trade_off_figures(speeds, accuracies)
+    if trade_offs:
+        sections.append("<h2>Accuracy against speed</h2>" + "".join(map(_figure, trade_offs)))
+    body = "\n".join(["<h1>florence-edge: what was measured</h1>", *sections])
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width">\n'
+        f"<title>florence-edge benchmarks</title>\n<style>{_STYLE}</style>\n</head>\n"
+        f"<body>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def _section(result: Result, *, first: bool) -> str:
+    where = f"{machine_line(result.machine)}, {result.machine['date']}"
+    if isinstance(result, SpeedResult):
+        title, figures = f"Speed of {result.models}", speed_figures(result)
+        tables = [*speed_tables(result), *map(accuracy_table, result.accuracy)]
+        where += f", {result.settings['threads']} thread(s) a system"
+    else:
+        title, figures = f"Accuracy of {result.model}", []
+        tables = [accuracy_table(result)]
+    kind = ' class="first"' if first else ""
+    opening = f"<h2{kind}>{escape(title)}</h2>\n<p>{escape(where)}</p>"
+    machine = _table(machine_table(result.machine, result.settings))
+    return "\n".join([opening, *map(_table, tables), *map(_figure, figures), machine])
+
+
+def _table(table: Table) -> str:
+    heading = _row(table.heading, "th", table.kinds)
+    rows = "\n".join(_row(row, "td", table.kinds) for row in table.without_repetitions())
+    note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
+    return (
+        f'<h3>{escape(table.title)}</h3>\n<div class="wide"><table>\n<thead>{heading}</thead>\n'
+        f"<tbody>\n{rows}\n</tbody>\n</table></div>\n{note}"
+    )
+
+
+def _row(cells: Sequence[str], element: str, kinds: str) -> str:
+    drawn = [
+        f"<{element}{_CLASSES[kind]}>{escape(cell)}</{element}>"
+        for cell, kind in zip(cells, kinds, strict=True)
+    ]
+    return f"<tr>{''.join(drawn)}</tr>"
+
+
+def _figure(figure: Figure) -> str:
+    title, caption = escape(figure.title), escape(figure.caption)
+    return (
+        f"<figure>\n<h3>{title}</h3>\n{figure.svg}\n<figcaption>{caption}</figcaption>\n</figure>"
+    )

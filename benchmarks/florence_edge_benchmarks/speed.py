@@ -1,0 +1,146 @@
+"""`measure_speed`: start every system, let all take turns, and put the outcome together."""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from florence_edge.bundle import Bundle
+from florence_edge.errors import BundleError, FlorenceEdgeError
+
+from .competitor import Competitor
+from .interleave import Outcome, Rounds, run_rounds
+from .machine import describe_machine
+from .results import Round, RunRow, SpeedResult, SystemRow
+from .same_weights import check_same_weights
+from .stages import Timing
+from .start import measure_start
+from .summary import median_by_position, percentile
+from .systems import System
+from .transformers_variants import VARIANTS
+from .workload import Workload
+
+logger = logging.getLogger(__name__)
+
+
+def measure_speed(
+    systems: Sequence[System],
+    workloads: Sequence[Workload],
+    rounds: Rounds,
+    settings: Mapping[str, Any],
+    failed: Mapping[str, str],
+) -> SpeedResult:
+    """Measure all systems with all workloads.
+
+    First each alone, for memory and start; then all together, taking turns, for time. What fails
+    becomes a row with its message.
+
+    Args:
+        systems: of distinct labels.
+        workloads: at least one.
+        rounds: how many are timed.
+        settings: what was asked for, as plain JSON; kept with the result.
+        failed: bundles that could not be made, by their folder, and why.
+    """
+    machine = describe_machine()
+    rows = [_start(system, workloads, failed) for system in systems]
+    runs: list[RunRow] = []
+    baseline = baseline_of([row.system for row in rows if row.error is None])
+    with ExitStack() as stack:
+        running = {label: one.answer for label, one in _running(stack, rows)}
+        for workload in workloads:
+            logger.info("%s: %d rounds", workload.name, rounds.timed)
+            outcomes = run_rounds(running, workload, rounds)
+            runs += _run_rows(workload, outcomes, baseline)
+    return SpeedResult(
+        machine=machine,
+        settings=settings,
+        baseline=baseline,
+        systems=tuple(rows),
+        runs=tuple(runs),
+    )
+
+
+def baseline_of(systems: Sequence[System]) -> str:
+    """The label that ratios refer to: plain transformers, any other of its variants, the first."""
+    labels = [system.label for system in systems]
+    return next((name for name in (*VARIANTS, *labels) if name in labels), "")
+
+
+def _start(system: System, workloads: Sequence[Workload], failed: Mapping[str, str]) -> SystemRow:
+    logger.info("%s: start and memory", system.label)
+    heaviest = max(workloads, key=lambda one: (one.batch, one.beams, one.new_tokens or 0))
+    model, precision = _identity(system)
+    try:
+        if system.bundle in failed:
+            raise BundleError(failed[system.bundle])
+        if system.kind == "transformers":
+            check_same_weights(Path(system.bundle), system.checkpoint)
+        start = measure_start(system, workloads[0], heaviest)
+    except FlorenceEdgeError as error:
+        logger.warning("%s: %s", system.label, error)
+        return SystemRow(
+            system=system, model=model, precision=precision, start=None, error=str(error)
+        )
+    return SystemRow(system=system, model=model, precision=precision, start=start)
+
+
+def _identity(system: System) -> tuple[str, str]:
+    """Model and precision."""
+    try:
+        bundle = Bundle.load(Path(system.bundle))
+    except FlorenceEdgeError:
+        return "unknown", "unknown"
+    if system.kind == "bundle":
+        return bundle.model, bundle.precision
+    return bundle.model, VARIANTS[system.variant].dtype if system.variant in VARIANTS else "float32"
+
+
+def _running(stack: ExitStack, rows: Sequence[SystemRow]) -> Iterable[tuple[str, Competitor]]:
+    """The systems that could be started, once more, to stay."""
+    for row in rows:
+        if row.error is None:
+            yield row.system.label, stack.enter_context(Competitor(row.system))
+
+
+def _run_rows(
+    workload: Workload, outcomes: Mapping[str, Outcome], baseline: str
+) -> Iterable[RunRow]:
+    reference = outcomes.get(baseline)
+    for label, outcome in outcomes.items():
+        if isinstance(outcome, str):
+            logger.warning("%s, %s: %s", label, workload.name, outcome)
+            yield run_row(label, workload, [], same_tokens=None, error=outcome)
+            continue
+        same = None
+        if label != baseline and isinstance(reference, list):
+            same = outcome[0].token_ids == reference[0].token_ids
+        yield run_row(label, workload, outcome, same_tokens=same)
+
+
+def run_row(
+    label: str,
+    workload: Workload,
+    timings: Sequence[Timing],
+    *,
+    same_tokens: bool | None,
+    error: str | None = None,
+) -> RunRow:
+    """The timings of all rounds as they are stored."""
+    steps = [step for timing in timings for step in timing.steps]
+    return RunRow(
+        label=label,
+        workload=replace(workload, image=Path(workload.image).name),
+        rounds=tuple(
+            Round(seconds=timing.seconds, stages=timing.stages, tokens=timing.tokens)
+            for timing in timings
+        ),
+        steps=tuple(median_by_position([timing.steps for timing in timings])),
+        step_p50=percentile(steps, 50) if steps else None,
+        step_p90=percentile(steps, 90) if steps else None,
+        step_count=len(steps),
+        same_tokens=same_tokens,
+        error=error,
+    )

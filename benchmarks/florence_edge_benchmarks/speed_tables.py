@@ -1,0 +1,197 @@
+"""The tables of a speed result: rows of text, the same for HTML and Markdown."""
+
+from collections.abc import Sequence
+from operator import attrgetter
+
+from . import units
+from .accuracy_tables import accuracy_of
+from .results import Round, RunRow, SpeedResult
+from .stages import STAGES
+from .summary import percentile, ratios
+from .table import Table
+
+_DECODING = ("decoder", "search")
+
+
+def speed_tables(result: SpeedResult, *, brief: bool = False) -> list[Table]:
+    """All tables of a speed result; `brief` leaves the stages out, for a README."""
+    tables = [latency_table(result), *([] if brief else [stage_table(result)]), start_table(result)]
+    return [table for table in [*tables, failure_table(result)] if table.rows]
+
+
+def latency_table(result: SpeedResult) -> Table:
+    """How long answers take, and how much faster than the baseline they are."""
+    rows = [
+        (
+            *(run.workload.name, run.label),
+            *_latency(run),
+            *(_times_faster(run, result), _same(run)),
+            *([_accuracy(run, result)] if result.accuracy else []),
+        )
+        for run in result.runs
+        if run.rounds
+    ]
+    return Table(
+        title="Latency, picture file to answer",
+        heading=(
+            *("task", "system", "p50", "p90", "rounds", "tokens/s", "images/s"),
+            *(f"times {result.baseline}", "same tokens"),
+            *(["accuracy"] if result.accuracy else []),
+        ),
+        rows=tuple(rows),
+        kinds="nn" + "f" * (8 if result.accuracy else 7),
+        note=(
+            "Systems take turns. The ratio is the median over the rounds of baseline time by "
+            "system time, with the lowest and highest round. tokens/s counts the time of decoder "
+            "and search. Same tokens: whether the answers' token ids are the baseline's."
+        ),
+    )
+
+
+def stage_table(result: SpeedResult) -> Table:
+    """Where the time goes, as medians."""
+    rows = [
+        (
+            run.workload.name,
+            run.label,
+            *(units.duration(stage_median(run, stage)) for stage in STAGES),
+            units.share(host_share(run)),
+            units.duration(run.step_p50),
+            units.duration(run.step_p90),
+        )
+        for run in result.runs
+        if is_whole(run)
+    ]
+    return Table(
+        title="Stages",
+        heading=("task", "system", *STAGES, "search share", "step p50", "step p90"),
+        rows=tuple(rows),
+        kinds="nn" + "f" * (len(STAGES) + 3),
+        note=(
+            "Medians over the rounds. Decoder is the engine's time for all steps, search the time "
+            "between them, and its share is of both; a step is one decoded token, of all beams."
+        ),
+    )
+
+
+def start_table(result: SpeedResult) -> Table:
+    """Import, loading, memory and size of the systems that started."""
+    rows = [
+        (
+            row.system.label,
+            row.precision,
+            *(
+                units.duration(seconds)
+                for seconds in (
+                    row.start.import_seconds,
+                    row.start.load_seconds,
+                    row.start.first_answer_seconds,
+                )
+            ),
+            *(
+                units.size(count)
+                for count in (
+                    row.start.loaded_bytes,
+                    row.start.answering_bytes,
+                    row.start.peak_bytes,
+                    row.start.disk_bytes,
+                )
+            ),
+        )
+        for row in result.systems
+        if row.start is not None
+    ]
+    return Table(
+        title="Start, memory and size",
+        heading=(
+            *("system", "precision", "import", "load", "cold start"),
+            *("loaded", "peak answering", "peak", "model on disk"),
+        ),
+        rows=tuple(rows),
+        kinds="nnfffffff",
+        note=(
+            "A process of its own each, apart from the timing. Cold start is process to first "
+            "answer, with files perhaps in the page cache. Memory is resident memory, mapped "
+            "files included; the peak includes loading, for transformers by florence-export's "
+            "reader of checkpoints."
+        ),
+    )
+
+
+def failure_table(result: SpeedResult) -> Table:
+    """What did not work, and why."""
+    systems = [(row.system.label, "start", row.error) for row in result.systems if row.error]
+    runs = [(run.label, run.workload.name, run.error) for run in result.runs if run.error]
+    rows = tuple((label, what, error or "") for label, what, error in systems + runs)
+    return Table(title="Failures", heading=("system", "at", "message"), rows=rows, kinds="nnt")
+
+
+def is_whole(run: RunRow) -> bool:
+    """Whether a run has every stage; optimum answers have the decoder's alone."""
+    return bool(run.rounds) and set(STAGES) <= set(run.rounds[0].stages)
+
+
+def stage_median(run: RunRow, stage: str) -> float:
+    """Median seconds of a stage."""
+    return percentile([each.stages[stage] for each in run.rounds], 50)
+
+
+def host_share(run: RunRow) -> float:
+    """The part of decoding that is spent outside of the engine."""
+    search, decoder = (stage_median(run, stage) for stage in ("search", "decoder"))
+    return search / max(search + decoder, 1e-12)
+
+
+def decoding_seconds(each: Round) -> float:
+    """Decoder and search of one answer."""
+    return sum(each.stages[stage] for stage in _DECODING)
+
+
+def total(run: RunRow, percent: float = 50) -> float:
+    """A percentile of the seconds of an answer."""
+    return percentile([each.seconds for each in run.rounds], percent)
+
+
+def _latency(run: RunRow) -> Sequence[str]:
+    batch = run.workload.batch
+    decoding = [decoding_seconds(each) for each in run.rounds]
+    tokens = [each.tokens * batch for each in run.rounds]
+    rates = [count / max(seconds, 1e-12) for count, seconds in zip(tokens, decoding, strict=True)]
+    whole = is_whole(run)
+    return (
+        units.duration(total(run)) if whole else "-",
+        units.duration(total(run, 90)) if whole else "-",
+        str(len(run.rounds)),
+        units.rate(percentile(rates, 50)),
+        units.rate(batch / total(run)) if whole else "-",
+    )
+
+
+def _times_faster(run: RunRow, result: SpeedResult) -> str:
+    baseline = next(
+        (
+            other
+            for other in result.runs
+            if (other.label, other.workload) == (result.baseline, run.workload)
+        ),
+        None,
+    )
+    if baseline is None or len(baseline.rounds) != len(run.rounds):
+        return "-"
+    if run.label == result.baseline:
+        return "1"
+    seconds = attrgetter("seconds") if is_whole(run) else decoding_seconds
+    spread = ratios([*map(seconds, baseline.rounds)], [*map(seconds, run.rounds)])
+    what = "" if is_whole(run) else "decoding "
+    return f"{what}{spread.median:.2f} ({spread.low:.2f} to {spread.high:.2f})"
+
+
+def _same(run: RunRow) -> str:
+    return {True: "yes", False: "no", None: "-"}[run.same_tokens if is_whole(run) else None]
+
+
+def _accuracy(run: RunRow, result: SpeedResult) -> str:
+    """The headline figure of a bundle's answers to the task, where truth was given."""
+    row = next(row for row in result.systems if row.system.label == run.label)
+    known = accuracy_of(row, result.accuracy, run.workload.task)
+    return "-" if known is None else f"{known[0]} {units.figure(known[1])}"

@@ -1,0 +1,95 @@
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+
+from florence_edge import Florence2, GenerationOptions
+from florence_edge.errors import BackendError
+from florence_edge_benchmarks.commands import energy as command
+from florence_edge_benchmarks.energy import answering, energy_text, measure_energy, write_energy
+from florence_edge_jetson.energy import Plan, Work
+from florence_edge_jetson.meter import Meter
+from florence_edge_jetson.tree import Tree
+
+SHORT = Plan(idle_seconds=0.05, load_seconds=0.05, hertz=1000)
+METER = Meter(source="hwmon", rails=("VDD_IN",), covers="the module", watts=lambda: 5.0)
+
+
+def picture(folder: Path) -> Path:
+    from PIL import Image
+
+    path = folder / "grey.png"
+    Image.new("RGB", (32, 32), "grey").save(path)
+    return path
+
+
+def test_an_answer_counts_the_tokens_that_were_generated(
+    tiny_model: Florence2, tmp_path: Path
+) -> None:
+    path, options = picture(tmp_path), GenerationOptions(num_beams=1, max_new_tokens=5)
+    work = answering(tiny_model, path, "OD", None, options)()
+    result = tiny_model.run("OD", path, options=options)
+    assert work == Work(images=1, tokens=len(result.token_ids) - 1)
+    assert 1 <= work.tokens <= 5
+
+
+def test_what_was_measured_is_json_with_machine_and_shares(tmp_path: Path) -> None:
+    measured = measure_energy(lambda: Work(2, 10), METER, SHORT, Tree(tmp_path))
+    write_energy(tmp_path / "energy.json", measured, {"model": "tiny"})
+    content = json.loads((tmp_path / "energy.json").read_text())
+    assert content["florence-bench"] == "energy"
+    assert content["settings"] == {"model": "tiny"}
+    energy = content["energy"]
+    gross, net = energy["joules_per_image"]
+    assert gross == pytest.approx(energy["gross_joules"] / energy["images"])
+    assert net == pytest.approx(0, abs=1e-6)  # work costs nothing more here
+    assert energy["joules_per_token"][0] == pytest.approx(gross / 5)
+    assert content["machine"]["l4t"] is None
+    assert content["plan"]["hertz"] == 1000
+
+
+def test_the_text_says_which_rails_were_summed(tmp_path: Path) -> None:
+    measured = measure_energy(lambda: Work(1, 0), METER, SHORT, Tree(tmp_path))
+    measured["energy"]["throttling"] = {"gpu": 2}
+    text = energy_text(measured)
+    assert "hwmon: VDD_IN (the module)" in text
+    assert "a token" not in text
+    assert text.endswith("throttling   2 x gpu")
+
+
+def test_the_command_measures_and_writes(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = []
+    meter = Meter(
+        source="hwmon",
+        rails=("VIN",),
+        covers="the kit",
+        watts=lambda: 7.0,
+        close=lambda: closed.append(True),
+    )
+    monkeypatch.setattr(command, "open_meter", lambda rails, gpu: meter)
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    asked = [str(tiny_bundle), "--image", str(picture(tmp_path)), "--threads", "1"]
+    times = ["--idle", "0.05", "--load", "0.05", "--hertz", "1000", "--max-new-tokens", "3"]
+    output = tmp_path / "energy.json"
+    text = command.run(parser.parse_args([*asked, *times, "--output", str(output)]))
+    assert "tiny fp32 on cpu, OD" in text
+    assert "at rest      7.00 W" in text
+    assert json.loads(output.read_text())["settings"]["precision"] == "fp32"
+    assert closed == [True]
+
+
+def test_a_machine_without_a_meter_is_told_so(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_meter(**_: object) -> Meter:
+        raise BackendError("There is no power sensor.")
+
+    monkeypatch.setattr(command, "open_meter", no_meter)
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    with pytest.raises(BackendError, match="no power sensor"):
+        command.run(parser.parse_args([str(tiny_bundle)]))

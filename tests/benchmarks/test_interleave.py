@@ -1,0 +1,47 @@
+import pytest
+
+from florence_edge.errors import BackendError
+from florence_edge_benchmarks.interleave import Contestant, Rounds, run_rounds
+from florence_edge_benchmarks.stages import Timing
+from florence_edge_benchmarks.workload import Workload
+
+WORKLOAD = Workload(task="OD", beams=1, new_tokens=3, batch=1, image="a.jpg")
+
+
+class Scripted:
+    """Says in which order it was asked, and fails from some answer on."""
+
+    def __init__(self, name: str, log: list[str], fails_at: int | None = None) -> None:
+        self.name, self.log, self.fails_at, self.count = name, log, fails_at, 0
+
+    def answer(self, workload: Workload) -> Timing:
+        self.log.append(self.name)
+        self.count += 1
+        if self.count == self.fails_at:
+            raise BackendError("no memory left")
+        return Timing(seconds=self.count, stages={}, steps=(), token_ids=((2, 0),))
+
+
+def contest(log: list[str], **fails_at: int | None) -> dict[str, Contestant]:
+    return {name: Scripted(name, log, fails).answer for name, fails in fails_at.items()}
+
+
+def test_systems_take_turns_and_every_other_round_goes_backwards() -> None:
+    log: list[str] = []
+    run_rounds(contest(log, a=None, b=None), WORKLOAD, Rounds(warmup=1, timed=3))
+    assert "".join(log) == "abbaabba"
+
+
+def test_warm_up_is_not_timed() -> None:
+    outcomes = run_rounds(contest([], a=None), WORKLOAD, Rounds(warmup=2, timed=3))
+    assert isinstance(outcomes["a"], list)
+    assert [timing.seconds for timing in outcomes["a"]] == [3, 4, 5]
+
+
+@pytest.mark.parametrize("fails_at", [1, 3])
+def test_one_that_fails_is_left_out_and_the_others_go_on(fails_at: int) -> None:
+    log: list[str] = []
+    outcomes = run_rounds(contest(log, a=fails_at, b=None), WORKLOAD, Rounds(warmup=1, timed=4))
+    assert outcomes["a"] == "no memory left"
+    assert len(outcomes["b"]) == 4
+    assert log.count("a") == fails_at

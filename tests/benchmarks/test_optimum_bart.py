@@ -1,0 +1,65 @@
+"""The checkpoint that optimum's program is given; the program runs in another environment."""
+
+import ast
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from florence_edge_benchmarks import optimum_bart
+from florence_edge_benchmarks.optimum_bart.checkpoint import write_bart
+from florence_edge_benchmarks.workload import Workload
+
+PROGRAM = Path(str(optimum_bart.__file__)).parent / "program.py"
+
+
+@pytest.fixture(scope="module")
+def bart(
+    tiny_checkpoint: Path, tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp("bart")
+    asked = [
+        Workload(task=task, beams=1, new_tokens=4, batch=1, image="a.jpg")
+        for task in ("OD", "REGION_TO_OCR")
+    ]
+    write_bart(str(tiny_checkpoint), tiny_bundle, asked, folder)
+    return folder
+
+
+def test_transformers_reads_it_as_a_whole_bart(bart: Path, tiny_checkpoint: Path) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    from florence_edge_export.checkpoint import read_checkpoint
+    from florence_edge_export.reference import Reference
+
+    model, told = transformers.BartForConditionalGeneration.from_pretrained(
+        bart, output_loading_info=True
+    )
+    assert not told["missing_keys"]
+    assert not told["unexpected_keys"]
+    ours = Reference(read_checkpoint(tiny_checkpoint)).model
+    ids = torch.arange(4, 24)[None]
+    with torch.inference_mode():
+        hidden = model.model.encoder(input_ids=ids).last_hidden_state
+        language = ours.model.language_model
+        words = language.get_input_embeddings()(ids)
+        expected = language.encoder(inputs_embeds=words).last_hidden_state
+    assert torch.allclose(hidden, expected, atol=1e-5)
+
+
+def test_the_source_is_as_long_as_picture_and_prompt(bart: Path) -> None:
+    asked = json.loads((bart / "ask.json").read_text())
+    lengths = asked["source_lengths"]
+    assert 5 < lengths["OD"] < 100
+    assert set(lengths) == {"OD", "REGION_TO_OCR"}
+    assert asked["no_repeat_ngram_size"] == 3
+
+
+def test_the_program_imports_nothing_that_its_environment_lacks() -> None:
+    tree = ast.parse(PROGRAM.read_text())
+    named = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import)
+             for alias in node.names}  # fmt: skip
+    named |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    packages = {name.partition(".")[0] for name in named} - {*sys.stdlib_module_names}
+    assert packages == {"onnxruntime", "torch"}, "and optimum, which is imported by its name"

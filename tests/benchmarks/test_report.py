@@ -1,0 +1,158 @@
+"""Reports of stored results. After a change that is meant, write the expected ones anew:
+`florence-bench report tests/benchmarks/stored/*.json --output tests/benchmarks/stored/report.md`
+and the same with `report.html`, and look at them.
+"""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from florence_edge.errors import RequestError
+from florence_edge_benchmarks.cli import main
+from florence_edge_benchmarks.figures import trade_off_figures
+from florence_edge_benchmarks.markdown import BLOCK_BEGINS, BLOCK_ENDS, markdown_of, with_block
+from florence_edge_benchmarks.page import page_of
+from florence_edge_benchmarks.results import AccuracyResult, SpeedResult, read_result
+
+from .conftest import STORED
+
+RESULTS = [STORED / "accuracy.json", STORED / "speed.json"]
+_RUN = "import sys; from florence_edge_benchmarks.cli import main; sys.exit(main())"
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return page_of([read_result(path) for path in RESULTS])
+
+
+@pytest.mark.parametrize("name", ["report.html", "report.md"])
+def test_stored_results_give_the_stored_report(name: str, tmp_path: Path) -> None:
+    paths = [str(path) for path in reversed(RESULTS)]
+    assert main(["report", *paths, "--output", str(tmp_path / name)]) == 0
+    assert (tmp_path / name).read_bytes() == (STORED / name).read_bytes()
+
+
+def test_the_order_of_sets_and_files_does_not_matter(tmp_path: Path) -> None:
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(sys.path)}
+        paths = [str(path) for path in (RESULTS if seed == "1" else RESULTS[::-1])]
+        output = ["--output", str(tmp_path / f"{seed}.html")]
+        command = [sys.executable, "-c", _RUN, "report", *paths, *output]
+        subprocess.run(command, check=True, env=environment, capture_output=True)
+    assert (tmp_path / "1.html").read_bytes() == (tmp_path / "2.html").read_bytes()
+
+
+class References(HTMLParser):
+    """Collects what a page would load, and every tag that was opened and not closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.loaded += [str(value) for name, value in attrs if name in ("src", "href")]
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.loaded += [str(value) for name, value in attrs if name in ("src", "href")]
+
+
+def test_the_page_needs_nothing_from_outside(page: str) -> None:
+    references = References()
+    references.feed(page)
+    assert references.loaded == references.open == []
+    assert "@import" not in page
+    assert "url(" not in page
+    assert "<script" not in page
+
+
+def test_every_drawing_is_well_formed_and_names_model_and_machine(page: str) -> None:
+    figures = page.split("<figure>")[1:]
+    assert len(figures) == 3 + 2 + 1 + 2, "stages, tokens, memory, accuracy against speed"
+    for figure in figures:
+        svg = figure[figure.index("<svg") : figure.index("</svg>") + len("</svg>")]
+        ElementTree.fromstring(svg)
+        caption = figure[figure.index("<figcaption>") :]
+        assert "random base (seed 0, 768 px)" in caption
+        assert "Test Processor &lt;1&gt;" in caption
+
+
+def test_accuracy_and_speed_meet_though_files_know_different_tasks() -> None:
+    speed, accuracy = (read_result(path) for path in reversed(RESULTS))
+    assert isinstance(speed, SpeedResult)
+    assert isinstance(accuracy, AccuracyResult)
+    parts = [
+        replace(accuracy, figures={task: accuracy.figures[task]}) for task in ("CAPTION", "OD")
+    ]
+    figures = trade_off_figures([speed], parts)
+    assert [figure.title.partition(":")[0] for figure in figures] == ["CAPTION", "OD"]
+    assert "AP50:95" in figures[1].svg
+    assert trade_off_figures([speed], [replace(accuracy, model="another")]) == []
+
+
+def test_failures_are_rows(page: str) -> None:
+    assert "killed, perhaps for want of memory" in page
+    text = markdown_of([read_result(STORED / "speed.json")])
+    assert r"| ONNX Runtime failed while running: a \| b |" in text
+
+
+def test_ratios_refer_to_the_baseline() -> None:
+    result = read_result(STORED / "speed.json")
+    assert isinstance(result, SpeedResult)
+    text = markdown_of([result])
+    assert "times transformers" in text
+    seconds = {
+        run.label: [each.seconds for each in run.rounds]
+        for run in result.runs
+        if run.workload.task == "CAPTION" and run.workload.beams == 1
+    }
+    pairs = zip(seconds["transformers"], seconds["fp32 on cpu"], strict=True)
+    middle = sorted(theirs / ours for theirs, ours in pairs)[1]
+    assert f"| {middle:.2f} (" in text
+
+
+def test_a_readme_gets_its_block_and_keeps_the_rest(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{BLOCK_BEGINS}\nobsolete\n{BLOCK_ENDS}\nafter\n")
+    for _ in range(2):  # the second time changes nothing
+        assert main(["report", str(STORED / "speed.json"), "--update", str(readme)]) == 0
+        text = readme.read_text()
+        assert text.startswith(f"before\n{BLOCK_BEGINS}\n**random base")
+        assert text.endswith(f"|\n{BLOCK_ENDS}\nafter\n")
+        assert "obsolete" not in text
+        assert text.count("Latency") == 1
+
+
+def test_a_page_without_marks_says_which_to_write() -> None:
+    with pytest.raises(RequestError, match=f"Write the lines {BLOCK_BEGINS}"):
+        with_block("nothing here", "text", "README.md")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["report", "nowhere.json"], "Cannot read nowhere.json"),
+        (["report", str(STORED / "speed.json"), "--output", "x.pdf"], "should end with .html"),
+        (["report", str(STORED / "report.md")], "is not JSON"),
+        (["report", str(STORED / "speed.json"), "--update", "nowhere.md"], "nowhere.md"),
+    ],
+)
+def test_bad_input_gives_one_line_and_status_1(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 1
+    told = capsys.readouterr().err.strip()
+    assert told.startswith("florence-bench: ")
+    assert "\n" not in told
+    assert message in told

@@ -1,0 +1,156 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from florence_edge_benchmarks.cli import main
+from florence_edge_benchmarks.interleave import Rounds
+from florence_edge_benchmarks.results import SpeedResult, read_result
+from florence_edge_benchmarks.speed import baseline_of, measure_speed
+from florence_edge_benchmarks.stages import STAGES
+from florence_edge_benchmarks.systems import System
+from florence_edge_benchmarks.workload import Workload
+
+from .conftest import STORED
+
+
+@pytest.fixture
+def system(tiny_bundle: Path) -> System:
+    return System(label="fp32 on cpu", kind="bundle", bundle=str(tiny_bundle), threads=1)
+
+
+def test_what_cannot_start_is_a_row_and_the_rest_is_measured(system: System, picture: Path) -> None:
+    broken = replace(system, label="gone", bundle="nowhere")
+    unmade = replace(system, label="int8", bundle="int8")
+    workloads = [
+        Workload(task="CAPTION", beams=beams, new_tokens=tokens, batch=1, image=str(picture))
+        for beams, tokens in ((1, 4), (3, 2000))
+    ]
+    result = measure_speed(
+        [system, broken, unmade], workloads[:1], Rounds(timed=2), {"threads": 1}, {"int8": "why"}
+    )
+    first, second, third = result.systems
+    assert first.start is not None
+    assert first.error is None
+    assert first.start.disk_bytes == sum(p.stat().st_size for p in _files(system))
+    assert first.start.import_seconds is not None
+    assert first.start.first_answer_seconds > first.start.load_seconds > 0
+    assert (second.start, third.error) == (None, "why")
+    assert "There is no bundle at nowhere" in str(second.error)
+    (run,) = result.runs
+    assert run.label == result.baseline == "fp32 on cpu"
+    assert [each.tokens for each in run.rounds] == [4, 4]
+    assert len(run.steps) == 4
+    assert run.step_count == 8
+    assert tuple(run.rounds[0].stages) == STAGES
+    assert run.workload.image == picture.name, "no path of this machine is kept"
+
+
+def _files(system: System) -> list[Path]:
+    return [path for path in Path(system.bundle).iterdir() if path.name != "manifest.json"]
+
+
+def test_the_baseline_is_transformers_if_it_is_there(system: System) -> None:
+    def labelled(*labels: str) -> list[System]:
+        return [replace(system, label=label) for label in labels]
+
+    assert (
+        baseline_of(labelled("fp32 on cpu", "transformers-bf16", "transformers")) == "transformers"
+    )
+    assert baseline_of(labelled("fp32 on cpu", "transformers-bf16")) == "transformers-bf16"
+    assert baseline_of(labelled("fp32 on cpu", "int8 on cpu")) == "fp32 on cpu"
+    assert baseline_of([]) == ""
+
+
+def test_the_command_measures_a_random_model_in_every_precision(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "result.json"
+    arguments = ["speed", "--architecture", "tiny", "--image-size", "64", "--threads", "1"]
+    arguments += ["--precision", "fp32,fp17", "--tasks", "caption", "--beams", "2"]
+    arguments += ["--rounds", "2", "--new-tokens", "5", "--output", str(output)]
+    assert main(arguments) == 0
+    result = read_result(output)
+    assert isinstance(result, SpeedResult)
+    fp32, fp17 = result.systems
+    assert fp32.model == result.models == "random tiny (seed 0, 64 px)"
+    assert "There is no precision 'fp17'" in str(fp17.error)
+    assert result.settings["threads"] == "1"
+    assert [run.workload.name for run in result.runs] == ["CAPTION, 2 beams, 5 tokens"]
+    printed = capsys.readouterr().out
+    assert "| CAPTION, 2 beams, 5 tokens | fp32 on cpu |" in printed
+    assert "fp17" in printed
+
+
+def test_accuracy_stands_beside_speed_where_truth_is_given(
+    miniature: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pycocotools")
+    from florence_edge_calibration.held_out import FOLDER
+
+    output = tmp_path / "result.json"
+    arguments = ["speed", str(miniature), "--tasks", "OD", "--beams", "1", "--rounds", "1"]
+    arguments += ["--threads", "1", "--data", str(FOLDER), "--data-limit", "3"]
+    assert main([*arguments, "--output", str(output)]) == 0
+    result = read_result(output)
+    assert isinstance(result, SpeedResult)
+    (accuracy,) = result.accuracy
+    assert accuracy.images == 3
+    assert "| AP50:95 " in capsys.readouterr().out
+    assert "Accuracy against speed" in _page(output)
+
+
+def _page(result: Path) -> str:
+    from florence_edge_benchmarks.page import page_of
+
+    return page_of([read_result(result)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["speed"], "Name a BUNDLE, or give --architecture"),
+        (["speed", "x", "--compare", "keras"], "There is no 'keras'"),
+        (["speed", "x", "--compare", "optimum"], "--optimum-python"),
+        (["speed", "x", "--new-tokens", "many"], "'many' is no number of new tokens"),
+        (["accuracy", "x", "--data", "nowhere"], "There is no truth in nowhere"),
+        (["accuracy", "nowhere", "--data", str(STORED)], "has no table `images`"),
+    ],
+)
+def test_bad_input_gives_one_line_and_status_1(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 1
+    told = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert len(told) == 1
+    assert told[0].startswith("florence-bench: ")
+    assert message in told[0]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["measure"],
+        ["speed", "x", "--tasks", "FLY"],
+        ["speed", "x", "--beams", "0"],
+        ["speed", "x", "--rounds", "-1"],
+        ["speed", "x", "--compare", ","],
+        ["accuracy", "x"],
+        ["accuracy", "x", "--data", "d", "--tasks", "NONE"],
+    ],
+)
+def test_wrong_usage_ends_with_status_2(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "usage: florence-bench" in capsys.readouterr().err
+
+
+def test_a_result_of_speed_is_plain_json(system: System) -> None:
+    content = json.loads((STORED / "speed.json").read_text())
+    assert content["florence-bench"] == "speed"
+    assert {"machine", "settings", "baseline", "systems", "runs"} <= set(content)

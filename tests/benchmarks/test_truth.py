@@ -1,0 +1,115 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from florence_edge.errors import RequestError
+from florence_edge.tasks import TASKS
+from florence_edge_benchmarks.truth import VQA, read_truth
+from florence_edge_calibration.held_out import FOLDER
+
+IMAGES = [{"id": 5, "file_name": "b.jpg"}, {"id": 3, "file_name": "a.jpg"}]
+
+
+def write(folder: Path, name: str, **tables: Any) -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(json.dumps({"images": IMAGES, **tables}))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "val2017").mkdir()
+    for row in IMAGES:
+        Image.new("RGB", (40, 30)).save(tmp_path / "val2017" / str(row["file_name"]))
+    return tmp_path
+
+
+def test_cocos_own_folder_is_read(folder: Path) -> None:
+    categories = [{"id": 1, "name": "cat"}]
+    boxes = [{"id": 9, "image_id": 3, "category_id": 1, "bbox": [1, 2, 3, 4], "iscrowd": 0}]
+    write(folder, "annotations/instances_val2017.json", categories=categories, annotations=boxes)
+    said = [
+        {"id": 1, "image_id": 5, "caption": "One."},
+        {"id": 2, "image_id": 5, "caption": "Two."},
+    ]
+    write(folder, "annotations/captions_val2017.json", annotations=said)
+    write(folder, "annotations/person_keypoints_val2017.json", annotations=boxes)
+    truth = read_truth(folder)
+    assert [path.name for path in truth.pictures.values()] == ["a.jpg", "b.jpg"]
+    assert len(truth.instances) == len(truth.categories) == 1
+    asked = {(each.image_id, each.task): each.references for each in truth.asked}
+    assert asked == {(3, "OD"): (), (5, "OD"): (), (5, "CAPTION"): ("One.", "Two.")}
+
+
+def test_every_other_table_becomes_a_question(folder: Path) -> None:
+    write(
+        folder,
+        "truth.json",
+        phrases=[
+            {"image_id": 3, "caption": "a cat and a dog", "phrase": "a cat", "bbox": [1, 2, 3, 4]},
+            {"image_id": 3, "caption": "a cat and a dog", "phrase": "a dog", "bbox": [0, 0, 9, 9]},
+        ],
+        expressions=[{"image_id": 3, "text": "the cat", "segmentation": [[0, 0, 5, 0, 5, 5]]}],
+        words=[{"image_id": 5, "text": "STOP"}, {"image_id": 5, "text": "HERE"}],
+        vqa=[{"image_id": 5, "question": "What colour?", "answers": ["red"]}],
+    )
+    phrases, expression, words, vqa = sorted(
+        read_truth(folder).asked, key=lambda each: (each.image_id, each.task)
+    )
+    assert phrases.boxes is not None
+    assert phrases.boxes.boxes == [(1, 2, 4, 6), (0, 0, 9, 9)]
+    assert (phrases.text, phrases.boxes.labels) == ("a cat and a dog", ["a cat", "a dog"])
+    assert expression.outline == ((0, 0, 5, 0, 5, 5),)
+    assert (words.task, words.words) == ("OCR", "STOP HERE")
+    assert (vqa.task, vqa.text, vqa.answers) == (VQA, "What colour?", ("red",))
+
+
+def test_the_held_out_scenes_ask_every_task_once_a_picture() -> None:
+    truth = read_truth(FOLDER, limit=3)
+    assert [each.task for each in truth.asked] == [*TASKS] * 3
+    assert {row["image_id"] for row in truth.instances} == {0, 1, 2}
+    captions = [each for each in truth.asked if each.task == "CAPTION"]
+    assert [each.references for each in captions] == [(each.answer,) for each in captions]
+
+
+def test_cocos_photographs_are_read(assets: Path) -> None:
+    truth = read_truth(assets / "photos" / "coco_cc")
+    assert len(truth.pictures) == 40
+    assert {each.task for each in truth.asked} == {"OD", "CAPTION"}
+    assert all(each.references for each in truth.asked if each.task == "CAPTION")
+
+
+def test_pictures_that_are_not_there_are_left_out(folder: Path) -> None:
+    (folder / "val2017" / "a.jpg").unlink()
+    write(folder, "t.json", words=[{"image_id": 3, "text": "A"}, {"image_id": 5, "text": "B"}])
+    truth = read_truth(folder)
+    assert list(truth.pictures) == [5]
+    assert [each.words for each in truth.asked] == ["B"]
+    (folder / "val2017" / "b.jpg").unlink()
+    with pytest.raises(RequestError, match=r"^None of the 2 pictures"):
+        read_truth(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "has no table `images`"),
+        ('{"images": 3}', "has no table `images`"),
+        ('{"images": [3]}', "lack or garble a field"),
+        ('{"images": [{"id": 3}]}', "lack or garble a field: 'file_name'"),
+        ('{"images": [{"id": 3, "file_name": "a.jpg"}], "questions": [{"image_id": 3}]}', "'task'"),
+        ('{"images": [{"id": 3, "file_name": "a.jpg"}], "vqa": [{"image_id": 3}]}', "'question'"),
+    ],
+)
+def test_other_files_give_one_clear_message(folder: Path, content: str, message: str) -> None:
+    (folder / "truth.json").write_text(content)
+    with pytest.raises(RequestError, match=message):
+        read_truth(folder)
+
+
+def test_a_folder_without_truth_says_what_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"no annotations/instances_val\*\.json"):
+        read_truth(tmp_path)
