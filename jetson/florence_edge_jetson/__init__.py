@@ -1,1 +1,1 @@
-"""The device a bundle runs on."""
+"""The device a bundle runs on: its board, its power, its health."""

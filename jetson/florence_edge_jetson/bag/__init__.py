@@ -1,0 +1,1 @@
+"""florence-bag: recorded camera topics, answered offline, without ROS installed."""

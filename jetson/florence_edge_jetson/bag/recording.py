@@ -1,0 +1,157 @@
+"""Reading a recording: which image topics it has, and their frames in turn.
+
+with open_recording(path, store) as recording:
+    for frame in recording.frames("/camera/image", every=2):
+        frame.rgb()
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from florence_edge.errors import FlorenceEdgeError, RequestError
+
+from ..ros_images import READERS, RgbImage
+
+if TYPE_CHECKING:
+    from rosbags.rosbag2 import Reader, StoragePlugin
+    from rosbags.typesys.store import Typestore
+
+METADATA = "metadata.yaml"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Frame:
+    """One image message, and when it was recorded."""
+
+    topic: str
+    type: str
+    recorded: int
+    """Nanoseconds; when the recorder got it, which need not be its stamp."""
+    message: Any
+
+    def rgb(self) -> RgbImage:
+        """Its pixels, [height, width, 3].
+
+        Raises:
+            RequestError: its encoding is not known.
+            ImageError: it is damaged.
+        """
+        return READERS[self.type](self.message, self.topic)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Recording:
+    """An open rosbag2."""
+
+    path: Path
+    reader: "Reader"
+    store: "Typestore"
+
+    @property
+    def storage(self) -> "StoragePlugin":
+        """How it is stored."""
+        from rosbags.rosbag2 import StoragePlugin
+
+        files = self.path.iterdir() if self.path.is_dir() else [self.path]
+        is_mcap = any(".mcap" in file.suffixes for file in files)
+        return StoragePlugin.MCAP if is_mcap else StoragePlugin.SQLITE3
+
+    def count(self, topic: str) -> int:
+        """How many frames `topic` has.
+
+        Raises:
+            RequestError: there is no such image topic; the message lists those there are.
+        """
+        kinds = {each.topic: each.msgtype for each in self.reader.connections}
+        if kinds.get(topic) not in READERS:
+            found = f"has the type {kinds[topic]}" if topic in kinds else "is not in it"
+            raise RequestError(
+                f"{self.path} has no image topic {topic}: it {found}. {self._image_topics()}"
+            )
+        return sum(each.msgcount for each in self.reader.connections if each.topic == topic)
+
+    def frames(self, topic: str, *, every: int = 1) -> Iterator[Frame]:
+        """Every n-th frame of a topic, the first one first.
+
+        Raises:
+            RequestError: there is no such topic, or the recording ends in the middle.
+        """
+        self.count(topic)
+        wanted = [each for each in self.reader.connections if each.topic == topic]
+        with _read_errors(self.path):
+            messages = islice(self.reader.messages(wanted), None, None, every)
+            for connection, recorded, data in messages:
+                message = self.store.deserialize_cdr(data, connection.msgtype)
+                yield Frame(
+                    topic=topic, type=connection.msgtype, recorded=recorded, message=message
+                )
+
+    def _image_topics(self) -> str:
+        found = sorted(
+            f"{each.topic} ({each.msgtype}, {each.msgcount} frames)"
+            for each in self.reader.connections
+            if each.msgtype in READERS
+        )
+        if not found:
+            return "None of its topics carries images."
+        return f"Its image topics: {', '.join(found)}."
+
+
+@contextmanager
+def open_recording(path: Path, store: "Typestore") -> Iterator[Recording]:
+    """A rosbag2 folder, or one of its .db3 or .mcap files.
+
+    Raises:
+        RequestError: there is none, or it cannot be read; what to do about it.
+    """
+    _check_there(path)
+    from rosbags.rosbag2 import Reader
+
+    with ExitStack() as stack:
+        with _read_errors(path):
+            reader = stack.enter_context(Reader(path))
+        yield Recording(path=path, reader=reader, store=store)
+
+
+def _check_there(path: Path) -> None:
+    if not path.exists():
+        raise RequestError(f"There is no recording at {path}.")
+    if path.is_file() and path.suffix == ".bag":
+        raise RequestError(
+            f"{path} is a recording of ROS 1. Convert it first: "
+            f"rosbags-convert --src {path} --dst {path.stem}"
+        )
+    if path.is_dir() and not (path / METADATA).exists():
+        raise RequestError(
+            f"{path} has no {METADATA}: its recorder was not stopped properly, or it is no "
+            f"rosbag2. Write one with: ros2 bag reindex {path} - or name a .db3 or .mcap file in "
+            "it."
+        )
+
+
+@contextmanager
+def _read_errors(path: Path) -> Iterator[None]:
+    """Whatever rosbags, SQLite or a decompressor says, as one message.
+
+    Errors of our own, and those of whoever works with the frames, pass: a generator is closed
+    with GeneratorExit, which is no Exception.
+    """
+    try:
+        yield
+    except FlorenceEdgeError:
+        raise
+    except Exception as error:
+        raise RequestError(
+            f"{path} cannot be read (any further): {_first_line(error)} It is damaged or was cut "
+            "short. An .mcap file may be mended with: mcap recover FILE --output MENDED; a .db3 "
+            "file with: sqlite3 FILE .recover | sqlite3 MENDED"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[0].removesuffix(".") + "."

@@ -1,0 +1,134 @@
+"""Writing a recording: under a temporary name until it is whole."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from florence_edge.errors import FlorenceEdgeError, RequestError
+
+from .recording import METADATA
+
+if TYPE_CHECKING:
+    from rosbags.rosbag2 import StoragePlugin, Writer
+    from rosbags.typesys.store import Typestore
+
+# The oldest that rosbags writes. From 9 on, QoS profiles are lists, which Humble cannot read
+# (ros2/rosbag2#2013).
+_BAG_VERSION: Final = 8
+
+
+class NewRecording:
+    """An open rosbag2 to write to; a topic comes into being with its first message."""
+
+    def __init__(self, writer: "Writer", store: "Typestore") -> None:
+        self._writer = writer
+        self._store = store
+        self._connections: dict[str, Any] = {}
+
+    def declare(self, topic: str, kind: str) -> None:
+        """Make a topic known, so that it is there even if nothing is written to it."""
+        self._connections[topic] = self._writer.add_connection(topic, kind, typestore=self._store)
+
+    def write(self, topic: str, message: Any, recorded: int) -> None:
+        """Write a message to a declared topic at a time in nanoseconds."""
+        connection = self._connections[topic]
+        with _write_errors(self._writer.path):
+            data = self._store.serialize_cdr(message, connection.msgtype)
+            self._writer.write(connection, recorded, data)
+
+
+@contextmanager
+def new_recording(
+    target: Path, storage: "StoragePlugin", store: "Typestore", *, overwrite: bool
+) -> Iterator[NewRecording]:
+    """A rosbag2 that appears at `target` when the block succeeds, and not at all otherwise.
+
+    Raises:
+        RequestError: `target` exists and `overwrite` is not given or does not cover it.
+        FlorenceEdgeError: the disk is full, or may not be written to.
+    """
+    from rosbags.rosbag2 import Writer
+
+    check_target(target, overwrite=overwrite)
+    with _room_beside(target) as folder:
+        new = folder / target.name  # the name goes into the files, too
+        writer = Writer(new, version=_BAG_VERSION, storage_plugin=storage)
+        with _write_errors(target):
+            writer.open()
+        try:
+            yield NewRecording(writer, store)
+            with _write_errors(target):
+                writer.close()
+        except BaseException:
+            with suppress(Exception):  # a full disk may refuse this as well
+                writer.abort()
+            raise
+        check_target(target, overwrite=overwrite)  # hours may have passed
+        with _write_errors(target):
+            _swap(new, target, folder / "old")
+
+
+def check_target(target: Path, *, overwrite: bool) -> None:
+    """Refuse to write where something is that `overwrite` does not cover.
+
+    Raises:
+        RequestError: `target` exists without `overwrite`, or is not a recording and nothing but.
+    """
+    if not target.exists():
+        return
+    if not overwrite:
+        raise RequestError(
+            f"{target} exists. Choose another output, or pass --overwrite to replace it."
+        )
+    foreign = _not_of_a_recording(target)
+    if foreign:
+        raise RequestError(
+            f"{target} holds what is no recording's ({foreign[0]}), so it will not be replaced. "
+            "Choose another output."
+        )
+
+
+def _not_of_a_recording(target: Path) -> list[str]:
+    if not target.is_dir() or not (target / METADATA).is_file():
+        return [target.name]
+    names = (file.name for file in target.iterdir() if file.suffix not in (".db3", ".mcap"))
+    return sorted(name for name in names if name != METADATA)
+
+
+@contextmanager
+def _room_beside(target: Path) -> Iterator[Path]:
+    """A temporary folder on the target's disk; what is in it in the end is deleted."""
+    with _write_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _swap(new: Path, target: Path, old: Path) -> None:
+    try:
+        if target.exists():
+            os.rename(target, old)
+        os.rename(new, target)
+    except BaseException:
+        if old.exists() and not target.exists():
+            os.rename(old, target)
+        raise
+
+
+@contextmanager
+def _write_errors(target: Path) -> Iterator[None]:
+    """Whatever the disk, SQLite or rosbags says, as one message."""
+    try:
+        yield
+    except Exception as error:
+        raise FlorenceEdgeError(
+            f"Writing {target.name} failed: {error or type(error).__name__}. Nothing was changed "
+            "there. Make room on the disk, or choose another output."
+        ) from error

@@ -1,0 +1,1 @@
+"""florence-doctor: is this machine ready, and what mends it."""

@@ -1,0 +1,70 @@
+"""florence-doctor: examine this machine, and a bundle, from the command line."""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from florence_edge import __version__
+
+from ..tree import Tree
+from .examine import examine
+from .finding import Finding, table, worst
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Returns:
+        The exit status: 0, 1 where a check failed, 2 for wrong usage.
+    """
+    asked = _parser().parse_args(arguments)
+    if not asked.root.is_dir():
+        print(f"florence-doctor: there is no folder {asked.root}.", file=sys.stderr)
+        return 1
+    try:
+        findings = examine(Tree(asked.root.resolve()), asked.bundle, asked.engine_dir)
+    except OSError as error:  # a path that cannot even be looked up
+        print(f"florence-doctor: {error}. Check the paths.", file=sys.stderr)
+        return 1
+    try:
+        print(_json(findings) if asked.json else _text(findings), flush=True)
+    except BrokenPipeError:  # whoever read our output has left (| head)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1 if worst(findings) == "fail" else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="florence-doctor",
+        description="Is this machine ready for florence-edge, and what mends it. Only reads.",
+    )
+    parser.add_argument("bundle", type=Path, nargs="?", help="folder that florence-export wrote")
+    parser.add_argument(
+        "--engine-dir", type=Path, metavar="DIR", help="where florence-build put TensorRT engines"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--root", type=Path, default=Path("/"), metavar="DIR", help="files of a recorded machine"
+    )
+    parser.add_argument("--version", action="version", version=f"florence-edge {__version__}")
+    return parser
+
+
+def _text(findings: Sequence[Finding]) -> str:
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    width = shutil.get_terminal_size((100, 24)).columns
+    return f"florence-edge {__version__}\n\n" + table(findings, width=width, colour=colour)
+
+
+def _json(findings: Sequence[Finding]) -> str:
+    content = {
+        "florence_edge": __version__,
+        "state": worst(findings),
+        "findings": [asdict(finding) for finding in findings],
+    }
+    return json.dumps(content, indent=1, ensure_ascii=False)

@@ -1,0 +1,154 @@
+"""Checks of what is installed: Python, driver, CUDA, TensorRT, ONNX Runtime, disk, cameras."""
+
+import re
+from collections.abc import Sequence
+
+from florence_edge.engines.flavours import TensorRT
+from florence_edge.engines.gpu import Gpu
+from florence_edge.errors import BackendError
+
+from ..board import Board
+from ..memory import GIB
+from ..tree import Tree
+from .finding import Finding, fail, ok, warn
+from .smoke import Trial
+
+_LITTLE_DISK, _FULL_DISK = 5 * GIB, GIB // 2  # engines of the large model take 2 GiB
+
+
+def check_python(version: tuple[int, int], board: Board) -> Finding:
+    """TensorRT's module from apt is for the Python of the system, and for no other."""
+    found = ".".join(map(str, version))
+    if board.jetpack is not None and board.jetpack.usable and found != board.jetpack.python:
+        python = f"/usr/bin/python{board.jetpack.python}"
+        return warn(
+            "python",
+            f"{found}, but JetPack {board.jetpack.version} has TensorRT for {python}.",
+            f"{python} -m venv --system-site-packages .venv",
+        )
+    return ok("python", found)
+
+
+def check_gpu(gpu: Gpu | BackendError, board: Board, *, driver: bool = False) -> Finding:
+    """Whether the driver shows a GPU; a machine without `driver` needs none for the CPU engine."""
+    if isinstance(gpu, Gpu):
+        cores = f"SM {gpu.compute_capability}, {gpu.multiprocessors} multiprocessors"
+        return ok("gpu", f"{gpu.name} ({cores}), driver for CUDA {gpu.driver}")
+    if board.is_jetson or driver:
+        return fail("gpu", str(gpu))
+    return ok("gpu", "none; the CPU engine needs none")
+
+
+def cuda_version(tree: Tree) -> str | None:
+    """The CUDA runtime that is installed, as its own file or its library's name states it."""
+    stated = re.search(
+        r'"cuda"\s*:\s*\{[^}]*"version"\s*:\s*"([0-9.]+)"',
+        tree.text("/usr/local/cuda/version.json") or "",
+    )
+    if stated:
+        return stated[1]
+    libraries = (
+        tree.find("/usr/local/cuda/lib64/libcudart.so.*")
+        + tree.find("/usr/local/cuda/targets/*/lib/libcudart.so.*")
+        + tree.find("/usr/lib/*/libcudart.so.*")
+    )
+    return _longest_version(libraries)
+
+
+def tensorrt_library(tree: Tree) -> str | None:
+    """The version of libnvinfer that lies in a recorded machine."""
+    return _longest_version(tree.find("/usr/lib/*/libnvinfer.so.*"))
+
+
+def check_cuda(version: str | None, gpu: bool, board: Board) -> Finding | None:
+    """The CUDA runtime, where there is a GPU for it; TensorRT needs that of its JetPack."""
+    if version is None:
+        if not board.is_jetson:
+            return None if not gpu else warn("cuda", "No runtime in /usr/local/cuda or /usr/lib.")
+        return fail("cuda", "There is no CUDA runtime.", "sudo apt install nvidia-jetpack-runtime")
+    wanted = board.jetpack.cuda if board.jetpack else version
+    if version.split(".")[0] != wanted.split(".")[0]:
+        return warn("cuda", f"{version}, but this JetPack's TensorRT is built for {wanted}.")
+    return ok("cuda", version)
+
+
+def check_tensorrt(found: TensorRT | BackendError, gpu: bool) -> Finding:
+    """TensorRT, where there is a GPU for it."""
+    if isinstance(found, TensorRT):
+        return ok("tensorrt", f"{found.version}{' (TensorRT-RTX)' if found.is_rtx else ''}")
+    if gpu:
+        return fail("tensorrt", str(found))
+    return ok("tensorrt", "none; it needs an NVIDIA GPU")
+
+
+def check_tensorrt_library(version: str | None, board: Board) -> Finding | None:
+    """The same for a recorded board, whose Python cannot be asked."""
+    if not board.is_jetson:
+        return None
+    if version is None:
+        return fail("tensorrt", "There is no libnvinfer.", "sudo apt install python3-libnvinfer")
+    return ok("tensorrt", f"libnvinfer {version} (a recording: not imported)")
+
+
+def check_onnxruntime(
+    trials: Sequence[Trial] | BackendError, *, version: str, tensorrt: bool
+) -> list[Finding]:
+    """One finding a provider that was tried."""
+    if isinstance(trials, BackendError):
+        mend = "pip install 'florence-edge[cpu]'"
+        if tensorrt:
+            return [warn("onnxruntime", f"{trials} TensorRT is there without it.", mend)]
+        return [fail("onnxruntime", f"{trials} There is no engine.", mend)]
+    findings = []
+    for trial in trials:
+        name = trial.provider.removesuffix("ExecutionProvider")
+        if not trial.problem:
+            findings.append(ok("onnxruntime", f"{version}: {name} ran a kernel"))
+        elif name == "CPU":
+            findings.append(fail("onnxruntime", f"{version}: {name} failed: {trial.problem}"))
+        else:
+            findings.append(
+                warn(
+                    "onnxruntime",
+                    f"{version} lists {name}, which does not run here: {trial.problem}",
+                    "Use --device tensorrt or cpu, or a package that is built for this GPU.",
+                )
+            )
+    return findings
+
+
+def check_disk(free: int, where: str) -> Finding:
+    """Room for bundles and engines."""
+    found = f"{free / GIB:.0f} GiB free at {where}"
+    if free < _FULL_DISK:
+        return fail("disk", found, "sudo apt clean; move bundles to another disk")
+    if free < _LITTLE_DISK:
+        return warn("disk", f"{found}; engines and their build want 5 GiB.", "sudo apt clean")
+    return ok("disk", found)
+
+
+def read_cameras(tree: Tree) -> dict[str, str]:
+    """Video devices and their names: {"/dev/video0": "vi-output, imx219 9-0010"}."""
+    folders = tree.find("/sys/class/video4linux/video*")
+    return {
+        f"/dev/{folder.rpartition('/')[2]}": tree.text(f"{folder}/name") or "" for folder in folders
+    }
+
+
+def check_cameras(cameras: dict[str, str], forbidden: Sequence[str] = ()) -> Finding:
+    """Cameras; `forbidden` are those that this user may not open."""
+    found = ", ".join(f"{device} ({name})" for device, name in cameras.items())
+    if forbidden:
+        return warn(
+            "cameras",
+            f"{found}; this user may not open {', '.join(forbidden)}.",
+            "sudo usermod -aG video $USER, then log in again",
+        )
+    return ok("cameras", found or "none")
+
+
+def _longest_version(libraries: Sequence[str]) -> str | None:
+    """12.6.68 of libcudart.so.12 and libcudart.so.12.6.68."""
+    versions = [library.rpartition(".so.")[2] for library in libraries]
+    numbers = [version for version in versions if re.fullmatch(r"[0-9.]+", version)]
+    return max(numbers, key=len, default=None)

@@ -1,0 +1,1 @@
+"""Florence-2 as a ROS 2 node."""

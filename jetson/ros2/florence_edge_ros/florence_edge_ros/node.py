@@ -1,0 +1,243 @@
+"""The lifecycle node: rclpy's side of `florence_edge_jetson.ros_watcher`, and nothing more.
+
+configure loads the bundle, activate subscribes and starts to answer; deactivate and cleanup undo
+that. Requests (`~/ask`, `~/ask_several`) are answered while the node is active.
+"""
+
+# mypy: disable-error-code="import-not-found", allow-subclassing-any
+
+import array
+import threading
+import time
+from typing import Any
+
+import rclpy
+from florence_edge_interfaces.action import AskSeveral
+from florence_edge_interfaces.srv import Ask
+from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
+from rclpy.action import ActionServer, CancelResponse
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
+from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rosidl_runtime_py.utilities import get_message
+
+from florence_edge import Florence2, FlorenceEdgeError, RequestError
+from florence_edge_jetson import ros_types as names
+from florence_edge_jetson.ros_messages import Health, Messages
+from florence_edge_jetson.ros_settings import DEFAULTS, DESCRIPTIONS, Settings, settings_from
+from florence_edge_jetson.ros_watcher import Outlet, Watcher, questions_from
+
+_NAME = "florence_edge"
+_LATEST_FRAME = QoSProfile(  # sensor data, but a queue would only hold old frames
+    history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT
+)
+_THREADS = 4  # frames and transitions, diagnostics, two requests
+_SECONDS_TO_CANCEL = 1.0
+
+
+class FlorenceEdgeNode(LifecycleNode):
+    """Parameters are those of `ros_settings.Settings`; the frames come from the topic `image`."""
+
+    def __init__(self) -> None:
+        super().__init__(_NAME)
+        self._watcher: Watcher | None = None
+        self._frames: Any = None
+        self._cancelled: dict[bytes, threading.Event] = {}
+        for name, default in DEFAULTS.items():
+            descriptor = ParameterDescriptor(description=DESCRIPTIONS[name])
+            self.declare_parameter(name, default, descriptor)
+        self.add_on_set_parameters_callback(self.on_parameters)
+
+        types = {name: get_message(name) for name in names.WRITTEN}
+        self._messages = Messages(types=types, octets=lambda data: array.array("B", data))
+        self._outlet = self._open_outlet(types)
+        self._diagnostics = self.create_publisher(types[names.DIAGNOSTIC_ARRAY], "/diagnostics", 10)
+        self.create_timer(1.0, self.publish_diagnostics)
+
+        requests = ReentrantCallbackGroup()  # they wait for their turn with the model
+        self.create_service(Ask, "~/ask", self.on_ask, callback_group=requests)
+        self._action = ActionServer(
+            self,
+            AskSeveral,
+            "~/ask_several",
+            self.on_ask_several,
+            cancel_callback=self.on_cancel,
+            callback_group=requests,
+        )
+
+    # Transitions.
+
+    def on_configure(self, state: Any) -> Any:
+        try:
+            settings = self._settings({})
+            model = Florence2.load(settings.folder, settings.device, engine_dir=settings.engines)
+            topic = self.resolve_topic_name("image")
+            self._watcher = Watcher(model, settings, self._messages, self._outlet, topic)
+        except FlorenceEdgeError as error:
+            self.get_logger().error(f"Cannot be configured: {error}")
+            return TransitionCallbackReturn.FAILURE
+        return super().on_configure(state)
+
+    def on_activate(self, state: Any) -> Any:
+        watcher = self._ready()
+        kind = get_message(watcher.image_type)
+        done = super().on_activate(state)  # lets the publishers publish
+        watcher.start()
+        self._frames = self.create_subscription(kind, "image", watcher.offer, _LATEST_FRAME)
+        return done
+
+    def on_deactivate(self, state: Any) -> Any:
+        self._rest()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: Any) -> Any:
+        self._watcher = None
+        return super().on_cleanup(state)
+
+    def on_shutdown(self, state: Any) -> Any:
+        self.close()
+        return super().on_shutdown(state)
+
+    def on_error(self, state: Any) -> Any:
+        self.close()
+        return super().on_error(state)
+
+    def close(self) -> None:
+        """Stop answering and let go of the model."""
+        self._rest()
+        self._watcher = None
+
+    # Parameters and requests.
+
+    def on_parameters(self, parameters: Any) -> Any:
+        """Take new values over from the next frame on, or refuse all of them with the reason."""
+        try:
+            settings = self._settings({each.name: each.value for each in parameters})
+            if self._watcher is not None:
+                self._watcher.adopt(settings)
+        except FlorenceEdgeError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
+
+    def on_ask(self, request: Any, response: Any) -> Any:
+        """Answer one question."""
+        try:
+            asked = questions_from([request.task], [request.text])
+            (answer,) = self._ready().answers(_picture(request.image), asked, threading.Event())
+        except FlorenceEdgeError as error:
+            response.success, response.message = False, str(error)
+            return response
+        response.success, response.answer = True, answer.text.data
+        response.detections = answer.detections
+        return response
+
+    def on_ask_several(self, goal: Any) -> Any:
+        """Answer several questions, each as feedback, until they are answered or cancelled."""
+        result = AskSeveral.Result()
+        cancelled = self._cancelled.setdefault(_key(goal), threading.Event())
+        try:
+            asked = questions_from(goal.request.tasks, goal.request.texts)
+            picture = _picture(goal.request.image)
+            for answer in self._ready().answers(picture, asked, cancelled):
+                result.answers = [*result.answers, answer.text.data]
+                result.detections = [*result.detections, answer.detections]
+                feedback = AskSeveral.Feedback(
+                    answered=len(result.answers), asked=len(asked), answer=answer.text.data
+                )
+                goal.publish_feedback(feedback)
+        except FlorenceEdgeError as error:
+            result.message = str(error)
+            goal.abort()
+            return result
+        finally:
+            self._cancelled.pop(_key(goal), None)
+        if cancelled.is_set() and _is_cancelling(goal):
+            result.message = f"Cancelled after {len(result.answers)} of {len(asked)} answers."
+            goal.canceled()
+        else:
+            goal.succeed()
+        return result
+
+    def on_cancel(self, goal: Any) -> Any:
+        """Agree to cancel; the question at hand is still answered."""
+        self._cancelled.setdefault(_key(goal), threading.Event()).set()
+        return CancelResponse.ACCEPT
+
+    # Health.
+
+    def publish_diagnostics(self) -> None:
+        """Say how it is going, in every state of the node."""
+        if self._watcher is None:
+            health = Health(level="STALE", message="not configured", values={})
+        else:
+            health = self._watcher.health()
+        now = self.get_clock().now().to_msg()
+        header = self._messages.types[names.HEADER](stamp=now, frame_id="")
+        self._diagnostics.publish(self._messages.diagnostics(self.get_name(), health, header))
+
+    def _settings(self, changes: dict[str, Any]) -> Settings:
+        return settings_from(
+            {name: changes.get(name, self.get_parameter(name).value) for name in DEFAULTS}
+        )
+
+    def _open_outlet(self, types: dict[str, Any]) -> Outlet:
+        def publisher(name: str, topic: str) -> Any:
+            return self.create_lifecycle_publisher(types[name], topic, 10)
+
+        annotated = publisher(names.IMAGE, "~/annotated")
+        return Outlet(
+            detections=publisher(names.DETECTION_2D_ARRAY, "~/detections").publish,
+            answers=publisher(names.STRING, "~/answers").publish,
+            annotated=annotated.publish,
+            annotated_wanted=lambda: annotated.get_subscription_count() > 0,
+            complain=self.get_logger().warning,
+        )
+
+    def _ready(self) -> Watcher:
+        if self._watcher is None:
+            raise RequestError(
+                f"The node is not configured. Run: ros2 lifecycle set /{_NAME} configure, then "
+                "activate."
+            )
+        return self._watcher
+
+    def _rest(self) -> None:
+        frames, self._frames = self._frames, None
+        if frames is not None:
+            self.destroy_subscription(frames)
+        if self._watcher is not None:
+            self._watcher.stop()
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the node until it is told to stop."""
+    rclpy.init(args=args)
+    node = FlorenceEdgeNode()
+    executor = MultiThreadedExecutor(num_threads=_THREADS)
+    executor.add_node(node)
+    try:
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        node.close()
+        node.destroy_node()
+        rclpy.try_shutdown()
+
+
+def _picture(image: Any) -> Any | None:
+    """The picture of a request; None if it was left empty."""
+    return image if image.height else None
+
+
+def _key(goal: Any) -> bytes:
+    return bytes(goal.goal_id.uuid)
+
+
+def _is_cancelling(goal: Any) -> bool:
+    """Whether the goal may end as cancelled: it becomes so shortly after `on_cancel` agreed."""
+    deadline = time.monotonic() + _SECONDS_TO_CANCEL
+    while not goal.is_cancel_requested and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return bool(goal.is_cancel_requested)

@@ -1,0 +1,623 @@
+import importlib.util
+import json
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from ruamel.yaml import YAML
+
+import florence_edge
+from florence_edge import BackendError, Florence2, Result
+from florence_edge.bundle import MANIFEST
+from florence_edge_jetson import ros_types as names
+from florence_edge_jetson.ros_settings import DEFAULTS
+from florence_edge_jetson.ros_worker import Worker
+
+from .ros_fake import (
+    FAILURE,
+    ROS2,
+    STORE,
+    SUCCESS,
+    ActionServer,
+    Executor,
+    ExternalShutdownException,
+    Goal,
+    modules,
+    overridden,
+)
+from .ros_world import BOXES, Rgb, ScriptedBackend, grey, scripted_model
+
+PACKAGE = ROS2 / "florence_edge_ros"
+DETECTIONS, ANSWERS, ANNOTATED = "~/detections", "~/answers", "~/annotated"
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """node.py, imported with a fake of ROS."""
+    for name, fake in modules().items():
+        monkeypatch.setitem(sys.modules, name, fake)
+    spec = importlib.util.spec_from_file_location(
+        "florence_edge_ros_node", PACKAGE / "florence_edge_ros" / "node.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@dataclass
+class World:
+    """The node, its model, and what a robot does with them."""
+
+    node: Any
+    backend: ScriptedBackend
+    bundle: Path
+    module: ModuleType
+
+    def up(self) -> None:
+        assert self.node.trigger("configure") == SUCCESS
+        assert self.node.trigger("activate") == SUCCESS
+
+    def show(self, picture: Rgb, number: int = 0, encoding: str = "rgb8") -> None:
+        """The camera publishes a frame."""
+        (subscription,) = self.node.subscriptions
+        subscription.callback(frame(picture, number, encoding))
+
+    def wait(self, topic: str, count: int) -> list[Any]:
+        return list(self.node.publishers[topic].wait(count))
+
+    def status(self) -> tuple[int, str, dict[str, str]]:
+        """Level, message and values of the diagnostics that the timer sends now."""
+        for timer in self.node.timers:
+            timer()
+        (status,) = self.node.publishers["/diagnostics"].sent[-1].status
+        return status.level, status.message, {each.key: each.value for each in status.values}
+
+    def settled(self, key: str, value: int) -> dict[str, str]:
+        """The diagnostics' values once one of them is `value`."""
+        deadline = time.monotonic() + 10
+        while int((values := self.status()[2])[key]) < value:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        return values
+
+    def ask(self, task: str, text: str = "", picture: Rgb | None = None) -> Any:
+        ask = sys.modules["florence_edge_interfaces.srv"].Ask
+        image = {} if picture is None else {"image": frame(picture, 50)}
+        request = ask.Request(task=task, text=text, **image)
+        return self.node.services["~/ask"](request, ask.Response())
+
+    def ask_several(self, *tasks: str, texts: tuple[str, ...] = (), picture: Rgb) -> Goal:
+        kind = sys.modules["florence_edge_interfaces.action"].AskSeveral
+        request = kind.Goal(image=frame(picture, 60), tasks=list(tasks), texts=list(texts))
+        return ActionServer.latest.send(request)
+
+
+def frame(picture: Rgb, number: int, encoding: str = "rgb8") -> Any:
+    stamp = STORE.types["builtin_interfaces/msg/Time"](sec=100 + number, nanosec=number)
+    return STORE.types[names.IMAGE](
+        header=STORE.types[names.HEADER](stamp=stamp, frame_id="camera"),
+        height=picture.shape[0],
+        width=picture.shape[1],
+        encoding=encoding,
+        is_bigendian=0,
+        step=3 * picture.shape[1],
+        data=picture.reshape(-1),
+    )
+
+
+def threads() -> list[str]:
+    return [each.name for each in threading.enumerate() if each.name.startswith("florence-edge")]
+
+
+@pytest.fixture
+def world(
+    module: ModuleType, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[World]:
+    """A node on a bundle of its own, whose model is the scripted one."""
+    bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    model, backend = scripted_model(bundle)
+    load = Florence2.load
+
+    def scripted(folder: str, device: str, *, engine_dir: str | None) -> Florence2:
+        assert engine_dir is None
+        load(folder, device)  # whatever is wrong with the bundle is found as always
+        return model
+
+    monkeypatch.setattr(Florence2, "load", scripted)
+    with overridden(bundle=str(bundle), task="REGION_PROPOSAL", beams=1, max_new_tokens=20):
+        node = module.FlorenceEdgeNode()
+    yield World(node, backend, bundle, module)
+    backend.gate.set()
+    node.close()
+    assert threads() == []
+
+
+# Answers.
+
+
+def test_frames_are_answered_with_their_stamps_while_the_node_is_active(world: World) -> None:
+    world.up()
+    for number in range(3):
+        world.show(grey(number), number)
+        world.wait(DETECTIONS, number + 1)
+    spoken = [json.loads(each.data) for each in world.wait(ANSWERS, 3)]
+    for number, (message, answer) in enumerate(zip(world.wait(DETECTIONS, 3), spoken, strict=True)):
+        assert (message.header.stamp.sec, message.header.stamp.nanosec) == (100 + number, number)
+        assert message.header.frame_id == "camera"
+        assert answer["stamp"] == {"sec": 100 + number, "nanosec": number}
+        assert answer["task"] == "<REGION_PROPOSAL>"
+        sizes = [(each.bbox.size_x, each.bbox.size_y) for each in message.detections]
+        assert sizes == [(right - left, bottom - top) for left, top, right, bottom in BOXES]
+    assert world.backend.seen == [0, 1, 2]
+
+
+def test_the_subscription_keeps_the_latest_frame_only(world: World) -> None:
+    world.up()
+    (subscription,) = world.node.subscriptions
+    assert subscription.topic == "image"
+    assert subscription.kind == names.IMAGE
+    assert vars(subscription.qos) == {
+        "history": "keep last",
+        "depth": 1,
+        "reliability": "best effort",
+    }
+
+
+def test_compressed_frames_are_subscribed_to_if_so_configured(world: World) -> None:
+    world.node.set_parameters(transport="compressed")
+    world.up()
+    (subscription,) = world.node.subscriptions
+    assert subscription.kind == names.COMPRESSED_IMAGE
+
+
+def test_of_the_frames_that_come_during_an_answer_only_the_last_is_answered(world: World) -> None:
+    world.up()
+    world.backend.gate.clear()
+    world.show(grey(1))
+    assert world.backend.looking.wait(10)
+    for level in range(2, 7):
+        world.show(grey(level), level)
+    world.backend.gate.set()
+    assert world.wait(DETECTIONS, 2)[1].header.stamp.sec == 106
+    assert world.backend.seen == [1, 6]
+    values = world.settled("frames answered", 2)
+    assert (values["frames received"], values["frames dropped"]) == ("6", "4")
+
+
+def test_annotated_pictures_are_drawn_only_if_somebody_listens(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn, draw = [], Result.draw
+
+    def counted(result: Result, image: Any) -> Any:
+        drawn.append(result)
+        return draw(result, image)
+
+    monkeypatch.setattr(Result, "draw", counted)
+    world.up()
+    world.show(grey(1))
+    world.wait(DETECTIONS, 1)
+    world.settled("frames answered", 1)
+    assert drawn == []
+    world.node.publishers[ANNOTATED].listeners = 1
+    world.show(grey(2), 2)
+    (picture,) = world.wait(ANNOTATED, 1)
+    assert picture.header.stamp.sec == 102
+    assert picture.encoding == "rgb8"
+    assert len(np.unique(picture.data)) > 1
+    assert len(drawn) == 1
+
+
+# Transitions.
+
+
+def test_a_missing_bundle_fails_to_configure_and_another_try_may_succeed(world: World) -> None:
+    world.node.values["bundle"] = "/nowhere"
+    assert world.node.trigger("configure") == FAILURE
+    assert world.node.state == "unconfigured"
+    ((level, text),) = world.node.log
+    assert level == "error"
+    assert text.startswith("Cannot be configured: There is no bundle at /nowhere")
+    world.node.values["bundle"] = str(world.bundle)
+    world.up()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"task": "COUNT"}, "There is no task 'COUNT'"),
+        ({"task": "OPEN_VOCABULARY_DETECTION"}, "needs a text"),
+        ({"transport": "theora"}, "transport is 'theora'; it must be one of raw, compressed"),
+        ({"rate": -1.0}, "rate is -1.0"),
+        ({"rate": float("nan")}, "rate is nan"),
+        ({"rate": "fast"}, "rate is 'fast'; it must be of the type float"),
+        ({"beams": 9}, "num_beams is 9"),
+        ({"max_new_tokens": 5000}, "max_new_tokens is 5000"),
+        ({"device": "tpu"}, "There is no device 'tpu'"),
+    ],
+)
+def test_parameters_that_cannot_be_fail_to_configure(
+    world: World, values: dict[str, Any], message: str
+) -> None:
+    world.node.values.update(values)
+    assert world.node.trigger("configure") == FAILURE
+    assert message in world.node.log[-1][1]
+
+
+def test_deactivating_finishes_the_answer_and_stops_the_thread(world: World) -> None:
+    world.up()
+    world.backend.gate.clear()
+    world.show(grey(1))
+    assert world.backend.looking.wait(10)
+    world.show(grey(2))
+    assert threads() == ["florence-edge_0"]
+    (subscription,) = world.node.subscriptions
+    threading.Timer(0.1, world.backend.gate.set).start()
+    assert world.node.trigger("deactivate") == SUCCESS
+    assert threads() == []
+    assert world.node.subscriptions == []
+    assert world.backend.seen == [1]
+    assert len(world.node.publishers[DETECTIONS].sent) == 1
+    subscription.callback(frame(grey(3), 3))  # one that was on its way
+    assert world.backend.seen == [1]
+    assert world.status()[:2] == (0, "not active")
+
+
+def test_it_can_be_activated_again(world: World) -> None:
+    world.up()
+    for _ in range(2):
+        assert world.node.trigger("deactivate") == SUCCESS
+        assert world.node.trigger("activate") == SUCCESS
+    world.show(grey(9))
+    world.wait(DETECTIONS, 1)
+
+
+def test_cleanup_lets_go_of_the_model_and_configure_loads_anew(world: World) -> None:
+    world.up()
+    world.node.trigger("deactivate")
+    assert world.node.trigger("cleanup") == SUCCESS
+    assert world.status()[:2] == (3, "not configured")
+    world.up()
+    world.show(grey(4))
+    world.wait(DETECTIONS, 1)
+
+
+def test_shutting_down_stops_the_thread(world: World) -> None:
+    world.up()
+    assert world.node.trigger("shutdown") == SUCCESS
+    assert threads() == []
+
+
+def test_an_error_in_a_transition_closes_all(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no subscription to be had")
+
+    assert world.node.trigger("configure") == SUCCESS
+    monkeypatch.setattr(world.node, "create_subscription", broken)
+    assert world.node.trigger("activate") == "error"
+    assert world.node.state == "unconfigured"
+    assert threads() == []
+
+
+@pytest.mark.parametrize("reason", [KeyboardInterrupt, ExternalShutdownException])
+def test_the_command_ends_quietly_when_it_is_told_to(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch, reason: type[BaseException]
+) -> None:
+    monkeypatch.setattr(Executor, "stopped_by", reason)
+    module.main()
+    assert Executor.nodes[-1].destroyed
+
+
+# What goes wrong while it runs.
+
+
+def test_a_frame_with_an_unknown_encoding_does_not_stop_the_node(world: World) -> None:
+    world.up()
+    for number in range(3):
+        world.show(grey(1), number, "yuv422")
+        world.settled("frames failed", number + 1)
+    (complaint,) = world.node.log  # once, not with every frame
+    assert complaint[0] == "warning"
+    assert "/image carries the encoding 'yuv422', which is not known here" in complaint[1]
+    level, message, _ = world.status()
+    assert (level, message) == (2, complaint[1])
+    world.show(grey(2))
+    world.wait(DETECTIONS, 1)
+    world.settled("frames answered", 1)
+    assert world.status()[:2] == (0, "answering")
+
+
+@pytest.mark.parametrize(
+    "mishap", [BackendError("The engine ran out of memory."), ValueError("a bug of ours")]
+)
+def test_whatever_a_frame_raises_the_next_one_is_answered(
+    world: World, mishap: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.up()
+    world.backend.mishap = mishap
+    world.show(grey(1))
+    world.settled("frames failed", 1)
+    assert world.status()[:2] == (2, str(mishap))
+    assert ("warning", str(mishap)) in world.node.log
+    assert ("Traceback" in caplog.text) == isinstance(mishap, ValueError)
+    world.show(grey(2))
+    world.wait(DETECTIONS, 1)
+
+
+@pytest.mark.parametrize(("fate", "words"), [("replaced", "was replaced"), ("gone", "is gone")])
+def test_a_bundle_that_changes_under_the_node_is_told_once_with_what_to_do(
+    world: World, fate: str, words: str
+) -> None:
+    world.up()
+    manifest = world.bundle / MANIFEST
+    if fate == "gone":
+        shutil.rmtree(world.bundle)
+    else:
+        manifest.write_text(manifest.read_text() + "\n")
+    for _ in range(3):
+        level, message, _ = world.status()
+        assert level == 1
+        assert f"The bundle at {world.bundle} {words} since it was loaded" in message
+        assert "ros2 lifecycle set /florence_edge deactivate, then cleanup, configure" in message
+    assert world.node.log == [("warning", message)]
+    world.show(grey(1))
+    world.wait(DETECTIONS, 1)
+
+
+def test_a_silent_camera_is_a_warning(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.up()
+    later = time.monotonic() + 60
+    monkeypatch.setattr("florence_edge_jetson.ros_health.time.monotonic", lambda: later)
+    level, message, _ = world.status()
+    assert (level, message[:19]) == (1, "no frame from /imag")
+
+
+# Parameters of a running node.
+
+
+def test_task_and_text_change_with_the_next_frame_one_after_the_other(world: World) -> None:
+    world.up()
+    refusal = world.node.set_parameters(task="OPEN_VOCABULARY_DETECTION")
+    assert not refusal.successful
+    assert "needs a text" in refusal.reason
+    assert world.node.set_parameters(text="a cat").successful  # the task of now takes none
+    assert world.node.set_parameters(task="OPEN_VOCABULARY_DETECTION").successful
+    world.show(grey(1))
+    answer = json.loads(world.wait(ANSWERS, 1)[0].data)
+    assert (answer["task"], answer["text_input"]) == ("<OPEN_VOCABULARY_DETECTION>", "a cat")
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"task": "COUNT"}, "There is no task 'COUNT'"),
+        ({"beams": 9}, "num_beams is 9"),
+        ({"rate": -2.0}, "rate is -2.0"),
+        ({"task": 5}, "task is 5; it must be of the type str"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_and_the_old_one_stays(
+    world: World, values: dict[str, Any], reason: str
+) -> None:
+    world.up()
+    refusal = world.node.set_parameters(**values)
+    assert not refusal.successful
+    assert reason in refusal.reason
+    world.show(grey(1))
+    assert json.loads(world.wait(ANSWERS, 1)[0].data)["task"] == "<REGION_PROPOSAL>"
+
+
+def test_a_new_bundle_is_loaded_by_the_next_configure_only(world: World, tmp_path: Path) -> None:
+    world.up()
+    other = shutil.copytree(world.bundle, tmp_path / "other")
+    assert world.node.set_parameters(bundle=str(other), transport="compressed").successful
+    world.show(grey(1))
+    world.wait(DETECTIONS, 1)
+    assert world.status()[2]["bundle"] == str(world.bundle)
+    assert world.node.subscriptions[0].kind == names.IMAGE
+
+
+def test_parameters_of_others_are_let_pass(world: World) -> None:
+    assert world.node.set_parameters(use_sim_time=True).successful
+
+
+def test_no_more_frames_are_taken_than_the_rate_says() -> None:
+    now, taken, done = [0.0], [], threading.Semaphore(0)
+
+    def take(frame: int) -> None:
+        taken.append(frame)
+        done.release()
+
+    worker = Worker(take, lambda error: None, clock=lambda: now[0])
+    worker.rate = 2.0
+    worker.start()
+    for tenth in range(11):
+        now[0] = tenth / 10
+        if worker.offer(tenth):
+            assert done.acquire(timeout=10)
+    worker.stop()
+    assert taken == [0, 5, 10]
+
+
+# Requests.
+
+
+def test_a_question_about_a_picture_is_answered(world: World) -> None:
+    world.up()
+    response = world.ask("OPEN_VOCABULARY_DETECTION", "a cat", grey(7))
+    assert (response.success, response.message) == (True, "")
+    answer = json.loads(response.answer)
+    assert (answer["text_input"], answer["stamp"]["sec"]) == ("a cat", 150)
+    assert response.detections.header.stamp.sec == 150
+    assert len(response.detections.detections) == len(answer["scores"]) == 1
+    assert world.backend.seen == [7]
+    assert world.node.publishers[DETECTIONS].sent == []
+
+
+def test_without_a_picture_the_latest_frame_is_asked_about(world: World) -> None:
+    world.up()
+    response = world.ask("OD")
+    assert not response.success
+    assert "No frame has come from /image yet" in response.message
+    world.show(grey(3), 3)
+    world.wait(DETECTIONS, 1)
+    response = world.ask("REGION_PROPOSAL")
+    assert response.success
+    assert json.loads(response.answer)["stamp"]["sec"] == 103
+    assert world.backend.seen == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("task", "text", "message"),
+    [
+        ("COUNT", "", "There is no task 'COUNT'"),
+        ("OD", "car", "takes no text"),
+        ("REGION_TO_OCR", "car", "needs a region, but got the text 'car'"),
+    ],
+)
+def test_a_question_that_cannot_be_asked_is_refused(
+    world: World, task: str, text: str, message: str
+) -> None:
+    world.up()
+    response = world.ask(task, text, grey(1))
+    assert not response.success
+    assert message in response.message
+
+
+def test_a_node_that_is_not_active_says_so(world: World) -> None:
+    assert "ros2 lifecycle set /florence_edge configure" in world.ask("OD").message
+    world.node.trigger("configure")
+    response = world.ask("OD", picture=grey(1))
+    assert not response.success
+    assert "The node is not active. Activate it: ros2 lifecycle set" in response.message
+
+
+def test_a_request_that_waits_when_the_node_is_deactivated_is_refused(world: World) -> None:
+    world.up()
+    world.backend.gate.clear()
+    world.show(grey(1))
+    assert world.backend.looking.wait(10)
+    goal = world.ask_several("OD", picture=grey(2))
+    threading.Timer(0.2, world.backend.gate.set).start()
+    time.sleep(0.1)
+    world.node.trigger("deactivate")
+    assert goal.done.wait(10)
+    assert goal.status == "aborted"
+    assert "The node is not active" in goal.result.message
+    assert world.backend.seen == [1]
+
+
+def test_several_questions_are_answered_from_one_look(world: World) -> None:
+    world.up()
+    goal = world.ask_several("CAPTION", "REGION_PROPOSAL", "OCR", picture=grey(8))
+    assert goal.done.wait(10)
+    assert (goal.status, goal.result.message) == ("succeeded", "")
+    tasks = [json.loads(each)["task"] for each in goal.result.answers]
+    assert tasks == ["<CAPTION>", "<REGION_PROPOSAL>", "<OCR>"]
+    counts = [len(each.detections) for each in goal.result.detections]
+    assert counts == [0, len(BOXES), 0]
+    assert [(each.answered, each.asked) for each in goal.feedback] == [(1, 3), (2, 3), (3, 3)]
+    assert [each.answer for each in goal.feedback] == goal.result.answers
+    assert world.backend.seen == [8]
+
+
+def test_each_question_has_a_text_of_its_own(world: World) -> None:
+    world.up()
+    goal = world.ask_several(
+        "OPEN_VOCABULARY_DETECTION", "OD", texts=("a cat", ""), picture=grey(8)
+    )
+    assert goal.done.wait(10)
+    texts = [json.loads(each)["text_input"] for each in goal.result.answers]
+    assert texts == ["a cat", None]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "texts", "message"),
+    [
+        ((), (), "names no task"),
+        (("OD", "OCR"), ("a",), "has 2 tasks and 1 texts"),
+        (("OD", "COUNT"), (), "There is no task 'COUNT'"),
+    ],
+)
+def test_a_goal_that_cannot_be_reached_is_aborted_with_the_reason(
+    world: World, tasks: tuple[str, ...], texts: tuple[str, ...], message: str
+) -> None:
+    world.up()
+    goal = world.ask_several(*tasks, texts=texts, picture=grey(1))
+    assert goal.done.wait(10)
+    assert goal.status == "aborted"
+    assert message in goal.result.message
+    assert world.backend.seen == []
+
+
+def test_a_goal_is_cancelled_between_its_questions(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, go_on = [], threading.Event()
+    answer = Florence2.answer
+
+    def slow(model: Florence2, views: Any, questions: Any, options: Any) -> Any:
+        asked.append(questions[0].task.name)
+        if len(asked) == 2:
+            assert go_on.wait(10)
+        return answer(model, views, questions, options)
+
+    monkeypatch.setattr(Florence2, "answer", slow)
+    world.up()
+    goal = world.ask_several("CAPTION", "OD", "OCR", picture=grey(1))
+    assert goal.told.wait(10)
+    threading.Timer(0.02, go_on.set).start()
+    ActionServer.latest.cancel(goal)
+    assert goal.done.wait(10)
+    assert goal.status == "canceled"
+    assert asked == ["CAPTION", "OD"]
+    assert len(goal.result.answers) == 2
+    assert goal.result.message == "Cancelled after 2 of 3 answers."
+
+
+# The packages around it.
+
+
+def test_the_packages_have_the_version_of_the_runtime() -> None:
+    for package in ("florence_edge_ros", "florence_edge_interfaces"):
+        root = ElementTree.parse(ROS2 / package / "package.xml").getroot()
+        assert root.findtext("name") == package
+        assert root.findtext("version") == florence_edge.__version__
+    assert f'version="{florence_edge.__version__}"' in (PACKAGE / "setup.py").read_text()
+
+
+def test_the_configuration_names_every_parameter_with_a_value_that_can_be() -> None:
+    content = YAML(typ="safe").load(PACKAGE / "config" / "florence_edge.yaml")
+    values = content["/**"]["ros__parameters"]
+    assert list(values) == list(DEFAULTS)
+    for name, value in values.items():
+        assert type(value) is type(DEFAULTS[name])
+
+
+def test_every_package_that_is_imported_is_declared() -> None:
+    root = ElementTree.parse(PACKAGE / "package.xml").getroot()
+    declared = {each.text for each in root.iter("exec_depend")}
+    used = {name.split("/")[0] for name in (*names.WRITTEN, names.COMPRESSED_IMAGE)}
+    used |= {name.split(".")[0] for name in modules()}
+    assert used <= declared
+
+
+def test_the_files_that_setup_installs_are_there() -> None:
+    text = (PACKAGE / "setup.py").read_text()
+    for name in ("package.xml", "launch/florence_edge.launch.py", "config/florence_edge.yaml"):
+        assert f'"{name}"' in text
+        assert (PACKAGE / name).is_file()
+    assert (PACKAGE / "resource" / "florence_edge_ros").is_file()
+    source = (PACKAGE / "launch" / "florence_edge.launch.py").read_text()
+    compile(source, "florence_edge.launch.py", "exec")
