@@ -32,8 +32,8 @@ format: $(VENV)/dev.installed
 wheel: $(VENV)/dev.installed
 	$(BIN)/python -m pip wheel -q --no-deps -w dist .
 
-miniature: $(VENV)/dev.installed  ## Train the miniature again from its seed (hours on a CPU)
-	$(BIN)/python -m florence_edge_calibration.miniature.train --work miniature
+miniature: $(VENV)/dev.installed  ## Train the miniature again from its seed (an hour or two on 2 cores)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m florence_edge_calibration.miniature.train --work miniature
 
 clean:
 	rm -rf $(VENV) demo dist
@@ -48,5 +48,5 @@ $(VENV)/demo.installed: pyproject.toml | $(BIN)/python
 $(VENV)/dev.installed: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install -q --disable-pip-version-check "$(TORCH)"
 	$(BIN)/python -m pip install -q --disable-pip-version-check \
-		-e ".[cpu,export,verify,supervision,dev]"
+		-e ".[cpu,export,verify,supervision,bench,dev]"
 	touch $@

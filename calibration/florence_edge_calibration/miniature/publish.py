@@ -1,7 +1,8 @@
 """Put a training run into the repository: newest checkpoint, log, curve and figures.
 
 `--work DIR` takes checkpoint, log and curve from a run, while it trains or afterwards;
-`--bundle DIR` measures the exported checkpoint.
+`--bundle DIR` measures the exported checkpoint; `--int8 NAME=DIR ...` measures what quantization
+costs beside it.
 """
 
 import argparse
@@ -19,7 +20,8 @@ from florence_edge_calibration.held_out import load_held_out
 from .evaluate import CHECKPOINT, evaluate, figures_as_json, through_bundle
 
 REPOSITORY_PART = Path(__file__).parents[2]
-_TABLE_BEGINS, _TABLE_ENDS = "<!-- figures -->", "<!-- end of figures -->"
+INT8_FIGURES = REPOSITORY_PART / "int8.json"
+_FLOAT = "float32"
 _CURVE_SIZE = (900, 420)
 _MARGIN = 50
 _COLOURS = {"answers": (200, 60, 40), "word": (40, 110, 190), "shape": (50, 150, 70)}
@@ -35,11 +37,25 @@ def figure_table(figures: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join([*heading, *rows])
 
 
-def with_table(readme: str, table: str) -> str:
-    """The README with its table replaced."""
-    before, _, rest = readme.partition(_TABLE_BEGINS)
-    _, _, after = rest.partition(_TABLE_ENDS)
-    return f"{before}{_TABLE_BEGINS}\n{table}\n{_TABLE_ENDS}{after}"
+def int8_table(figures: Mapping[str, Mapping[str, Any]]) -> str:
+    """Headline figures of several bundles side by side, as a Markdown table."""
+    names = list(next(iter(figures.values()))["figures"])
+    heading = [f"| task | measure | {' | '.join(names)} |", "|---" * (2 + len(names)) + "|"]
+    rows = [
+        f"| `{task}` | {row['measure']} | "
+        + " | ".join(f"{row['figures'][name]:.3f}" for name in names)
+        + " |"
+        for task, row in figures.items()
+    ]
+    return "\n".join([*heading, *rows])
+
+
+def with_table(readme: str, table: str, mark: str = "figures") -> str:
+    """The README with the table between its marks replaced."""
+    begins, ends = f"<!-- {mark} -->", f"<!-- end of {mark} -->"
+    before, _, rest = readme.partition(begins)
+    _, _, after = rest.partition(ends)
+    return f"{before}{begins}\n{table}\n{ends}{after}"
 
 
 def draw_curve(log: Sequence[Mapping[str, float]]) -> Image.Image:
@@ -91,13 +107,37 @@ def publish_figures(bundle: Path) -> None:
     readme.write_text(with_table(readme.read_text("utf-8"), figure_table(figures)), "utf-8")
 
 
+def publish_int8(bundles: Mapping[str, Path]) -> None:
+    """Measure bundles of the miniature on the held-out scenes; the project's README shows them."""
+    scenes = load_held_out()
+    found = {name: evaluate(through_bundle(folder), scenes) for name, folder in bundles.items()}
+    figures = {
+        task: {
+            "measure": verdict.headline,
+            "figures": {name: round(found[name][task].value, 4) for name in bundles},
+        }
+        for task, verdict in found[_FLOAT].items()
+    }
+    INT8_FIGURES.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    readme = REPOSITORY_PART.parent / "README.md"
+    readme.write_text(with_table(readme.read_text("utf-8"), int8_table(figures), "int8"), "utf-8")
+
+
 def main() -> None:
     """Publish from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, help="folder of a training run: checkpoint and curve")
     parser.add_argument("--bundle", type=Path, help="the exported miniature: figures")
+    parser.add_argument(
+        "--int8", nargs="+", metavar="NAME=DIR", help="int8 bundles, to stand beside --bundle"
+    )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if arguments.int8:
+        named = (text.split("=", 1) for text in arguments.int8)
+        others = {name: Path(folder) for name, folder in named}
+        publish_int8({_FLOAT: arguments.bundle, **others})
+        return
     if arguments.work:
         publish(arguments.work)
     if arguments.bundle:
