@@ -1,5 +1,6 @@
 """What a bundle costs beside another: bytes on disk, and the time to look and to read."""
 
+import resource
 import time
 from dataclasses import dataclass
 from statistics import median
@@ -41,3 +42,8 @@ def _encode(model: Florence2) -> float:
     started = time.perf_counter()
     backend.read(backend.look(pixels), input_ids, mask, beams=1)
     return time.perf_counter() - started
+
+
+def peak_megabytes() -> int:
+    """The most memory that this process has held so far (Linux counts in units of 1024 bytes)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 // 1_000_000

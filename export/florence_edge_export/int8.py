@@ -8,14 +8,16 @@ from pathlib import Path
 import onnx_ir as ir
 
 from florence_edge.bundle import FIDELITY, Bundle
+from florence_edge.stopwatch import Stopwatch
 from florence_edge_calibration.int8.ranges import calibrate
 from florence_edge_calibration.int8.recipe import Recipe, quantize
 from florence_edge_calibration.int8.samples import Sample, folder_samples, scene_samples, split
 from florence_edge_calibration.int8.table import CalibrationTable
 
+from .cost import peak_megabytes
 from .gate import Gate, log_progress
 from .int8_options import Int8Options
-from .judgement import Judgement, judge_tasks
+from .judgement import Judgement, Took, judge_tasks
 from .source import MINIATURE
 
 logger = logging.getLogger(__name__)
@@ -43,8 +45,10 @@ def write_int8(
         RequestError: pictures, table or patterns do not serve.
         BundleError: activations are not finite, or the gate's budget cannot be held.
     """
+    watch = Stopwatch()
     seen, judging = _samples(floats, options)
-    calibrated(floats, seen, options).save(folder / TABLE)
+    with watch.stage("calibration"):
+        calibrated(floats, seen, options).save(folder / TABLE)
     table = CalibrationTable.load(folder / TABLE)  # what is used is what is written down
 
     def write(recipe: Recipe) -> Bundle:
@@ -54,11 +58,13 @@ def write_int8(
     recipe = Recipe(target=options.target, method=options.method, kept=options.kept)
     passage = None
     if options.budget is None:
-        write(recipe)
+        with watch.stage("quantization"):
+            write(recipe)
         logger.warning("The gate is left out: what int8 costs in accuracy was not measured.")
     else:
         gate = Gate(floats=floats, table=table, samples=judging, write=write, budget=options.budget)
-        passage = gate.find(recipe)
+        with watch.stage("quantization and gate"):
+            passage = gate.find(recipe)
     judgement = Judgement(
         recipe=recipe,
         table=table,
@@ -66,6 +72,7 @@ def write_int8(
         budget=options.budget,
         passage=passage,
         tasks=judge_tasks(floats.folder, folder, judging) if passage else {},
+        took=Took(seconds=watch.seconds, peak_megabytes=peak_megabytes()),
     )
     found = {"against_float": judgement.as_json()}
     (folder / FIDELITY).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

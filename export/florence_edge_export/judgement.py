@@ -26,6 +26,19 @@ class Task:
     int8: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Took:
+    """What making the bundle took, on the machine that made it."""
+
+    seconds: Mapping[str, float]
+    peak_megabytes: int
+
+    def as_json(self) -> dict[str, Any]:
+        """What fidelity.json holds of it."""
+        seconds = {name: round(value, 1) for name, value in self.seconds.items()}
+        return {"seconds": seconds, "peak_megabytes": self.peak_megabytes}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Judgement:
     """An int8 bundle beside its float one; `passage` is None where the gate was left out."""
@@ -36,6 +49,7 @@ class Judgement:
     budget: float | None
     passage: Passage | None
     tasks: Mapping[str, Task]
+    took: Took
 
     def as_json(self) -> dict[str, Any]:
         """What fidelity.json holds under `against_float`."""
@@ -44,6 +58,7 @@ class Judgement:
             "method": self.recipe.method,
             "kept": dict(self.recipe.kept),
             "calibration": {"pictures": self.table.pictures, "prompts": self.table.prompts},
+            "took": self.took.as_json(),
         }
         if self.passage is None:
             return {**facts, "gate": "left out"}

@@ -18,7 +18,13 @@ from .linears import Linear, by_activation, find_linears, scopes
 from .quantize import quantize_for_cpu, quantize_portably
 from .table import CalibrationTable
 from .targets import Floats, Target
-from .weight_only import embedding_names, store_embedding_as_int8, store_weights_as_int8
+from .weight_only import (
+    embedding_name,
+    embedding_names,
+    embedding_nodes,
+    store_embedding_as_int8,
+    store_weights_as_int8,
+)
 
 _EMBEDDING = ".shared"
 _FLOAT32_OUTPUTS = frozenset({"top_log_probs", "log_probs"})
@@ -84,7 +90,7 @@ def quantize_graph(
     """
     linears = find_linears(model.graph)
     exact = [linear for linear in linears if recipe.kept_as(linear.name) == "fp32"]
-    islands = (*KEPT_IN_FLOAT32, *scopes(exact))
+    islands = (*KEPT_IN_FLOAT32, *scopes(exact), *_exact_lookups(model.graph, recipe))
     choices = [] if name == contract.DECODER else _choose(linears, table, recipe)
     cpu = recipe.target == "cpu"
     for table_name in embedding_names(model.graph):
@@ -114,6 +120,15 @@ def _choose(linears: Sequence[Linear], table: CalibrationTable, recipe: Recipe) 
         for name, group in groups.items()
         if group
     ]
+
+
+def _exact_lookups(graph: ir.Graph, recipe: Recipe) -> tuple[str, ...]:
+    """Names of the nodes that read an embedding which stays float32."""
+    return tuple(
+        str(node.name)
+        for node, table in embedding_nodes(graph)
+        if recipe.kept_as(embedding_name(table)) == "fp32"
+    )
 
 
 def block_of(name: str) -> str:

@@ -52,8 +52,12 @@ def embedding_nodes(graph: ir.Graph) -> list[tuple[ir.Node, ir.Value]]:
 
 def embedding_names(graph: ir.Graph) -> list[str]:
     """Names of the embeddings that a graph reads: one, or none."""
-    tables = (str(table.name) for _, table in embedding_nodes(graph))
-    return list(dict.fromkeys(name.removesuffix(".weight") for name in tables))
+    return list(dict.fromkeys(embedding_name(table) for _, table in embedding_nodes(graph)))
+
+
+def embedding_name(table: ir.Value) -> str:
+    """The checkpoint's name of an embedding, e.g. `decoder.shared`."""
+    return str(table.name).removesuffix(".weight")
 
 
 def store_embedding_as_int8(graph: ir.Graph) -> None:
@@ -75,5 +79,4 @@ def store_embedding_as_int8(graph: ir.Graph) -> None:
 
 def _scope(node: ir.Node, table: ir.Value) -> str:
     """Lookup and scores read the same constants, each through nodes of its own."""
-    name = str(table.name).removesuffix(".weight")
-    return f"{name}/{node.op_type.lower()}"
+    return f"{embedding_name(table)}/{node.op_type.lower()}"

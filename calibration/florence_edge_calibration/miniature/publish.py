@@ -15,6 +15,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from florence_edge.bundle import FIDELITY
 from florence_edge_calibration.held_out import load_held_out
 
 from .evaluate import CHECKPOINT, evaluate, figures_as_json, through_bundle
@@ -118,9 +119,16 @@ def publish_int8(bundles: Mapping[str, Path]) -> None:
         }
         for task, verdict in found[_FLOAT].items()
     }
-    INT8_FIGURES.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    gates = {name: _gate_of(folder) for name, folder in bundles.items() if name != _FLOAT}
+    text = json.dumps({"held-out scenes": figures, "gates": gates}, indent=2) + "\n"
+    INT8_FIGURES.write_text(text, encoding="utf-8")
     readme = REPOSITORY_PART.parent / "README.md"
     readme.write_text(with_table(readme.read_text("utf-8"), int8_table(figures), "int8"), "utf-8")
+
+
+def _gate_of(bundle: Path) -> Any:
+    """What the export of an int8 bundle found along the float model's answers."""
+    return json.loads((bundle / FIDELITY).read_text(encoding="utf-8"))["against_float"]
 
 
 def main() -> None:
