@@ -13,7 +13,7 @@ from florence_edge.bundle import Bundle
 from florence_edge.errors import FlorenceEdgeError, RequestError
 
 from .int8.clipping import DEFAULT_METHOD, METHODS
-from .int8.samples import HOW_MANY, Sample, folder_samples, scene_samples
+from .int8.samples import HOW_MANY, Sample, folder_samples, scene_samples, split
 from .int8.targets import TARGETS
 
 if TYPE_CHECKING:
@@ -37,11 +37,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FlorenceEdgeError as error:
         print(f"florence-calibrate: {error}", file=sys.stderr)
         return 1
+    except ModuleNotFoundError as error:
+        print(
+            f"florence-calibrate: Calibrating needs {error.name}, which is not installed. Install "
+            "florence-edge[cpu,export].",
+            file=sys.stderr,
+        )
+        return 1
     except OSError as error:
         print(f"florence-calibrate: {error}. Check the paths.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("florence-calibrate: stopped; nothing was written.", file=sys.stderr)
+        print("florence-calibrate: stopped.", file=sys.stderr)
         return 130
     return 0
 
@@ -67,7 +74,7 @@ def _samples(bundle: Bundle, images: Path | None, count: int) -> list[Sample]:
     if count < 1:
         raise RequestError(f"--samples is {count}; it must be 1 or more.")
     if images is not None:
-        return folder_samples(images, count)
+        return split(folder_samples(images, count))[0]  # the rest is for the gate to judge by
     if bundle.model != _MINIATURE:
         raise RequestError(f"{bundle.model} needs pictures to calibrate with. {HOW_MANY}")
     return scene_samples(count, image_size=bundle.size.image_size)

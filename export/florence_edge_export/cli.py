@@ -50,20 +50,26 @@ def _run(arguments: argparse.Namespace) -> None:
             f"Exporting needs {error.name}, which is not installed. Install florence-edge[export]."
         ) from error
     check_target(arguments.output, overwrite=arguments.overwrite)  # before a download
+    int8 = Int8Options(
+        target=arguments.target,
+        images=arguments.calibration_images,
+        samples=arguments.samples,
+        method=arguments.method,
+        kept=dict(map(_kept, arguments.keep)),
+        budget=None if arguments.no_gate else arguments.budget,
+        table=arguments.calibration,
+    )
+    if arguments.precision != "int8" and int8 != Int8Options():
+        raise RequestError(
+            f"There are options for int8, but the precision is {arguments.precision}. Add "
+            "--precision int8, or leave them out."
+        )
     options = ExportOptions(
         precision=arguments.precision,
         image_size=arguments.image_size,
         overwrite=arguments.overwrite,
         verify=arguments.verify,
-        int8=Int8Options(
-            target=arguments.target,
-            images=arguments.calibration_images,
-            samples=arguments.samples,
-            method=arguments.method,
-            kept=dict(map(_kept, arguments.keep)),
-            budget=None if arguments.no_gate else arguments.budget,
-            table=arguments.calibration,
-        ),
+        int8=int8,
     )
     check_options(arguments.model, options)
     export(arguments.model, find_checkpoint(arguments.model), arguments.output, options)

@@ -188,14 +188,14 @@ def _halve(graphs: Mapping[str, ir.Model]) -> None:
 def _sample(folder: Path) -> None:
     """Put reference.npz into the bundle, if the engine that makes it is here."""
     try:
-        from florence_edge.backends.ort import OrtBackend
+        from florence_edge.backends.ort import open_ort
     except BackendError:
         logger.warning(
             "%s is left out: making it needs ONNX Runtime (florence-edge[cpu]).", REFERENCE
         )
         return
     bundle = Bundle.load(folder)
-    write_reference(bundle, OrtBackend(bundle), folder)
+    write_reference(bundle, open_ort(bundle), folder)
 
 
 def _verify(bundle: Path, checkpoint: Checkpoint, image: ImageProcessing, *, strict: bool) -> None:

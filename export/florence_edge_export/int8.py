@@ -10,7 +10,7 @@ import onnx_ir as ir
 from florence_edge.bundle import FIDELITY, Bundle
 from florence_edge.stopwatch import Stopwatch
 from florence_edge_calibration.int8.ranges import calibrate
-from florence_edge_calibration.int8.recipe import Recipe, quantize
+from florence_edge_calibration.int8.recipe import Recipe, check_patterns, quantize
 from florence_edge_calibration.int8.samples import Sample, folder_samples, scene_samples, split
 from florence_edge_calibration.int8.table import CalibrationTable
 
@@ -45,6 +45,8 @@ def write_int8(
         RequestError: pictures, table or patterns do not serve.
         BundleError: activations are not finite, or the gate's budget cannot be held.
     """
+    recipe = Recipe(target=options.target, method=options.method, kept=options.kept)
+    check_patterns(floats, recipe)
     watch = Stopwatch()
     seen, judging = _samples(floats, options)
     with watch.stage("calibration"):
@@ -55,7 +57,6 @@ def write_int8(
         logger.info("Quantizing")
         return write_graphs(quantize(floats, table, recipe).graphs)
 
-    recipe = Recipe(target=options.target, method=options.method, kept=options.kept)
     passage = None
     if options.budget is None:
         with watch.stage("quantization"):
@@ -95,7 +96,10 @@ def calibrated(floats: Bundle, samples: Sequence[Sample], options: Int8Options) 
 def _samples(floats: Bundle, options: Int8Options) -> tuple[list[Sample], list[Sample]]:
     """Pictures to calibrate with, and others to judge by."""
     if options.images is not None:
-        seen, judging = split(folder_samples(options.images, options.samples))
+        found = folder_samples(options.images, options.samples)
+        if options.budget is None:
+            return found, []
+        seen, judging = split(found)
         return seen, judging[:_MOST_JUDGING]
     if floats.model != MINIATURE:
         return [], []  # a table and no gate

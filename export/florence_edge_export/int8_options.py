@@ -7,7 +7,7 @@ from pathlib import Path
 
 from florence_edge.errors import BackendError, RequestError
 from florence_edge_calibration.int8.clipping import DEFAULT_METHOD, METHODS
-from florence_edge_calibration.int8.samples import HOW_MANY
+from florence_edge_calibration.int8.samples import HOW_MANY, LEAST_PICTURES, pictures_in
 from florence_edge_calibration.int8.targets import TARGETS, Floats, Target
 
 from .source import MINIATURE
@@ -50,11 +50,13 @@ def check_int8_options(model: str, options: Int8Options) -> None:
     needed = options.table is None or options.budget is not None
     if needed and options.images is None and model != MINIATURE:
         raise RequestError(f"--precision int8 needs --calibration-images DIR. {HOW_MANY}")
+    if options.images is not None:
+        pictures_in(options.images)
     if options.target == "cpu" and "fp16" in options.kept.values():
         raise RequestError(
             "The cpu target is float32 where it is not int8: use --keep PATTERN=fp32."
         )
     if options.budget is not None and not 0 <= options.budget < 1:
         raise RequestError(f"The budget is {options.budget:g}; it must be at least 0 and below 1.")
-    if options.samples < 1:
-        raise RequestError(f"--samples is {options.samples}; it must be 1 or more.")
+    if options.samples < LEAST_PICTURES:
+        raise RequestError(f"--samples is {options.samples}; it must be {LEAST_PICTURES} or more.")

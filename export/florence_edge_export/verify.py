@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from florence_edge import Florence2, GenerationOptions, contract
-from florence_edge.backends.ort import OrtBackend
+from florence_edge.backends.host import HostBackend
+from florence_edge.backends.ort import open_ort
 from florence_edge.bundle import TOKENIZER, Bundle
 from florence_edge.image import pixels
 from florence_edge.questions import Question, question
@@ -52,7 +53,7 @@ def verify(
     """
     reference = Reference(checkpoint)
     loaded = Bundle.load(bundle)
-    backend = OrtBackend(loaded)
+    backend = open_ort(loaded)
     tokenizer = Tokenizer(bundle / TOKENIZER, loaded.generation)
     model = Florence2(loaded, backend, tokenizer)
     graphs: dict[str, list[Closeness]] = {}
@@ -100,7 +101,7 @@ class _Comparison:
         self,
         reference: Reference,
         model: Florence2,
-        backend: OrtBackend,
+        backend: HostBackend,
         picture: Image.Image,
         image: ImageProcessing,
     ) -> None:

@@ -32,6 +32,7 @@ class Settings:
     text: str = _parameter("", "what the task takes beside the picture; ignored if it takes none")
     beams: int = _parameter(0, "1 (greedy) to 8; 0: what the bundle says")
     max_new_tokens: int = _parameter(0, "longest answer in tokens; 0: what the bundle says")
+    max_time: float = _parameter(0.0, "seconds that one answer may take; 0.0: what it needs")
     rate: float = _parameter(0.0, "most answers a second; 0.0: as many as can be")
 
     @property
@@ -52,7 +53,9 @@ class Settings:
     def options(self) -> GenerationOptions:
         """How to generate."""
         return GenerationOptions(
-            num_beams=self.beams or None, max_new_tokens=self.max_new_tokens or None
+            num_beams=self.beams or None,
+            max_new_tokens=self.max_new_tokens or None,
+            max_time=self.max_time or None,
         )
 
     @property
@@ -94,7 +97,9 @@ def settings_from(values: Mapping[str, Any]) -> Settings:
         raise RequestError(
             f"transport is {settings.transport!r}; it must be one of {', '.join(_TYPES)}."
         )
-    if not (math.isfinite(settings.rate) and settings.rate >= 0):
-        raise RequestError(f"rate is {settings.rate}; it must be 0.0 (no limit) or more.")
+    for name in ("rate", "max_time"):
+        value = getattr(settings, name)
+        if not (math.isfinite(value) and value >= 0):
+            raise RequestError(f"{name} is {value}; it must be 0.0 (no limit) or more.")
     _ = settings.question
     return settings

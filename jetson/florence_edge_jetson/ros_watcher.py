@@ -126,7 +126,7 @@ class Watcher:
         Args:
             message: a sensor_msgs/Image; None for the latest frame.
             asked: see `questions_from`.
-            cancel: no further question is asked once it is set.
+            cancel: once it is set, the answer at hand is cut short and no further question asked.
 
         Raises:
             FlorenceEdgeError: no frame yet, a frame that cannot be read, or the node is not active.
@@ -137,7 +137,7 @@ class Watcher:
         for each in asked:
             if cancel.is_set():
                 return
-            result = self._worker.run(partial(_ask, view, each))
+            result = self._worker.run(partial(_ask, view, each, cancel))
             yield Answer(
                 detections=self._messages.detections(result, frame.header),
                 text=self._messages.text(result, frame.header),
@@ -181,5 +181,5 @@ class Watcher:
         self._tally.failure(text)
 
 
-def _ask(view: View, asked: Question) -> Result:
-    return view.run(asked.task, asked.text)
+def _ask(view: View, asked: Question, cancel: threading.Event | None = None) -> Result:
+    return view.run(asked.task, asked.text, cancel=cancel)

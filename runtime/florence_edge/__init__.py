@@ -1,6 +1,13 @@
 """Florence-2 on the edge: all 15 tasks, without PyTorch or transformers."""
 
-from .errors import BackendError, BundleError, FlorenceEdgeError, ImageError, RequestError
+from .errors import (
+    BackendError,
+    BundleError,
+    FlorenceEdgeError,
+    ImageError,
+    RequestError,
+    SourceError,
+)
 from .model import Florence2
 from .options import GenerationOptions
 from .parse import parse
@@ -22,6 +29,7 @@ __all__ = [
     "Region",
     "RequestError",
     "Result",
+    "SourceError",
     "Task",
     "View",
     "__version__",

@@ -3,6 +3,7 @@
     FlorenceEdgeError
     ├── BundleError       a bundle or checkpoint is missing, damaged or of another kind
     ├── BackendError      an engine is not there or did not become active
+    ├── SourceError       a camera, stream or video cannot be read, or is lost
     └── RequestError      a question cannot be asked as put (also a ValueError)
         └── ImageError    an image cannot be read
 
@@ -20,6 +21,10 @@ class BundleError(FlorenceEdgeError):
 
 class BackendError(FlorenceEdgeError):
     """An engine is not installed, did not become active, or failed while running."""
+
+
+class SourceError(FlorenceEdgeError):
+    """A camera, stream or video that cannot be opened or read, or that fell silent."""
 
 
 class RequestError(FlorenceEdgeError, ValueError):

@@ -5,32 +5,37 @@ model.run("<OD>", "car.jpg")                    one task, one picture
 model.run_batch("<OD>", ["a.jpg", "b.jpg"])     one task, several pictures at once
 view = model.look("car.jpg")                    one picture, several tasks:
 view.detect(), view.caption(), view.ocr()       the vision encoder runs once
+model.run_many(paths, ["OD", "CAPTION"])        many pictures, decoded ahead
+model.watch(0, "OD")                            a camera, a stream or a video
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
-import numpy as np
-
+from .asking import asked_of
 from .backends import Backend, open_backend
 from .backends.features import join_features
 from .bundle import TOKENIZER, Bundle
-from .errors import RequestError
 from .generate import generate
-from .logits import Ints, forced_token
+from .logits import Ints
+from .looking import look_at, prepare
+from .many import Answered, run_many
 from .options import Generation, GenerationOptions, resolve
-from .pictures import PictureLike, load_pictures, squares
+from .pictures import PictureLike
 from .questions import Question, questions_of
 from .regions import Convention, check_convention
-from .result import Result, read_answer
-from .scores import TokenPiece
-from .search import Hypothesis
+from .result import Result
 from .selftest import self_test
+from .stopping import stop_after
 from .stopwatch import Stopwatch
 from .tasks import Task
 from .text import Tokenizer
+from .video.opening import SourceLike
+from .video.watch import Watched, Watching, watch
 from .view import Box, View
+from .words import batch_of_prompts, read_words
 
 
 class Florence2:
@@ -48,23 +53,25 @@ class Florence2:
         *,
         threads: int | None = None,
         engine_dir: str | Path | None = None,
+        engine_precision: str | None = None,
     ) -> "Florence2":
-        """Open the bundle in `folder` on `device`: `cpu`, `cuda`, `cuda:1`, `tensorrt`, ...
+        """Open the bundle in `folder` on `device`: `cpu`, `cuda:1`, `tensorrt`, `openvino`, ...
 
         `threads` limits the threads of the CPU engine; None leaves the choice to it. `engine_dir`
-        is where florence-build put TensorRT engines, if not into the bundle.
+        is where florence-build put TensorRT engines, if not into the bundle. `engine_precision`
+        "bf16" lets OpenVINO round to bfloat16; otherwise it computes in float32.
 
         Raises:
             BundleError: there is no bundle, or it is damaged or of another contract version.
             BackendError: the engine is not installed or did not become active.
         """
         bundle = Bundle.load(folder)
-        tokenizer = Tokenizer(bundle.folder / TOKENIZER, bundle.generation)
-        engines = None if engine_dir is None else Path(engine_dir)
-        backend = open_backend(bundle, device, threads=threads, engine_dir=engines)
-        return Florence2(bundle, backend, tokenizer)
+        backend = open_backend(
+            bundle, device, threads=threads, engine_dir=engine_dir, precision=engine_precision
+        )
+        return Florence2(bundle, backend, Tokenizer(bundle.folder / TOKENIZER, bundle.generation))
 
-    def run(
+    def run(  # noqa: PLR0913 - the door; all but three are named by the caller
         self,
         task: str | Task,
         image: PictureLike,
@@ -73,6 +80,7 @@ class Florence2:
         region: Box | None = None,
         options: GenerationOptions | None = None,
         convention: Convention = "native",
+        cancel: Event | None = None,
     ) -> Result:
         """Answer one task about one picture; see `View.run` for the arguments.
 
@@ -80,7 +88,7 @@ class Florence2:
         array with `__cuda_array_interface__` (PyCUDA, CuPy, torch, numba).
         """
         view = self.look(image, options=options, convention=convention)
-        return view.run(task, text, region=region)
+        return view.run(task, text, region=region, cancel=cancel)
 
     def ask(
         self, image: PictureLike, prompt: str, *, options: GenerationOptions | None = None
@@ -88,7 +96,7 @@ class Florence2:
         """Answer a prompt in the user's own words (VQA and other fine-tunes)."""
         return self.look(image, options=options).ask(prompt)
 
-    def run_batch(
+    def run_batch(  # noqa: PLR0913 - as run
         self,
         task: str | Task,
         images: Sequence[PictureLike],
@@ -97,6 +105,7 @@ class Florence2:
         regions: Sequence[Box | None] | None = None,
         options: GenerationOptions | None = None,
         convention: Convention = "native",
+        cancel: Event | None = None,
     ) -> list[Result]:
         """Answer one task about several pictures in one batch; each answer is that of `run`.
 
@@ -107,10 +116,52 @@ class Florence2:
             regions: one a picture, where the task takes a region.
             options: how to generate.
             convention: whose coordinates to give.
+            cancel: as in `View.run`.
         """
         views = self.look_batch(images, options=options, convention=convention)
         sizes = [view.size for view in views]
-        return self.answer(views, questions_of(task, sizes, texts, regions), options)
+        return self.answer(views, questions_of(task, sizes, texts, regions), options, cancel)
+
+    def run_many(
+        self,
+        images: Iterable[PictureLike],
+        tasks: str | Task | Sequence[str | Task],
+        text: str | None = None,
+        *,
+        region: Box | None = None,
+        options: GenerationOptions | None = None,
+        convention: Convention = "native",
+    ) -> Iterator[Answered]:
+        """Answer the same tasks about any number of pictures, in order, as the answers come.
+
+        The next pictures are read while the engine answers, and few are in memory at a time. One
+        that cannot be read is `Answered` with its error, and the rest goes on. Of several tasks,
+        text and region go to those that take them.
+        """
+        return run_many(self, images, asked_of(tasks, text, region), options, convention)
+
+    def watch(  # noqa: PLR0913 - as run
+        self,
+        source: SourceLike,
+        tasks: str | Task | Sequence[str | Task],
+        text: str | None = None,
+        *,
+        region: Box | None = None,
+        options: GenerationOptions | None = None,
+        convention: Convention = "native",
+        cancel: Event | None = None,
+        how: Watching | None = None,
+    ) -> Iterator[Watched]:
+        """Answer tasks about the frames of a camera (its number), a URL, a video file, a pipeline.
+
+        A live source gives its newest frame, and those that came meanwhile are dropped; of a file
+        every frame is answered. Setting `cancel` ends it, from whichever thread.
+
+        Raises:
+            SourceError: the source cannot be read, or is lost for good.
+        """
+        asked = asked_of(tasks, text, region)
+        return watch(self, source, asked, options, convention, cancel, how or Watching())
 
     def look(
         self,
@@ -139,29 +190,15 @@ class Florence2:
         self.resolve(options)  # what cannot be generated should not cost a look
         if not images:
             return []
-        watch, side = Stopwatch(), self.bundle.size.image_size
-        with watch.stage("image"):
-            pictures = load_pictures(images)
-            seen = squares(pictures, side)
-        with watch.stage("vision"):
-            features = self.backend.look(seen)
-        return [
-            View(
-                model=self,
-                picture=picture,
-                features=features[i : i + 1],
-                options=options,
-                convention=convention,
-                seconds=watch.share(len(pictures)),
-            )
-            for i, picture in enumerate(pictures)
-        ]
+        prepared = prepare(images, self.bundle.size.image_size)
+        return look_at(self, prepared, options, convention)
 
     def answer(
         self,
         views: Sequence[View],
         questions: Sequence[Question],
         options: GenerationOptions | None = None,
+        cancel: Event | None = None,
     ) -> list[Result]:
         """Answer one question about each view, as one batch.
 
@@ -171,18 +208,17 @@ class Florence2:
         if not views:
             return []
         generation = self.resolve(options)
+        stop = stop_after(options.max_time if options else None, cancel)
         watch = Stopwatch()
         with watch.stage("prompt"):
-            input_ids, encoder_mask = self.encode_prompts(questions)
+            input_ids, mask = self.encode_prompts(questions)
             features = join_features([view.features for view in views])
-            decoder = self.backend.read(
-                features, input_ids, encoder_mask, beams=generation.num_beams
-            )
+            decoder = self.backend.read(features, input_ids, mask, beams=generation.num_beams)
         with watch.stage("decode"):
-            hypotheses = generate(decoder, generation, images=len(views))
+            hypotheses = generate(decoder, generation, images=len(views), stop=stop)
         with watch.stage("parse"):
             results = [
-                self._read(view, asked, hypothesis, generation)
+                read_words(view, asked, hypothesis, self._tokenizer, generation)
                 for view, asked, hypothesis in zip(views, questions, hypotheses, strict=True)
             ]
         shares = watch.share(len(views))
@@ -209,42 +245,6 @@ class Florence2:
         Raises:
             RequestError: a prompt is longer than the encoder has room for.
         """
-        size = self.bundle.size
-        prompts = [self._tokenizer.prompt_ids(asked.prompt) for asked in questions]
-        longest = max(map(len, prompts))
-        room = size.encoder_positions - size.image_tokens
-        if longest > room:
-            raise RequestError(
-                f"The prompt has {longest} tokens, but beside the picture this model has room for "
-                f"{room}. Shorten the text."
-            )
-        input_ids = np.full((len(prompts), longest), self.bundle.generation.pad_token_id, np.int64)
-        mask = np.ones((len(prompts), size.image_tokens + longest), dtype=np.int64)
-        for row, ids in enumerate(prompts):
-            input_ids[row, : len(ids)] = ids
-            mask[row, size.image_tokens + len(ids) :] = 0
-        return input_ids, mask
-
-    def _read(
-        self, view: View, asked: Question, hypothesis: Hypothesis, generation: Generation
-    ) -> Result:
-        ids = hypothesis.token_ids
-        pieces = [
-            TokenPiece(
-                token_id=token_id,
-                text=text,
-                log_prob=log_prob,
-                forced=length == 0 or forced_token(length, generation) is not None,
-            )
-            for length, (token_id, text, log_prob) in enumerate(
-                zip(ids, self._tokenizer.pieces(ids), (0.0, *hypothesis.log_probs), strict=True)
-            )
-        ]
-        return read_answer(
-            asked.task,
-            pieces,
-            image_size=view.size,
-            text_input=asked.text,
-            convention=view.convention,
-            truncated=hypothesis.truncated,
-        )
+        prompts = [asked.prompt for asked in questions]
+        pad = self.bundle.generation.pad_token_id
+        return batch_of_prompts(prompts, self._tokenizer, self.bundle.size, pad=pad)

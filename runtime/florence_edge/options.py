@@ -21,6 +21,10 @@ class GenerationOptions:
     `num_beams` is 1 (greedy) to 8. `no_repeat_ngram_size` 0 and a forced token id of -1 switch the
     rule off. `max_new_tokens` is at most the number of decoder positions; left open, it is that
     number or 1024, whichever is less.
+
+    `max_time` is how many seconds one answer may take from its question on; None means no limit.
+    The step at hand is finished, what is complete by then is parsed, and the status is `truncated`.
+    Bundles say nothing about it.
     """
 
     num_beams: int | None = None
@@ -30,6 +34,7 @@ class GenerationOptions:
     early_stopping: EarlyStopping | None = None
     forced_bos_token_id: int | None = None
     forced_eos_token_id: int | None = None
+    max_time: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,13 +70,20 @@ def resolve(options: GenerationOptions | None, defaults: Generation, size: Model
             f"options are {options!r}; expected GenerationOptions(num_beams=..., ...)."
         )
     values = {field.name: getattr(defaults, field.name) for field in fields(defaults)}
-    for field in fields(GenerationOptions):
-        wish = getattr(options, field.name) if options is not None else None
+    for name in values.keys() & {field.name for field in fields(GenerationOptions)}:
+        wish = getattr(options, name) if options is not None else None
         if wish is not None:
-            values[field.name] = wish
+            values[name] = wish
     generation = Generation(**values)
     _check(generation, size)
+    if options is not None:
+        _check_time(options.max_time)
     return generation
+
+
+def _check_time(max_time: float | None) -> None:
+    if max_time is not None and not (isinstance(max_time, Real) and float(max_time) > 0):
+        raise RequestError(f"max_time is {max_time!r}; it must be a number of seconds above 0.")
 
 
 def _check(generation: Generation, size: ModelSize) -> None:

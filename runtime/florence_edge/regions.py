@@ -43,6 +43,8 @@ class Region:
     """exp of the mean log-probability of the region's location tokens, 0 to 1."""
     label_score: float | None = None
     """The same over the tokens of the label; None where there is no label."""
+    track_id: int | None = None
+    """The object's number over the frames of a video; None unless it is tracked."""
 
     @property
     def box(self) -> tuple[float, float, float, float]:

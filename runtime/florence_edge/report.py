@@ -6,7 +6,7 @@ from .tasks import AnswerKind
 _STATUS_NOTES = {
     "empty": "(the model said nothing)",
     "unparsed": "(the answer names no region; raw text follows)",
-    "truncated": "(cut off: the answer reached its longest length)",
+    "truncated": "(cut off: the answer reached its longest length, or its time was up)",
 }
 
 
@@ -28,7 +28,7 @@ def describe(result: Result) -> str:
 
 
 def _text(result: Result) -> str:
-    return f"{result.score:5.2f}  {result.text}" if result.status != "empty" else ""
+    return f"{result.score:5.2f}  {result.text}" if result.text else ""
 
 
 def _numbers(box: tuple[float, float, float, float]) -> str:

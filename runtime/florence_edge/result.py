@@ -161,10 +161,10 @@ def read_answer(
 
 
 def _status(*, said_something: bool, understood: bool, truncated: bool) -> Status:
+    if truncated:  # also where nothing was said yet: silence would mean that nothing is there
+        return "truncated"
     if not said_something:
         return "empty"
-    if truncated:
-        return "truncated"
     return "ok" if understood else "unparsed"
 
 

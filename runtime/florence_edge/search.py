@@ -54,7 +54,7 @@ class Hypothesis:
     token_ids: tuple[int, ...]
     log_probs: tuple[float, ...]  # one fewer than token_ids: the start token has none
     score: float
-    truncated: bool  # ended only because the length was used up
+    truncated: bool  # ended only because the length or the time was used up
 
 
 class Search(Protocol):
@@ -62,8 +62,8 @@ class Search(Protocol):
 
     rows: int
 
-    def advance(self, scores: Scores) -> Step:
-        """Choose the next token of every row."""
+    def advance(self, scores: Scores, *, last: bool = False) -> Step:
+        """Choose the next token of every row; after the `last` one the search is done."""
 
     def best(self) -> Hypothesis:
         """The answer, once a step was `done`."""
@@ -86,12 +86,12 @@ class Greedy:
         self._log_probs: list[float] = []
         self._length = 1
 
-    def advance(self, scores: Scores) -> Step:
+    def advance(self, scores: Scores, *, last: bool = False) -> Step:
         token, log_prob = self._choose(scores)
         self._tokens[self._length] = token
         self._log_probs.append(log_prob)
         self._length += 1
-        done = token == self._generation.eos_token_id or self._is_full()
+        done = last or token == self._generation.eos_token_id or self._is_full()
         return Step(np.array([token]), np.zeros(1, dtype=np.int64), bool(done))
 
     def best(self) -> Hypothesis:
@@ -125,9 +125,9 @@ class Greedy:
 
 def _is_cut_off(token: int, length: int, generation: Generation) -> bool:
     """Whether a sequence ends with `token`, after `length` others, only because it must."""
-    if length + 1 < generation.max_length:
-        return False
-    return token != generation.eos_token_id or forced_token(length, generation) is not None
+    if token != generation.eos_token_id:
+        return True
+    return length + 1 == generation.max_length and forced_token(length, generation) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +164,9 @@ class BeamSearch:
         self._scores[0] = 0
         self._finished: list[Hypothesis] = []
 
-    def advance(self, scores: Scores) -> Step:
+    def advance(self, scores: Scores, *, last: bool = False) -> Step:
         candidates = self._continuations(scores)
-        ends = self._ends(candidates)
+        ends = self._ends(candidates, last)
         self._finish(candidates, ends)
         running = self._go_on(candidates, ends)
         return Step(running.tokens, running.parents, self._is_done(ends))
@@ -208,9 +208,9 @@ class BeamSearch:
             full[row, tokens] = -np.inf
         return full, np.broadcast_to(np.arange(full.shape[1]), full.shape)
 
-    def _ends(self, candidates: _Candidates) -> npt.NDArray[np.bool_]:
-        """Which candidates are complete: by the end token, or because the length is used up."""
-        if self._length + 1 == self._generation.max_length:
+    def _ends(self, candidates: _Candidates, last: bool) -> npt.NDArray[np.bool_]:
+        """Which candidates are complete: by the end token, or all, if nothing may follow."""
+        if last or self._length + 1 == self._generation.max_length:
             return np.ones(len(candidates.tokens), dtype=np.bool_)
         ends: npt.NDArray[np.bool_] = candidates.tokens == self._generation.eos_token_id
         return ends

@@ -8,6 +8,7 @@ view.segment(region=(10, 20, 200, 180)).draw(view.image)
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from threading import Event
 from typing import TYPE_CHECKING
 
 from PIL import Image
@@ -61,6 +62,7 @@ class View:
         *,
         region: Box | None = None,
         options: GenerationOptions | None = None,
+        cancel: Event | None = None,
     ) -> Result:
         """Answer one of the 15 tasks.
 
@@ -69,15 +71,23 @@ class View:
             text: what the task takes beside the picture; region tasks take four `<loc_n>`.
             region: in place of those, left, top, right, bottom in pixels.
             options: how to generate; None means the view's options.
+            cancel: once another thread sets it, the answer is what is complete by then, and its
+                status is `truncated`, as with `GenerationOptions.max_time`.
 
         Raises:
             RequestError: the task does not exist, or text, region or options do not fit it.
         """
-        return self._ask(question(task, text, region, self.size), options)
+        return self._ask(question(task, text, region, self.size), options, cancel)
 
-    def ask(self, prompt: str, *, options: GenerationOptions | None = None) -> Result:
+    def ask(
+        self,
+        prompt: str,
+        *,
+        options: GenerationOptions | None = None,
+        cancel: Event | None = None,
+    ) -> Result:
         """Answer a prompt in the user's own words (VQA and other fine-tunes)."""
-        return self._ask(free_question(prompt), options)
+        return self._ask(free_question(prompt), options, cancel)
 
     def caption(self, detail: int = 1) -> Result:
         """Describe the picture: 1 in a sentence, 2 in detail, 3 in a paragraph."""
@@ -128,6 +138,8 @@ class View:
         """Find objects and describe each."""
         return self.run("DENSE_REGION_CAPTION")
 
-    def _ask(self, asked: Question, options: GenerationOptions | None) -> Result:
-        (result,) = self.model.answer([self], [asked], options or self.options)
+    def _ask(
+        self, asked: Question, options: GenerationOptions | None, cancel: Event | None
+    ) -> Result:
+        (result,) = self.model.answer([self], [asked], options or self.options, cancel)
         return result

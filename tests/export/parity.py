@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from florence_edge import Florence2, GenerationOptions, contract
-from florence_edge.backends.ort import OrtBackend
+from florence_edge.backends.host import HostBackend
 from florence_edge.questions import question
 from florence_edge.view import View
 from florence_edge_calibration.scenes import ask_everything, draw_scene, generate_scene
@@ -40,8 +40,8 @@ class Pair:
     checkpoint: Checkpoint
 
     @property
-    def backend(self) -> OrtBackend:
-        assert isinstance(self.model.backend, OrtBackend)
+    def backend(self) -> HostBackend:
+        assert isinstance(self.model.backend, HostBackend)
         return self.model.backend
 
     @property

@@ -16,19 +16,22 @@ from florence_edge.bundle import Bundle
 from florence_edge.engines.flavours import find_tensorrt
 from florence_edge.engines.profiles import EngineOptions, Extent, Profile, profiles
 from florence_edge.engines.record import read_record
+from florence_edge_calibration.scenes import draw_scene, generate_scenes
 from florence_edge_export import synthetic
 from florence_edge_export.engines.build import Outcome, Wish, build_engines
 from florence_edge_export.engines.forecast import Forecast, forecast
 from florence_edge_export.engines.job import Built, Job
 from florence_edge_export.engines.worker import build_in_process
 from florence_edge_export.export import ExportOptions, export
+from florence_edge_export.int8_options import Int8Options
 from florence_edge_export.source import MINIATURE, find_checkpoint
 
 from ..circumstances import circumstances
 
 pytest.importorskip("tensorrt_rtx_bindings")
 
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", "int8")
+PICTURES = 8  # to calibrate with: what TensorRT makes of the graphs does not hang on scales
 RECORDED = Path(__file__).with_name("rtx_builds.json")
 _COMMAND = "FLORENCE_EDGE_RECORD=1 python -m pytest -m slow tests/export/test_gate.py"
 
@@ -48,9 +51,11 @@ def test_every_graph_of_the_miniature_builds_without_a_warning(
     precision: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     checkpoint = find_checkpoint(MINIATURE)
-    export(MINIATURE, checkpoint, tmp_path / "bundle", ExportOptions(precision=precision))
+    int8 = Int8Options(samples=PICTURES, budget=None)
+    options = ExportOptions(precision=precision, int8=int8)
+    export(MINIATURE, checkpoint, tmp_path / "bundle", options)
     bundle = Bundle.load(tmp_path / "bundle")
-    caplog.clear()
+    caplog.clear()  # int8 warns that it was not judged
     outcome = build(bundle, SMALL, tmp_path / "engines")
     assert set(outcome.built) == set(contract.GRAPHS)
     assert read_record(outcome.folder) == outcome.record
@@ -88,7 +93,13 @@ def test_profiles_for_greedy_would_copy_the_weights(tmp_path: Path) -> None:
 def base_bundle(precision: str, folder: Path) -> Bundle:
     """Full-size base with random weights."""
     synthetic.write_checkpoint(folder / "checkpoint", "base", seed=3)
-    export("base", folder / "checkpoint", folder / "bundle", ExportOptions(precision=precision))
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    for scene in generate_scenes(0, 2 * PICTURES):  # every fourth is kept for the gate
+        draw_scene(scene, 256).save(pictures / f"{scene.seed}.png")
+    int8 = Int8Options(images=pictures, budget=None)
+    options = ExportOptions(precision=precision, int8=int8)
+    export("base", folder / "checkpoint", folder / "bundle", options)
     return Bundle.load(folder / "bundle")
 
 

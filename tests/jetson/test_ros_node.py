@@ -241,6 +241,7 @@ def test_a_missing_bundle_fails_to_configure_and_another_try_may_succeed(world: 
         ({"transport": "theora"}, "transport is 'theora'; it must be one of raw, compressed"),
         ({"rate": -1.0}, "rate is -1.0"),
         ({"rate": float("nan")}, "rate is nan"),
+        ({"max_time": -0.1}, "max_time is -0.1; it must be 0.0 (no limit) or more"),
         ({"rate": "fast"}, "rate is 'fast'; it must be of the type float"),
         ({"beams": 9}, "num_beams is 9"),
         ({"max_new_tokens": 5000}, "max_new_tokens is 5000"),
@@ -432,6 +433,14 @@ def test_parameters_of_others_are_let_pass(world: World) -> None:
     assert world.node.set_parameters(use_sim_time=True).successful
 
 
+def test_an_answer_takes_no_longer_than_max_time(world: World) -> None:
+    world.node.values["max_time"] = 1e-9
+    world.up()
+    world.show(grey(1))
+    (said,) = world.wait(ANSWERS, 1)
+    assert json.loads(said.data)["status"] == "truncated"
+
+
 def test_no_more_frames_are_taken_than_the_rate_says() -> None:
     now, taken, done = [0.0], [], threading.Semaphore(0)
 
@@ -561,17 +570,17 @@ def test_a_goal_that_cannot_be_reached_is_aborted_with_the_reason(
     assert world.backend.seen == []
 
 
-def test_a_goal_is_cancelled_between_its_questions(
+def test_a_goal_that_is_cancelled_ends_with_what_is_complete(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, go_on = [], threading.Event()
     answer = Florence2.answer
 
-    def slow(model: Florence2, views: Any, questions: Any, options: Any) -> Any:
+    def slow(model: Florence2, views: Any, questions: Any, options: Any, cancel: Any) -> Any:
         asked.append(questions[0].task.name)
         if len(asked) == 2:
             assert go_on.wait(10)
-        return answer(model, views, questions, options)
+        return answer(model, views, questions, options, cancel)
 
     monkeypatch.setattr(Florence2, "answer", slow)
     world.up()
@@ -582,7 +591,8 @@ def test_a_goal_is_cancelled_between_its_questions(
     assert goal.done.wait(10)
     assert goal.status == "canceled"
     assert asked == ["CAPTION", "OD"]
-    assert len(goal.result.answers) == 2
+    said = [json.loads(each) for each in goal.result.answers]
+    assert [each["status"] for each in said] == ["ok", "truncated"]
     assert goal.result.message == "Cancelled after 2 of 3 answers."
 
 

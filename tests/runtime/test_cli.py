@@ -109,7 +109,7 @@ def test_without_json_an_answer_is_a_text_for_people(run: Run, photo: Path) -> N
     status, out, _ = run(photo, "--task", "REGION_PROPOSAL")
     assert status == 0
     assert "{" not in out
-    assert "(cut off: the answer reached its longest length)" in out
+    assert "(cut off: the answer reached its longest length, or its time was up)" in out
 
 
 def test_several_pictures_are_told_apart(run: Run, photos: Path) -> None:
@@ -317,7 +317,7 @@ def test_stopping_it_is_status_130(run: Run, photo: Path, monkeypatch: pytest.Mo
     def interrupt(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Florence2, "look", interrupt)
+    monkeypatch.setattr("florence_edge.many.look_at", interrupt)
     status, _, err = run(photo, "--task", "OD")
     assert status == 130
     assert err == "florence-run: stopped.\n"

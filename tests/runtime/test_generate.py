@@ -1,3 +1,4 @@
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 
 from florence_edge.generate import generate
 from florence_edge.options import Generation
+from florence_edge.stopping import stop_after
 
 from .scripted import DEFAULTS, EOS, Past, Scripted, log_softmax, random_script, search_for
 
@@ -73,3 +75,51 @@ def test_a_decoder_is_not_asked_after_the_last_token() -> None:
 
 def test_a_batch_of_no_images_has_no_answers() -> None:
     assert generate(Scripted([]), GREEDY, images=0) == []
+
+
+# Answers that are stopped before their end.
+
+
+@pytest.mark.parametrize("generation", [GREEDY, BEAMS])
+def test_an_answer_without_a_deadline_is_the_answer_with_one_that_is_never_reached(
+    generation: Generation,
+) -> None:
+    scripts = [random_script(seed, VOCABULARY) for seed in range(3)]
+    usual = generate(Scripted(scripts), generation, images=3)
+    assert generate(Scripted(scripts), generation, images=3, stop=stop_after(1e6, None)) == usual
+
+
+@pytest.mark.parametrize("generation", [GREEDY, BEAMS])
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_decoding_stops_after_the_step_at_which_the_time_is_up(
+    generation: Generation, steps: int
+) -> None:
+    decoder = Scripted([random_script(0, VOCABULARY, eos=-9), random_script(1, VOCABULARY, eos=-9)])
+    clock = iter([10.0, *(10.0 + n for n in range(99))])  # each step takes a second
+    stop = stop_after(steps - 1.5, None, clock=lambda: next(clock))
+    answers = generate(decoder, generation, images=2, stop=stop)
+    assert len(decoder.parents) == steps
+    assert [len(answer.token_ids) for answer in answers] == [1 + steps] * 2
+    assert all(answer.truncated for answer in answers)
+
+
+def test_what_was_complete_before_the_time_was_up_is_not_truncated() -> None:
+    def ends_at_once(past: Past) -> np.ndarray:
+        return log_softmax(np.where(np.arange(VOCABULARY) == EOS, 9.0, 0.0))
+
+    decoder = Scripted([ends_at_once, random_script(1, VOCABULARY, eos=-9)])
+    count = iter(range(99))
+    complete, cut = generate(decoder, GREEDY, images=2, stop=lambda: next(count) == 3)
+    assert complete.token_ids[-1] == EOS
+    assert not complete.truncated
+    assert cut.truncated
+    assert len(cut.token_ids) == 1 + 4
+
+
+def test_an_event_stops_as_a_deadline_does() -> None:
+    cancel = threading.Event()
+    cancel.set()
+    decoder = Scripted([random_script(0, VOCABULARY, eos=-9)])
+    (answer,) = generate(decoder, BEAMS, images=1, stop=stop_after(None, cancel))
+    assert len(decoder.parents) == 1
+    assert answer.truncated

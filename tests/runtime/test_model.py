@@ -1,3 +1,4 @@
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -461,3 +462,50 @@ def test_an_engine_that_fails_while_running_says_so(
     view = replace(tiny_model.look(pictures[0]), features=np.zeros((1, 3, 5), dtype=np.float32))
     with pytest.raises(BackendError, match="ONNX Runtime failed while running"):
         view.run("OD", options=SHORT)
+
+
+# Answers that are stopped.
+
+
+def test_an_answer_whose_time_is_up_is_cut_off_and_holds_what_was_complete(
+    pointing_bundle: Path, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Florence2.load(pointing_bundle, threads=1)
+    options = GenerationOptions(num_beams=1, max_new_tokens=40)
+    whole = model.run("REGION_PROPOSAL", pictures[0], options=options)
+    stops = iter([False] * 9 + [True])
+    monkeypatch.setattr("florence_edge.model.stop_after", lambda *_: lambda: next(stops))
+    cut = model.run("REGION_PROPOSAL", pictures[0], options=options)
+    assert cut.status == "truncated"
+    assert cut.token_ids == whole.token_ids[: 1 + 10]
+    assert len(cut.regions) == 2  # <s>, two boxes of four locations, and one location more
+    assert cut.regions == whole.regions[:2]
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_a_deadline_is_kept_by_a_step(
+    tiny_model: Florence2, pictures: list[Image.Image], num_beams: int
+) -> None:
+    options = GenerationOptions(num_beams=num_beams, max_time=1e-9)
+    for result in tiny_model.run_batch("OD", pictures, options=options):
+        assert (result.status, result.token_ids) == ("truncated", (2, 0))
+    unhurried = replace(SHORT, max_time=1e6)
+    usual = tiny_model.run("OD", pictures[0], options=SHORT)
+    assert tiny_model.run("OD", pictures[0], options=unhurried) == usual
+
+
+def test_a_cancelled_question_is_answered_with_what_there_is(
+    tiny_model: Florence2, pictures: list[Image.Image]
+) -> None:
+    cancel = threading.Event()
+    usual = tiny_model.run("OD", pictures[0], options=SHORT, cancel=cancel)
+    assert usual == tiny_model.run("OD", pictures[0], options=SHORT)
+    cancel.set()
+    view = tiny_model.look(pictures[0], options=SHORT)
+    stopped = [
+        tiny_model.run("OD", pictures[0], options=SHORT, cancel=cancel),
+        *tiny_model.run_batch("OD", pictures[:1], options=SHORT, cancel=cancel),
+        view.run("OD", cancel=cancel),
+        view.ask("What is this?", cancel=cancel),
+    ]
+    assert [(each.status, each.token_ids) for each in stopped] == [("truncated", (2, 0))] * 4

@@ -5,7 +5,7 @@ import pytest
 
 from florence_edge import GenerationOptions, RequestError
 from florence_edge.contract import ModelSize
-from florence_edge.options import resolve
+from florence_edge.options import Generation, resolve
 
 from .scripted import DEFAULTS
 
@@ -36,9 +36,14 @@ def test_what_is_wished_replaces_what_the_checkpoint_says() -> None:
         "forced_bos_token_id": 0,
         "forced_eos_token_id": 2,
     }
-    assert set(wishes) == set(GenerationOptions.__dataclass_fields__)
+    assert {*wishes, "max_time"} == set(GenerationOptions.__dataclass_fields__)
     resolved = resolve(GenerationOptions(**wishes), DEFAULTS, SIZE)
     assert resolved == replace(DEFAULTS, **wishes)
+
+
+def test_a_time_limit_is_no_setting_of_a_checkpoint() -> None:
+    assert resolve(GenerationOptions(max_time=0.2), DEFAULTS, SIZE) == DEFAULTS
+    assert "max_time" not in Generation.__dataclass_fields__
 
 
 def test_zero_false_and_minus_one_are_wishes_too() -> None:
@@ -71,6 +76,10 @@ def test_zero_false_and_minus_one_are_wishes_too() -> None:
         ({"num_beams": 2.5}, r"num_beams is 2.5; it must be .*1 \(greedy\) to 8"),
         ({"num_beams": "3"}, r"num_beams is '3'; it must be"),
         ({"max_new_tokens": 0}, "must be .*1 to 64"),
+        ({"max_time": 0}, "max_time is 0; it must be a number of seconds above 0"),
+        ({"max_time": -1.0}, "max_time is -1.0"),
+        ({"max_time": float("nan")}, "max_time is nan"),
+        ({"max_time": "soon"}, "max_time is 'soon'"),
         ({"max_new_tokens": 65}, "must be .*1 to 64, this model's decoder positions"),
         ({"max_new_tokens": 4.0}, "max_new_tokens is 4.0"),
         ({"no_repeat_ngram_size": -1}, r"no_repeat_ngram_size is -1; it must be .*0 \(off\)"),

@@ -113,7 +113,7 @@ def test_plain_text_has_one_score_and_an_empty_one_none() -> None:
         ("OD", "car<loc_1>", False, "unparsed"),
         ("OD", "car<loc_1>", True, "truncated"),
         ("OD", "", False, "empty"),
-        ("OD", "", True, "empty"),
+        ("OD", "", True, "truncated"),
         ("OD", "<s><pad>", False, "empty"),
         ("CAPTION", "A car.", False, "ok"),
         ("CAPTION", "A car.", True, "truncated"),

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from florence_edge import TASKS, BackendError, Florence2, GenerationOptions, contract, cuda
-from florence_edge.engines import record as records
 from florence_edge.backends import device, trt
 from florence_edge.backends.device import DeviceBackend
 from florence_edge.bundle import Bundle, StoredFile
+from florence_edge.engines import record as records
 from florence_edge.engines.flavours import Flavour
 from florence_edge.engines.gpu import Gpu
 from florence_edge.engines.profiles import EngineOptions, profiles

@@ -48,9 +48,13 @@ class Insertion:
         known = self._graph.initializers.get(label)
         if known is not None:
             return known
-        tensor = ir.tensor(np.asarray(values), name=label)
+        array = np.asarray(values)
+        tensor = ir.tensor(array, name=label)
         value = ir.Value(
-            name=label, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
+            name=label,
+            shape=ir.Shape(array.shape),
+            type=ir.TensorType(tensor.dtype),
+            const_value=tensor,
         )
         self._graph.register_initializer(value)
         return value

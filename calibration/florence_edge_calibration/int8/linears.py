@@ -115,7 +115,7 @@ def _is_linear(node: ir.Node) -> bool:
         return False
     if node.op_type == "MatMul":
         return True
-    return int(_present(weight).shape[1]) >= _LEAST_CONV_CHANNELS  # type: ignore[index]
+    return int(_present(weight).shape[1]) >= _LEAST_CONV_CHANNELS  # type: ignore[index, arg-type]
 
 
 def _has_constant(node: ir.Node) -> bool:

@@ -7,6 +7,7 @@ every channel over all rows, and the bins (see activations.py) of some rows.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,7 @@ _SAMPLED_ROWS = 256  # of each activation of a picture, evenly spread
 _SEEN = ".seen_"
 _REDUCTIONS = {"lows": "ReduceMin", "highs": "ReduceMax", "sums": "ReduceSum"}
 
-Outputs = Mapping[str, npt.NDArray[np.generic]]
+Outputs = Mapping[str, npt.NDArray[Any]]
 
 
 def output_name(activation: str, part: str) -> str:

@@ -72,8 +72,8 @@ def quantize(bundle: Bundle, table: CalibrationTable, recipe: Recipe) -> Quantiz
         RequestError: the table is another model's, or a pattern matches no linear.
     """
     table.check(bundle)
+    check_patterns(bundle, recipe)
     graphs = {name: ir.load(bundle.graph_file(name)) for name in contract.GRAPHS}
-    _check_patterns(recipe, graphs)
     choices: list[Choice] = []
     for name, model in graphs.items():
         choices += quantize_graph(name, model, table, recipe)
@@ -155,8 +155,14 @@ def layer_names(graph: ir.Graph) -> list[str]:
     return [*embedding_names(graph), *(linear.name for linear in find_linears(graph))]
 
 
-def _check_patterns(recipe: Recipe, graphs: Mapping[str, ir.Model]) -> None:
-    names = [name for model in graphs.values() for name in layer_names(model.graph)]
+def check_patterns(bundle: Bundle, recipe: Recipe) -> None:
+    """Refuse a recipe that wants to keep what is not there.
+
+    Raises:
+        RequestError: a pattern matches no linear and no embedding of the float bundle.
+    """
+    models = (ir.load(bundle.graph_file(name)) for name in contract.GRAPHS)
+    names = [name for model in models for name in layer_names(model.graph)]
     for pattern in recipe.kept:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise RequestError(

@@ -64,9 +64,7 @@ def folder_samples(folder: Path, most: int) -> list[Sample]:
     Raises:
         RequestError: there is no such folder, or fewer than LEAST_PICTURES of its pictures serve.
     """
-    if not folder.is_dir():
-        raise RequestError(f"There is no folder {folder}. {HOW_MANY}")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    paths = pictures_in(folder)
     chosen = [paths[i * len(paths) // most] for i in range(most)] if len(paths) > most else paths
     samples = [
         Sample(name=str(path), read=partial(load_image, path), questions=_questions_about(index))
@@ -76,6 +74,20 @@ def folder_samples(folder: Path, most: int) -> list[Sample]:
     if len(samples) < LEAST_PICTURES:
         raise RequestError(f"{folder} has {len(samples)} pictures that serve. {HOW_MANY}")
     return samples
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The picture files of a folder and those below it, by name; none has been opened.
+
+    Raises:
+        RequestError: there is no such folder, or it has fewer than LEAST_PICTURES of them.
+    """
+    if not folder.is_dir():
+        raise RequestError(f"There is no folder {folder}. {HOW_MANY}")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if len(paths) < LEAST_PICTURES:
+        raise RequestError(f"{folder} has {len(paths)} pictures. {HOW_MANY}")
+    return paths
 
 
 HOW_MANY = (
@@ -97,7 +109,7 @@ def _serves(path: Path) -> bool:
     except ImageError as error:
         logger.warning("Left out: %s", error)
         return False
-    if all(low == high for low, high in picture.getextrema()):
+    if picture.getcolors(maxcolors=1) is not None:
         logger.warning("Left out: %s is all one colour.", path)
         return False
     return True

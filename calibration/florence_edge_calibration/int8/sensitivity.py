@@ -15,12 +15,12 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from florence_edge import Florence2, contract
-from florence_edge.backends.ort import OrtBackend
+from florence_edge.backends.ort import open_ort
 from florence_edge.bundle import TOKENIZER, Bundle
 from florence_edge.image import pixels
 from florence_edge.text import Tokenizer
 
-from .ranges import no_progress
+from .ranges import no_progress, open_session
 from .recipe import Recipe, block_of, layer_names, quantize_graph
 from .samples import Sample
 from .table import CalibrationTable
@@ -28,24 +28,25 @@ from .targets import Floats
 from .teacher import Agreement, Teacher, total
 
 Array = npt.NDArray[Any]
+Arrays = dict[str, Array]
 
 _TIMED_RUNS = 3
-_STEPS = 4  # of the decoder, whatever tokens they bring
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sensitivity:
     """What a block costs in int8, alone.
 
-    `error` is the root mean square error of its graph's outputs as a share of theirs; `saved` the
-    share of the graph's time on this machine. `agreement` is with a teacher, if there was one.
+    `error` is the root mean square error of its graph's outputs as a share of theirs. Where there
+    was a teacher, `saved` is the share of the graph's time on this machine, `agreement` how the
+    whole model follows.
     """
 
     graph: str
     block: str
     error: float
-    saved: float
-    agreement: Agreement | None
+    saved: float | None = None
+    agreement: Agreement | None = None
 
 
 def blocks_of(bundle: Bundle) -> dict[str, list[str]]:
@@ -71,7 +72,8 @@ def sweep(
         table: what its activations are like.
         recipe: target and method; what it keeps in float is not asked about.
         samples: a few pictures to measure errors with.
-        teacher: the float model's answers, to be followed; that takes a while for each block.
+        teacher: the float model's answers, to be followed; without one only errors are found,
+            which takes a few seconds a block, in place of minutes for a full-size model.
     """
     run = _Run(bundle, samples)
     for graph, blocks in blocks_of(bundle).items():
@@ -81,15 +83,10 @@ def sweep(
             if alone is None:
                 continue
             quantize_graph(graph, model, table, alone)
-            with _variant(bundle, graph, model) as variant:
-                error, saved = run.compare(graph, variant)
-                followed = teacher.judge(variant, no_progress) if teacher else {}
+            error, saved = run.compare(graph, model, timed=teacher is not None)
+            followed = None if teacher is None else _follow(bundle, graph, model, teacher)
             yield Sensitivity(
-                graph=graph,
-                block=block,
-                error=error,
-                saved=saved,
-                agreement=total(followed.values()) if followed else None,
+                graph=graph, block=block, error=error, saved=saved, agreement=followed
             )
 
 
@@ -102,6 +99,11 @@ def _only(block: str, model: ir.Model, recipe: Recipe) -> Recipe | None:
     return replace(recipe, kept={**recipe.kept, **others}, halve=False)
 
 
+def _follow(bundle: Bundle, graph: str, model: ir.Model, teacher: Teacher) -> Agreement:
+    with _variant(bundle, graph, model) as variant:
+        return total(teacher.judge(variant, no_progress).values())
+
+
 @contextmanager
 def _variant(bundle: Bundle, graph: str, model: ir.Model) -> Iterator[Florence2]:
     """The model with one graph replaced; the other files are linked, not copied."""
@@ -111,7 +113,9 @@ def _variant(bundle: Bundle, graph: str, model: ir.Model) -> Iterator[Florence2]
             if file.is_file() and file.name != f"{graph}.onnx":
                 _link(file, folder / file.name)
         ir.save(model, folder / f"{graph}.onnx")
-        yield _open(replace(bundle, folder=folder))
+        changed = replace(bundle, folder=folder)
+        tokenizer = Tokenizer(folder / TOKENIZER, bundle.generation)
+        yield Florence2(changed, open_ort(changed), tokenizer)
 
 
 def _link(source: Path, target: Path) -> None:
@@ -121,46 +125,78 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _open(bundle: Bundle) -> Florence2:
-    tokenizer = Tokenizer(bundle.folder / TOKENIZER, bundle.generation)
-    return Florence2(bundle, OrtBackend(bundle), tokenizer)
-
-
 class _Run:
-    """The float model's inputs and outputs of each graph for a few pictures."""
+    """The float graphs' inputs and outputs for a few pictures; a graph is run by itself."""
 
     def __init__(self, bundle: Bundle, samples: Sequence[Sample]) -> None:
-        self._model = _open(bundle)
-        side = bundle.size.image_size
-        self._squares = np.stack([pixels(sample.read(), side) for sample in samples])
-        self._prompts = self._model.encode_prompts([sample.questions[0] for sample in samples])
-        self._features = self._model.backend.look(self._squares)
-        self._expected = {name: self._outputs(self._model, name) for name in contract.GRAPHS}
+        self._bundle = bundle
+        self._feeds: dict[str, Arrays] = {}
+        self._expected: dict[str, Array] = {}
+        tokenizer = Tokenizer(bundle.folder / TOKENIZER, bundle.generation)
+        size = bundle.size
+        prompts = [tokenizer.prompt_ids(sample.questions[0].prompt) for sample in samples]
+        input_ids = np.array(prompts, dtype=np.int64)  # the first task takes no text: equally long
+        mask = np.ones((len(samples), size.image_tokens + input_ids.shape[1]), dtype=np.int64)
+        squares = np.stack([pixels(sample.read(), size.image_size) for sample in samples])
 
-    def compare(self, graph: str, variant: Florence2) -> tuple[float, float]:
-        """Error of the variant's graph, and the share of time it saves, measured in turns."""
-        found = self._outputs(variant, graph)
+        (features,) = self._keep(contract.VISION_ENCODER, {"pixels": squares})
+        prompt = {"input_ids": input_ids, "encoder_mask": mask}
+        caches = self._keep(contract.TEXT_ENCODER, {"image_features": features, **prompt})
+        of_decoder = contract.graphs(size, bundle.floats)[contract.DECODER]
+        names = [tensor.name for tensor in of_decoder.inputs if tensor.name.startswith("cross_")]
+        self._keep(contract.DECODER, self._first_step(mask) | dict(zip(names, caches, strict=True)))
+
+    def compare(self, graph: str, model: ir.Model, *, timed: bool) -> tuple[float, float | None]:
+        """Error of a changed graph, and the share of time it saves, measured in turns."""
+        session = open_session(model, self._bundle.folder)
+        found, expected = _joined(self._run(graph, session)), self._expected[graph]
+        error = float(np.sqrt(np.mean((found - expected) ** 2) / np.mean(expected**2)))
+        if not timed:
+            return error, None
+        original = open_session(ir.load(self._bundle.graph_file(graph)), self._bundle.folder)
         seconds: dict[bool, list[float]] = {True: [], False: []}
         for _ in range(_TIMED_RUNS):
-            for is_variant, model in ((False, self._model), (True, variant)):
+            for changed, each in ((False, original), (True, session)):
                 started = time.perf_counter()
-                self._outputs(model, graph)
-                seconds[is_variant].append(time.perf_counter() - started)
-        expected = self._expected[graph]
-        error = np.sqrt(np.mean((found - expected) ** 2) / np.mean(expected**2))
-        return float(error), 1 - min(seconds[True]) / min(seconds[False])
+                self._run(graph, each)
+                seconds[changed].append(time.perf_counter() - started)
+        return error, 1 - min(seconds[True]) / min(seconds[False])
 
-    def _outputs(self, model: Florence2, graph: str) -> Array:
-        backend: Any = model.backend
-        if graph == contract.VISION_ENCODER:
-            return np.asarray(backend.look(self._squares), dtype=np.float64)
-        if graph == contract.TEXT_ENCODER:
-            caches = backend.cross_caches(self._features, *self._prompts)
-            return np.concatenate([np.ravel(cache) for cache in caches.values()]).astype(np.float64)
-        decoder = backend.read(self._features, *self._prompts, beams=1)
-        parents = np.zeros((len(self._squares), 1), dtype=np.int64)
-        rows = []
-        for token in range(_STEPS):
-            scores = decoder.step(np.full_like(parents, token), parents)
-            rows += [image.full().copy() for image in scores]
-        return np.array(rows, dtype=np.float64)
+    def _keep(self, graph: str, feeds: Arrays) -> list[Array]:
+        """Run a float graph, and remember what went in and came out."""
+        self._feeds[graph] = feeds
+        model = ir.load(self._bundle.graph_file(graph))
+        outputs = self._run(graph, open_session(model, self._bundle.folder))
+        self._expected[graph] = _joined(outputs)
+        return outputs
+
+    def _run(self, graph: str, session: Any) -> list[Array]:
+        outputs: list[Array] = session.run(self._outputs(graph), dict(self._feeds[graph]))
+        return outputs
+
+    def _outputs(self, graph: str) -> list[str]:
+        if graph == contract.DECODER:
+            return ["log_probs"]
+        signature = contract.graphs(self._bundle.size, self._bundle.floats)[graph]
+        return [tensor.name for tensor in signature.outputs]
+
+    def _first_step(self, mask: Array) -> Arrays:
+        """The decoder's inputs but for the cross caches: its start token, nothing cached yet."""
+        size, images = self._bundle.size, len(mask)
+        empty = (images, size.decoder_heads, contract.MIN_CACHE_CAPACITY, size.head_dim)
+        start = self._bundle.generation.decoder_start_token_id
+        caches = {
+            contract.self_cache(layer, part): np.zeros(empty, dtype=np.float32)
+            for layer in range(size.decoder_layers)
+            for part in contract.PARTS
+        }
+        return {
+            "token_ids": np.full((images, 1), start, dtype=np.int64),
+            "position": np.zeros(1, dtype=np.int64),
+            "encoder_mask": mask,
+            **caches,
+        }
+
+
+def _joined(arrays: Sequence[Array]) -> Array:
+    return np.concatenate([np.ravel(array) for array in arrays]).astype(np.float64)

@@ -13,6 +13,7 @@ import numpy as np
 from florence_edge import Florence2, GenerationOptions
 from florence_edge.backends import Decoder
 from florence_edge.backends.base import Features
+from florence_edge.backends.features import join_features
 from florence_edge.generate import generate
 from florence_edge.image import pixels
 from florence_edge.logits import Ints, forced_token
@@ -110,9 +111,7 @@ class Teacher:
     def _lessons(self, model: Florence2, progress: Progress) -> Iterator["_Lesson"]:
         for start in range(0, len(self._samples), _BATCH):
             batch = self._samples[start : start + _BATCH]
-            side = model.bundle.size.image_size
-            squares = np.stack([pixels(sample.read(), side) for sample in batch])
-            features = model.backend.look(squares)
+            features = join_features([_look(model, sample) for sample in batch])
             for questions in zip(*(sample.questions for sample in batch), strict=True):
                 yield _Lesson(features, questions)
             progress(start + len(batch), len(self._samples))
@@ -138,6 +137,12 @@ class Teacher:
             leads=tuple(preferred[step][1] for step in free),
             log_probs=tuple(hypothesis.log_probs[step] for step in free),
         )
+
+
+def _look(model: Florence2, sample: Sample) -> Features:
+    """One picture at a time: the vision encoder's activations fill most of the memory."""
+    square = pixels(sample.read(), model.bundle.size.image_size)
+    return model.backend.look(square[None])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,10 +16,10 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 def inputs(bundle: Bundle, beams: int) -> dict[str, Arrays]:
     """Feeds of every graph for one image: those of a later graph are computed on ONNX Runtime."""
-    from florence_edge.backends.ort import OrtBackend
+    from florence_edge.backends.ort import open_ort
 
     size, rng = bundle.size, np.random.default_rng(0)
-    backend = OrtBackend(bundle)
+    backend = open_ort(bundle)
     pixels = rng.integers(0, 256, (1, size.image_size, size.image_size, 3), dtype=np.uint8)
     features = backend.look(pixels)
     prompt = prompt_buckets(size)[0]

@@ -12,39 +12,64 @@ __all__ = ["Backend", "Decoder", "open_backend"]
 
 logger = logging.getLogger(__name__)
 
-_ENGINES = ("cpu", "cuda", "cuda:N", "tensorrt", "tensorrt:N", "tensorrt-rtx", "tensorrt-rtx:N")
+_DEVICES = (
+    *("cpu", "cuda", "cuda:N", "tensorrt", "tensorrt:N", "tensorrt-rtx", "tensorrt-rtx:N"),
+    *("openvino", "openvino:GPU.N"),
+)
+_DEVICE = re.compile(
+    "cpu|(?P<engine>cuda|tensorrt|tensorrt-rtx)(:(?P<index>[0-9]+))?"
+    r"|openvino(:(?P<openvino>[A-Z]+(\.[0-9]+)?))?"
+)
+PRECISIONS = ("fp32", "bf16")  # what OpenVINO may compute in; the others obey the graphs
 
 
 def open_backend(
-    bundle: Bundle, device: str, *, threads: int | None = None, engine_dir: Path | None = None
+    bundle: Bundle,
+    device: str,
+    *,
+    threads: int | None = None,
+    engine_dir: str | Path | None = None,
+    precision: str | None = None,
 ) -> Backend:
     """Open the engine that `device` ("engine[:device]") names.
 
-    `engine_dir` is where TensorRT engines are, if not in the bundle.
+    `engine_dir` is where TensorRT engines are, if not in the bundle; `precision` is what
+    OpenVINO computes in (PRECISIONS; None is float32).
 
     Raises:
         BackendError: no such engine, its package is missing, it did not become active, or the
             bundle was made for another.
-        RequestError: `threads` is no number of threads.
+        RequestError: `threads` is no number of threads, or `precision` does not fit.
     """
-    known = re.fullmatch(r"cpu|(cuda|tensorrt|tensorrt-rtx)(?::([0-9]+))?", device)
+    known = _DEVICE.fullmatch(device)
     if known is None:
         raise BackendError(
-            f"There is no device {device!r}. The devices are: {', '.join(_ENGINES)}."
+            f"There is no device {device!r}. The devices are: {', '.join(_DEVICES)}."
         )
     if threads is not None and threads < 1:
         raise RequestError(f"threads is {threads}; it must be 1 or more, or left out.")
-    engine, index = known[1] or "cpu", int(known[2] or 0)
+    engine = known["engine"] or device.partition(":")[0]
+    _check_precision(engine, precision)
     bundle.check_engine(engine.removesuffix("-rtx"))
     # Engines are imported here: `import florence_edge` must not.
+    if engine == "openvino":
+        from .openvino import open_openvino
+
+        return open_openvino(
+            bundle,
+            device=known["openvino"] or "CPU",
+            threads=threads,
+            precision=precision or PRECISIONS[0],
+        )
     if engine == "cpu":
         if bundle.precision == "fp16":
             logger.warning(
                 "%s is fp16: on the CPU it runs through casts, slower than fp32.", bundle.folder
             )
-        from .ort import OrtBackend
+        from .ort import open_ort
 
-        return OrtBackend(bundle, threads=threads)
+        return open_ort(bundle, threads=threads)
+    index = int(known["index"] or 0)
     if engine == "cuda":
         from .ort_cuda import open_ort_cuda
 
@@ -52,4 +77,19 @@ def open_backend(
     from .trt import open_tensorrt
 
     choice = "rtx" if engine == "tensorrt-rtx" else None
-    return open_tensorrt(bundle, index=index, choice=choice, engine_dir=engine_dir)
+    engines = None if engine_dir is None else Path(engine_dir)
+    return open_tensorrt(bundle, index=index, choice=choice, engine_dir=engines)
+
+
+def _check_precision(engine: str, precision: str | None) -> None:
+    if precision is None:
+        return
+    if engine != "openvino":
+        raise RequestError(
+            f"--engine-precision (engine_precision) is for device='openvino'. On {engine}, a "
+            "bundle is computed in its own precision: florence-export --precision."
+        )
+    if precision not in PRECISIONS:
+        raise RequestError(
+            f"engine_precision is {precision!r}; it must be {' or '.join(PRECISIONS)}."
+        )

@@ -1,170 +1,26 @@
 """ONNX Runtime on the CPU."""
 
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from .. import contract
 from ..bundle import Bundle
-from ..errors import BackendError
-from ..logits import Ints
-from ..search import Floats, Scores
-from .base import Features, HostFeatures, Pixels
-from .lineage import Lineage
-from .ort_session import CPU, open_session, ort_value, run, run_bound
+from .host import HostBackend, HostModel
+from .host_decoder import Arrays, Run
+from .ort_session import CPU, open_session, ort_value, run_bound
 
 
-class OrtBackend:
-    """The three sessions of a bundle in ONNX Runtime."""
-
-    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
-        self._bundle = bundle
-        self._sessions = {
-            name: open_session(bundle, name, CPU, threads=threads) for name in contract.GRAPHS
-        }
-
-    def look(self, pixels: Pixels) -> HostFeatures:
-        if not isinstance(pixels, np.ndarray):
-            raise BackendError(
-                "A frame on the GPU cannot be read by device='cpu'. Load the model with "
-                "device='cuda' or 'tensorrt', or copy the frame to the host first."
-            )
-        session = self._sessions[contract.VISION_ENCODER]
-        features: HostFeatures = run(session, ["image_features"], {"pixels": pixels})[0]
-        return features
-
-    def read(
-        self, features: Features, input_ids: Ints, encoder_mask: Ints, *, beams: int
-    ) -> "OrtDecoder":
-        return OrtDecoder(
-            self._sessions[contract.DECODER],
-            self._bundle.size,
-            self.cross_caches(np.asarray(features), input_ids, encoder_mask),
-            encoder_mask,
-            beams=beams,
-        )
-
-    def cross_caches(
-        self, features: HostFeatures, input_ids: Ints, encoder_mask: Ints
-    ) -> dict[str, HostFeatures]:
-        """Run the text encoder: its outputs by name."""
-        names = [
-            contract.cross_cache(layer, part)
-            for layer in range(self._bundle.size.decoder_layers)
-            for part in contract.PARTS
-        ]
-        feeds = {"image_features": features, "input_ids": input_ids, "encoder_mask": encoder_mask}
-        caches = run(self._sessions[contract.TEXT_ENCODER], names, feeds)
-        return dict(zip(names, caches, strict=True))
+def open_ort(bundle: Bundle, *, threads: int | None = None) -> HostBackend:
+    """Open a bundle's graphs in ONNX Runtime; see `open_session`."""
+    sessions = {name: open_session(bundle, name, CPU, threads=threads) for name in contract.GRAPHS}
+    binds = {name: partial(_bind, session) for name, session in sessions.items()}
+    return HostBackend(HostModel(device="cpu", binds=binds, size=bundle.size, floats=bundle.floats))
 
 
-class OrtDecoder:
-    """One generation: caches in host memory, every tensor bound once per cache bucket.
-
-    All self-attention caches are one array [caches, rows, heads, capacity, head_dim], so that
-    placing new rows and following parents is one numpy statement each.
-    """
-
-    def __init__(
-        self,
-        session: Any,
-        size: contract.ModelSize,
-        cross_caches: dict[str, HostFeatures],
-        encoder_mask: Ints,
-        *,
-        beams: int,
-    ) -> None:
-        self._session = session
-        self._size = size
-        images = len(encoder_mask)
-        self._rows = images * beams
-        self._constant = cross_caches | {"encoder_mask": encoder_mask}
-        self._floats = next(iter(cross_caches.values())).dtype
-        self._names = [
-            (contract.self_cache(layer, part), contract.new_row(layer, part))
-            for layer in range(size.decoder_layers)
-            for part in contract.PARTS
-        ]
-        self._token_ids = np.empty((images, beams), dtype=np.int64)
-        self._position = np.full(1, -1, dtype=np.int64)
-        self._scores = _ScoreBuffers(images, beams, size.vocab_size)
-        self._new_rows = np.empty(
-            (len(self._names), self._rows, size.decoder_heads, 1, size.head_dim), self._floats
-        )
-        self._lineage = Lineage(images, beams)
-        self._caches = self._empty_caches(contract.cache_capacity(1, size.decoder_positions))
-        self._binding = self._bind()
-
-    def step(self, tokens: Ints, parents: Ints) -> Sequence[Scores]:
-        """See `Decoder.step`."""
-        self._position += 1
-        position = int(self._position[0])
-        self._follow(parents, position)
-        if position == self._caches.shape[3]:
-            self._grow(position)
-        self._token_ids[:] = tokens
-        run_bound(self._session, self._binding)
-        self._caches[:, :, :, position] = self._new_rows[:, :, :, 0]
-        return self._scores.of_images()
-
-    def _follow(self, parents: Ints, position: int) -> None:
-        """Give each row the past of its parent; only what differs is copied."""
-        copies = self._lineage.follow(parents, position)
-        if copies is None:
-            return
-        rows, sources, first = copies
-        self._caches[:, rows, :, first:position] = self._caches[:, sources, :, first:position]
-
-    def _grow(self, position: int) -> None:
-        capacity = contract.cache_capacity(position + 1, self._size.decoder_positions)
-        grown = self._empty_caches(capacity)
-        grown[:, :, :, :position] = self._caches
-        self._caches = grown
-        self._binding = self._bind()
-
-    def _empty_caches(self, capacity: int) -> npt.NDArray[np.floating]:
-        """Zeros: unwritten rows are masked, but a NaN among them would survive the mask."""
-        heads, head_dim = self._size.decoder_heads, self._size.head_dim
-        return np.zeros((len(self._names), self._rows, heads, capacity, head_dim), self._floats)
-
-    def _bind(self) -> Any:
-        binding = self._session.io_binding()
-        inputs = self._constant | {"token_ids": self._token_ids, "position": self._position}
-        outputs = self._scores.by_name()
-        for i, (cache, new_row) in enumerate(self._names):
-            inputs[cache] = self._caches[i]
-            outputs[new_row] = self._new_rows[i]
-        for name, array in inputs.items():
-            value = ort_value(array)
-            binding.bind_ortvalue_input(name, value)
-        for name, array in outputs.items():
-            value = ort_value(array)
-            binding.bind_ortvalue_output(name, value)
-        return binding
-
-
-class _ScoreBuffers:
-    """Where the decoder writes its scores, and how an image sees them."""
-
-    def __init__(self, images: int, beams: int, vocab_size: int) -> None:
-        self._top_log_probs: Floats = np.empty((images, beams, contract.TOP_K), dtype=np.float32)
-        self._top_ids: Ints = np.empty((images, beams, contract.TOP_K), dtype=np.int64)
-        self._log_probs: Floats = np.empty((images, beams, vocab_size), dtype=np.float32)
-        self._of_images = tuple(
-            Scores(self._top_log_probs[i], self._top_ids[i], self._full(i)) for i in range(images)
-        )
-
-    def by_name(self) -> dict[str, npt.NDArray[Any]]:
-        return {
-            "top_log_probs": self._top_log_probs,
-            "top_ids": self._top_ids,
-            "log_probs": self._log_probs,
-        }
-
-    def of_images(self) -> Sequence[Scores]:
-        return self._of_images
-
-    def _full(self, image: int) -> Any:
-        return lambda: self._log_probs[image]
+def _bind(session: Any, inputs: Arrays, outputs: Arrays) -> Run:
+    binding = session.io_binding()
+    for name, array in inputs.items():
+        binding.bind_ortvalue_input(name, ort_value(array))
+    for name, array in outputs.items():
+        binding.bind_ortvalue_output(name, ort_value(array))
+    return lambda: run_bound(session, binding)

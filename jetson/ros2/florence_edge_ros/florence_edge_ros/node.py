@@ -160,7 +160,7 @@ class FlorenceEdgeNode(LifecycleNode):
         return result
 
     def on_cancel(self, goal: Any) -> Any:
-        """Agree to cancel; the question at hand is still answered."""
+        """Agree to cancel; the answer at hand ends with what is complete."""
         self._cancelled.setdefault(_key(goal), threading.Event()).set()
         return CancelResponse.ACCEPT
 

@@ -1,0 +1,179 @@
+"""The arguments of florence-run."""
+
+import argparse
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import __version__
+from .asking import Asked, asked_of, prompt_of
+from .errors import RequestError
+from .options import GenerationOptions
+from .tasks import TASKS
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments, or the exit that argparse makes where they are used wrongly."""
+    parser = _parser()
+    parsed = parser.parse_args(arguments)
+    video = {"--every": parsed.every != 1, "--show": parsed.show, "--track": parsed.track}
+    video |= {"--save": parsed.save is not None}
+    still = {"--output": parsed.output is not None, "--answers": parsed.answers is not None}
+    if bool(parsed.images) == (parsed.source is not None):
+        parser.error("give pictures or --source, one of the two")
+    for name, given in (video if parsed.source is None else still).items():
+        if given:
+            parser.error(f"{name} {'needs' if name in video else 'does not go with'} --source")
+    if parsed.resume and parsed.answers is None:
+        parser.error("--resume needs --answers")
+    return parsed
+
+
+def asked_from(arguments: argparse.Namespace) -> Asked:
+    """What to ask; mistakes that hold for all pictures are found before any is read.
+
+    Raises:
+        RequestError: see `asked_of`.
+    """
+    if arguments.prompt is None:
+        return asked_of(arguments.task, arguments.text, arguments.region)
+    if arguments.text or arguments.region:
+        raise RequestError("--prompt says it all: leave --text and --region out.")
+    return prompt_of(arguments.prompt)
+
+
+def options_from(arguments: argparse.Namespace) -> GenerationOptions:
+    """How to generate."""
+    return GenerationOptions(
+        num_beams=arguments.beams,
+        max_new_tokens=arguments.max_new_tokens,
+        max_time=arguments.max_time,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="florence-run", description="Ask a Florence-2 bundle about pictures or a video."
+    )
+    parser.add_argument("bundle", type=Path, help="folder that florence-export wrote")
+    parser.add_argument("images", type=Path, nargs="*", help="pictures, or folders of pictures")
+    asked = parser.add_mutually_exclusive_group(required=True)
+    asked.add_argument(
+        "--task",
+        type=lambda text: text.split(","),
+        action="extend",
+        help=f"one or more, with commas or again, of {', '.join(TASKS)}",
+    )
+    asked.add_argument("--prompt", help="a prompt in your own words (VQA and other fine-tunes)")
+    parser.add_argument("--text", help="caption or phrase that a task takes beside the picture")
+    parser.add_argument(
+        "--region", type=_region, metavar="X1,Y1,X2,Y2", help="region in pixels, for region tasks"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, one object a line")
+    parser.add_argument("--version", action="version", version=f"florence-edge {__version__}")
+    _add_generation(parser.add_argument_group("how to answer"))
+    _add_engine(parser.add_argument_group("where to run"))
+    _add_pictures(parser.add_argument_group("pictures"))
+    _add_video(parser.add_argument_group("video"))
+    return parser
+
+
+def _add_generation(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--beams", type=int, metavar="N", help="1 (greedy) to 8; default: model's")
+    group.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer")
+    group.add_argument(
+        "--max-time", type=float, metavar="S", help="seconds that one answer may take"
+    )
+    group.add_argument(
+        "--min-score",
+        type=_score,
+        default=0.0,
+        metavar="S",
+        help="drop regions that score below, 0 to 1",
+    )
+    group.add_argument(
+        "--convention",
+        choices=("native", "microsoft"),
+        default="native",
+        help="whole-number coordinates of transformers (default) or Microsoft's fractions",
+    )
+
+
+def _add_engine(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--device",
+        default="cpu",
+        help="cpu (default), cuda, tensorrt, tensorrt-rtx or openvino; cuda:1 is the second GPU, "
+        "openvino:GPU.0 Intel's first",
+    )
+    group.add_argument(
+        "--engine-dir", type=Path, metavar="DIR", help="where florence-build put TensorRT engines"
+    )
+    group.add_argument(
+        "--engine-precision",
+        choices=("fp32", "bf16"),
+        help="what openvino computes in (default: fp32)",
+    )
+    group.add_argument("--threads", type=int, metavar="N", help="threads of the CPU engine")
+    group.add_argument(
+        "--check", action="store_true", help="compare the whole bundle with its hashes first"
+    )
+
+
+def _add_pictures(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--output", type=Path, metavar="DIR", help="write annotated pictures here")
+    group.add_argument(
+        "--answers", type=Path, metavar="FILE", help="write answers here, one JSON object a line"
+    )
+    group.add_argument(
+        "--resume", action="store_true", help="go on with FILE: pictures answered there are skipped"
+    )
+
+
+def _add_video(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--source",
+        metavar="S",
+        help="a camera's number, a URL, a video file or a GStreamer pipeline",
+    )
+    group.add_argument(
+        "--every", type=_count, default=1, metavar="N", help="answer one frame of N (default 1)"
+    )
+    group.add_argument("--track", action="store_true", help="number objects over the frames")
+    group.add_argument("--show", action="store_true", help="show the frames in a window")
+    group.add_argument("--save", type=Path, metavar="FILE", help="write a video with the answers")
+    group.add_argument(
+        "--patience",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="seconds without a frame after which a lost camera is given up (default 60)",
+    )
+
+
+def _region(text: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != 4:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a region; expected four numbers such as 10,20,200,180"
+        )
+    return numbers
+
+
+def _score(text: str) -> float:
+    try:
+        score = float(text)
+    except ValueError:
+        score = math.nan
+    if not 0 <= score <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a score; expected 0 to 1")
+    return score
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a count; expected 1 or more")
+    return int(text)

@@ -1,0 +1,122 @@
+"""The part of florence-run that watches a source."""
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING
+
+from ..arguments import options_from
+from ..asking import Asked
+from ..errors import RequestError
+from ..progress import StatusLine
+from ..report import describe
+from ..result import Result
+from .drawing import drawn
+from .recording import recording
+from .watch import Stats, VideoFrame, Watched, Watching, watch
+from .window import open_window
+
+if TYPE_CHECKING:
+    from ..model import Florence2
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def run_video(load: "Callable[[], Florence2]", asked: Asked, arguments: argparse.Namespace) -> int:
+    """Answer about the frames of a source until it ends, or a signal or the window stops it.
+
+    Returns:
+        0, also where SIGTERM stopped it, as a service manager expects; 130 on Ctrl-C.
+    """
+    with ExitStack() as stack:
+        _check_target(arguments.save, arguments.source)
+        video = stack.enter_context(recording(arguments.save)) if arguments.save else None
+        show = open_window() if arguments.show else None
+        model = load()
+        stop = stack.enter_context(_stopped_by_signals())
+        watched = stack.enter_context(closing(_watched(model, asked, arguments, stop.event)))
+        line = stack.enter_context(StatusLine())
+        stats = Stats()
+        for frame, every_result, stats in watched:
+            results = [result.filter(arguments.min_score) for result in every_result]
+            line.clear()
+            if arguments.json:
+                print(_json(frame, results, arguments.track), flush=True)
+            elif video is None and show is None:
+                _describe(frame, results)
+            picture = drawn(frame.image, results) if video or show else frame.image
+            if video is not None:
+                video.write(picture, frame.timestamp)
+            if show is not None and not show(picture):
+                break
+            line.show(_summary(stats))
+    print(f"florence-run: {_summary(stats)}", file=sys.stderr)
+    return 128 + signal.SIGINT if stop.by == signal.SIGINT else 0
+
+
+def _check_target(save: Path | None, source: str) -> None:
+    if save is not None and save.exists() and save.resolve() == Path(source).resolve():
+        raise RequestError(f"{save} is the source; it will not be replaced. Choose another --save.")
+
+
+def _watched(
+    model: "Florence2", asked: Asked, arguments: argparse.Namespace, cancel: Event
+) -> Generator[Watched, None, None]:
+    how = Watching(every=arguments.every, track=arguments.track, patience=arguments.patience)
+    options, convention = options_from(arguments), arguments.convention
+    return watch(model, arguments.source, asked, options, convention, cancel, how)
+
+
+def _json(frame: VideoFrame, results: Sequence[Result], tracked: bool) -> str:
+    """One line: which frame, and the answers as they are for pictures."""
+    answers = [result.to_json() for result in results]
+    if tracked:
+        for answer, result in zip(answers, results, strict=True):
+            answer["track_ids"] = [region.track_id for region in result.regions]
+    line = {"frame": frame.index, "timestamp": frame.timestamp, "size": list(frame.view.size)}
+    return json.dumps({**line, "results": answers})
+
+
+def _describe(frame: VideoFrame, results: Sequence[Result]) -> None:
+    print(f"frame {frame.index}:")
+    for result in results:
+        print(describe(result), flush=True)
+
+
+def _summary(stats: Stats) -> str:
+    again = f", {stats.reconnects} reconnects" if stats.reconnects else ""
+    return (
+        f"{stats.answered} frames answered, {stats.dropped} dropped, {stats.fps:.1f} a second, "
+        f"latency {1000 * stats.latency:.0f} ms{again}"
+    )
+
+
+class _Stop:
+    """What the signals of `_stopped_by_signals` have done."""
+
+    def __init__(self) -> None:
+        self.event = Event()
+        self.by: int | None = None
+
+    def set(self, number: int, _: object) -> None:
+        self.event.set()
+        self.by = number
+        for each in _SIGNALS:  # the second time it is meant at once
+            signal.signal(each, signal.default_int_handler)
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[_Stop]:
+    """Ctrl-C and SIGTERM let the frame at hand be dropped and everything be closed."""
+    stop = _Stop()
+    before = {number: signal.signal(number, stop.set) for number in _SIGNALS}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,131 @@
+"""Frames of a GStreamer pipeline, through the system's cv2 or, where that lacks it, through gi.
+
+Both come with the system (on a Jetson with JetPack); pip's opencv-python has no GStreamer in it.
+"""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ..errors import SourceError
+from .source import Captured, Frames
+
+_APPSINK = "appsink name=florence drop=true max-buffers=1 sync=false"
+_NANOSECONDS = 1_000_000_000
+
+
+def frames_of(pipeline: str, timeout: float) -> Callable[[], Frames]:
+    """What opens the pipeline; a missing appsink is added, with the conversion to RGB or BGR.
+
+    `timeout` is how many seconds may pass without a frame.
+    """
+
+    def frames() -> Frames:
+        if (gst := _gst()) is not None:
+            return _by_gi(*gst, pipeline, timeout)
+        if (cv2 := _cv2_with_gstreamer()) is not None:
+            return _by_cv2(cv2, pipeline)
+        raise SourceError(
+            "A GStreamer pipeline needs the system's gi or a cv2 that was built with GStreamer; "
+            "neither can be imported here. Install: sudo apt install python3-gi "
+            "gstreamer1.0-plugins-good gir1.2-gst-plugins-base-1.0, and make the virtual "
+            "environment with --system-site-packages."
+        )
+
+    return frames
+
+
+def _gst() -> tuple[Any, Any] | None:
+    """Gst, and nothing further of gi: GstApp's methods are reached by signals."""
+    try:
+        import gi
+
+        gi.require_version("Gst", "1.0")
+        from gi.repository import Gst
+    except (ImportError, ValueError):
+        return None
+    Gst.init(None)
+    return gi, Gst
+
+
+def _cv2_with_gstreamer() -> Any:
+    try:
+        import cv2
+    except ImportError:
+        return None
+    built = [line for line in cv2.getBuildInformation().splitlines() if "GStreamer" in line]
+    return cv2 if any("YES" in line for line in built) else None
+
+
+def _by_gi(gi: Any, gst: Any, pipeline: str, timeout: float) -> Frames:
+    if "appsink" not in pipeline:
+        pipeline = f"{pipeline} ! videoconvert ! video/x-raw,format=RGB ! {_APPSINK}"
+    elif "name=florence" not in pipeline:
+        pipeline = pipeline.replace("appsink", _APPSINK, 1)
+    try:
+        running = gst.parse_launch(pipeline)
+    except gi.repository.GLib.Error as error:
+        raise SourceError(f"GStreamer does not understand the pipeline: {error}.") from error
+    try:
+        running.set_state(gst.State.PLAYING)
+        sink, bus = running.get_by_name("florence"), running.get_bus()
+        while True:
+            sample = sink.emit("try-pull-sample", int(timeout * _NANOSECONDS))
+            if sample is None:
+                _raise_unless_ended(gst, bus, sink, timeout)
+                return
+            yield Captured(timestamp=time.time(), picture=partial(_rgb, gst, sample))
+    finally:
+        running.set_state(gst.State.NULL)
+
+
+def _raise_unless_ended(gst: Any, bus: Any, sink: Any, timeout: float) -> None:
+    message = bus.pop_filtered(gst.MessageType.ERROR)
+    if message is not None:
+        raise SourceError(f"The pipeline failed: {message.parse_error()[0]}.")
+    if not sink.get_property("eos"):
+        raise SourceError(f"The pipeline stalled: no frame came for {timeout:g} s.")
+
+
+def _rgb(gst: Any, sample: Any) -> Any:
+    """[H, W, 3] uint8; rows are padded to a multiple of four bytes in GStreamer."""
+    shape = sample.get_caps().get_structure(0)
+    layout = shape.get_value("format")
+    if layout != "RGB":
+        raise SourceError(
+            f"The pipeline gives {layout}, expected RGB. Leave appsink out, or put before it: "
+            "videoconvert ! video/x-raw,format=RGB"
+        )
+    width, height = shape.get_value("width"), shape.get_value("height")
+    buffer = sample.get_buffer()
+    held, view = buffer.map(gst.MapFlags.READ)
+    if not held:
+        raise SourceError("GStreamer does not let a frame be read.")
+    try:
+        rows = np.frombuffer(view.data, dtype=np.uint8).reshape(height, -1)
+        return rows[:, : 3 * width].reshape(height, width, 3).copy()
+    finally:
+        buffer.unmap(view)
+
+
+def _by_cv2(cv2: Any, pipeline: str) -> Frames:
+    if "appsink" not in pipeline:
+        sink = _APPSINK.replace("name=florence ", "")
+        pipeline = f"{pipeline} ! videoconvert ! video/x-raw,format=BGR ! {sink}"
+    capture = cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER)
+    try:
+        if not capture.isOpened():
+            raise SourceError(
+                "GStreamer cannot open the pipeline. Try it alone: "
+                f"gst-launch-1.0 {pipeline.rsplit('!', 1)[0]}! fakesink"
+            )
+        while True:
+            there, bgr = capture.read()
+            if not there:
+                return
+            yield Captured(timestamp=time.time(), picture=bgr[:, :, ::-1].copy)
+    finally:
+        capture.release()

@@ -1,0 +1,36 @@
+"""What a source of frames is."""
+
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from ..pictures import PictureLike
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Captured:
+    """A frame as its source gives it; its pixels are not made before they are asked for."""
+
+    timestamp: float
+    """Seconds from the start of a file; of a live source Unix time in seconds."""
+    picture: Callable[[], PictureLike]
+    taken: float = field(default_factory=time.monotonic)
+    """When it came, on the clock `time.monotonic`."""
+
+
+Frames: TypeAlias = Generator[Captured, None, None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where frames come from."""
+
+    name: str
+    """What to call it; without the password of a URL."""
+    live: bool
+    """Whether it goes on without us, so that frames must be dropped; else every frame is read."""
+    endless: bool
+    """Whether its end means that it was lost and is to be opened again."""
+    frames: Callable[[], Frames]
+    """Opens it; the iterator is to be closed. It raises a SourceError."""

@@ -1,0 +1,81 @@
+"""Numbers for objects that stay the same from frame to frame: ByteTrack, by the package trackers.
+
+Boxes are matched by where they are and how they move, not by their labels, which a model may vary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..errors import RequestError
+from ..regions import Region
+from ..result import Result
+
+# In the 30ths of a second that ByteTrackTracker counts in: an object may be out of sight for 3 s.
+_PATIENCE = 90
+
+
+class Tracker:
+    """Follows the objects of each task by themselves."""
+
+    def __init__(self, trackers: Sequence[Any], detections: Any) -> None:
+        self._trackers = trackers
+        self._detections = detections  # the class of supervision
+
+    @staticmethod
+    def open(tasks: int) -> "Tracker":
+        """A tracker for this many results a frame.
+
+        Raises:
+            RequestError: the package is not installed; the message says how to get it.
+        """
+        try:
+            from supervision import Detections
+            from trackers import ByteTrackTracker
+        except ImportError as error:
+            raise RequestError(
+                f"Objects are followed by the package trackers, which is not there ({error}). "
+                "Install it with: pip install 'florence-edge[tracking]'"
+            ) from error
+        # Florence-2 names what it finds and nothing it doubts: every box may begin a track, and
+        # none is of the doubtful kind that ByteTrack only uses to go on with one.
+        trackers = [
+            ByteTrackTracker(
+                lost_track_buffer=_PATIENCE,
+                track_activation_threshold=0.0,
+                high_conf_det_threshold=0.0,
+                minimum_consecutive_frames=1,
+            )
+            for _ in range(tasks)
+        ]
+        return Tracker(trackers, Detections)
+
+    def follow(self, results: Sequence[Result], timestamp: float) -> tuple[Result, ...]:
+        """The results of the next frame, with `track_id` in their regions.
+
+        An object has its number from the second frame on in which it is seen.
+        `timestamp` is in seconds; a frame that is not later than the one before it, as at the seam
+        of a video that is played in a loop, gets no numbers.
+        """
+        pairs = zip(results, self._trackers, strict=True)
+        return tuple(
+            replace(result, regions=self._numbered(result.regions, tracker, timestamp))
+            for result, tracker in pairs
+        )
+
+    def _numbered(
+        self, regions: Sequence[Region], tracker: Any, timestamp: float
+    ) -> tuple[Region, ...]:
+        detections = self._detections(
+            xyxy=np.array([region.box for region in regions], dtype=np.float32).reshape(-1, 4),
+            confidence=np.array([region.score for region in regions], dtype=np.float32),
+            data={"region": np.arange(len(regions))},
+        )
+        tracked = tracker.update(detections, timestamp=timestamp)
+        numbers = dict(zip(tracked.data.get("region", ()), tracked.tracker_id, strict=True))
+        return tuple(
+            replace(region, track_id=int(number) if (number := numbers.get(i, -1)) >= 0 else None)
+            for i, region in enumerate(regions)
+        )

@@ -1,0 +1,92 @@
+"""A window that shows frames, by cv2 or by tkinter, whichever is there."""
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..errors import FlorenceEdgeError
+
+Show = Callable[[Image.Image], bool]
+"""Shows a frame; False once the user has closed the window or pressed q or Escape."""
+
+_TITLE = "florence-edge"
+_LEAVING = {ord("q"), 27}
+
+
+def open_window() -> Show:
+    """A window on this machine's display.
+
+    Raises:
+        FlorenceEdgeError: there is no display, or neither cv2 nor tkinter can open a window.
+    """
+    displays = ("DISPLAY", "WAYLAND_DISPLAY")
+    if sys.platform.startswith("linux") and not any(map(os.environ.get, displays)):
+        raise FlorenceEdgeError(
+            "There is no display to show frames on (DISPLAY is not set). Log in with ssh -X, or "
+            "use --save out.mp4 or --json."
+        )
+    window = _by_cv2() or _by_tkinter()
+    if window is None:
+        raise FlorenceEdgeError(
+            "Neither cv2 nor tkinter can open a window here. Install one: sudo apt install "
+            "python3-tk python3-pil.imagetk; or use --save out.mp4 or --json."
+        )
+    return window
+
+
+def _by_cv2() -> Show | None:
+    try:
+        import cv2
+    except ImportError:
+        return None
+    try:
+        cv2.namedWindow(_TITLE, cv2.WINDOW_NORMAL)
+    except cv2.error:  # opencv-python-headless
+        return None
+
+    def show(image: Image.Image) -> bool:
+        cv2.imshow(_TITLE, np.asarray(image)[:, :, ::-1])
+        left = cv2.waitKey(1) & 0xFF in _LEAVING
+        return not left and cv2.getWindowProperty(_TITLE, cv2.WND_PROP_VISIBLE) >= 1
+
+    return show
+
+
+def _by_tkinter() -> Show | None:
+    try:
+        import tkinter
+
+        from PIL import ImageTk
+    except ImportError:
+        return None
+    try:
+        root = tkinter.Tk()
+    except tkinter.TclError:
+        return None
+    root.title(_TITLE)
+    picture = tkinter.Label(root)
+    picture.pack()
+    shown: dict[str, Any] = {"open": True}
+
+    def leave(_: object = None) -> None:
+        shown["open"] = False
+        with suppress(tkinter.TclError):
+            root.destroy()
+
+    root.protocol("WM_DELETE_WINDOW", leave)
+    root.bind("q", leave)
+    root.bind("<Escape>", leave)
+
+    def show(image: Image.Image) -> bool:
+        if shown["open"]:
+            shown["photo"] = ImageTk.PhotoImage(image)  # tkinter itself keeps no reference
+            picture.configure(image=shown["photo"])
+            root.update()
+        return bool(shown["open"])
+
+    return show

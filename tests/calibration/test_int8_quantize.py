@@ -1,0 +1,396 @@
+"""Quantized graphs: which operators, which numbers, and how close to Q/DQ in numpy."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+import pytest
+
+from florence_edge import contract
+from florence_edge.bundle import Bundle
+from florence_edge_calibration.int8.clipping import limit_by_minmax
+from florence_edge_calibration.int8.dynamic import multiply_dynamically
+from florence_edge_calibration.int8.equalize import choose
+from florence_edge_calibration.int8.linears import find_linears
+from florence_edge_calibration.int8.quantize import quantize_for_cpu, quantize_portably
+from florence_edge_calibration.int8.ranges import open_session
+from florence_edge_calibration.int8.recipe import Recipe, quantize
+from florence_edge_calibration.int8.samples import Sample
+from florence_edge_calibration.int8.table import CalibrationTable
+from florence_edge_calibration.int8.weight_only import store_weights_as_int8
+from florence_edge_export.bundle import save_graphs
+
+from .int8_errors import Measured
+from .test_int8_activations import seen
+
+Array = npt.NDArray[Any]
+Graphs = dict[str, ir.Graph]
+
+FLOAT, HALF, INT8, UINT8 = (
+    ir.DataType.FLOAT,
+    ir.DataType.FLOAT16,
+    ir.DataType.INT8,
+    ir.DataType.UINT8,
+)
+ENCODERS = (contract.VISION_ENCODER, contract.TEXT_ENCODER)
+_ORT = {"DynamicQuantizeMatMul", "MatMulIntegerToFloat"}
+
+
+@pytest.fixture(scope="module")
+def portable(floats: Bundle, table: CalibrationTable) -> dict[str, ir.Model]:
+    return dict(quantize(floats, table, Recipe(target="tensorrt")).graphs)
+
+
+@pytest.fixture(scope="module")
+def for_cpu(floats: Bundle, table: CalibrationTable) -> dict[str, ir.Model]:
+    return dict(quantize(floats, table, Recipe(target="cpu")).graphs)
+
+
+@pytest.fixture(scope="module")
+def measured(floats: Bundle, samples: list[Sample]) -> Measured:
+    return Measured.by(floats, samples[:2])
+
+
+def originals(floats: Bundle) -> Graphs:
+    return {name: ir.load(floats.graph_file(name)).graph for name in contract.GRAPHS}
+
+
+def constant(value: ir.Value | None) -> Array:
+    assert value is not None
+    assert value.const_value is not None, value.name
+    found: Array = value.const_value.numpy()
+    return found
+
+
+def producer(value: ir.Value | None) -> ir.Node | None:
+    return None if value is None else value.producer()
+
+
+def behind_casts(value: ir.Value | None) -> ir.Node | None:
+    node = producer(value)
+    while node is not None and node.op_type == "Cast":
+        node = producer(node.inputs[0])
+    return node
+
+
+# --- portable
+
+
+def test_portable_graphs_are_standard_opset_20(portable: dict[str, ir.Model]) -> None:
+    for model in portable.values():
+        assert dict(model.graph.opset_imports) == {"": 20}
+        assert {node.domain for node in model.graph} == {""}
+
+
+@pytest.mark.parametrize("target", ["portable", "for_cpu"])
+def test_types_are_consistent(target: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    graphs = request.getfixturevalue(target)
+    save_graphs(tmp_path, {name: model.clone() for name, model in graphs.items()})
+    for name in contract.GRAPHS:
+        path = tmp_path / f"{name}.onnx"
+        onnx.checker.check_model(str(path), full_check=target == "portable")
+        model = onnx.load(path, load_external_data=False)
+        onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=target == "portable")
+
+
+def test_zero_points_are_zero_and_activations_symmetric_int8(
+    portable: dict[str, ir.Model],
+) -> None:
+    for model in portable.values():
+        for node in model.graph:
+            if node.op_type == "QuantizeLinear":
+                zero = constant(node.inputs[2])
+                assert zero.dtype == np.int8
+                assert zero == 0
+                assert constant(node.inputs[1]).size == 1
+            elif node.op_type == "DequantizeLinear" and len(node.inputs) > 2:
+                assert not constant(node.inputs[2]).any()
+
+
+def test_weights_are_int8_with_a_scale_for_each_output(
+    portable: dict[str, ir.Model], floats: Bundle
+) -> None:
+    for name, model in portable.items():
+        found = 0
+        for node in model.graph:
+            source = behind_casts(node.inputs[1]) if len(node.inputs) > 1 else None
+            if node.op_type not in ("MatMul", "Conv") or source is None:
+                continue
+            if source.op_type != "DequantizeLinear" or producer(source.inputs[0]) is not None:
+                continue
+            weight, scales = constant(source.inputs[0]), constant(source.inputs[1])
+            axis = source.attributes["axis"].as_int()
+            assert weight.dtype == np.int8
+            assert weight.min() >= -127
+            assert axis == (0 if node.op_type == "Conv" else 1)
+            assert scales.shape == (weight.shape[axis],)
+            np.testing.assert_array_equal(scales.astype(np.float16), scales)
+            found += 1
+        assert found == len(find_linears(originals(floats)[name]))
+
+
+def test_no_bias_stands_behind_a_dequantize(portable: dict[str, ir.Model]) -> None:
+    """TensorRT refuses int32 there, which is what ONNX Runtime's own quantizer writes."""
+    for model in portable.values():
+        for node in model.graph:
+            if node.op_type == "DequantizeLinear":
+                assert node.inputs[0] is not None
+                assert node.inputs[0].dtype == INT8, node.name
+            if node.op_type in ("Conv", "Gemm") and len(node.inputs) > 2:
+                bias = node.inputs[2]
+                assert bias is not None
+                assert bias.dtype in (FLOAT, HALF)
+        kinds = {value.dtype for value in model.graph.initializers.values()}
+        assert kinds <= {FLOAT, HALF, INT8, ir.DataType.INT64, ir.DataType.BOOL}
+
+
+_FLOATING = ("LayerNormalization", "Softmax", "LogSoftmax", "ReduceMean", "Gelu")
+
+
+def test_delicate_operators_stay_float(portable: dict[str, ir.Model], floats: Bundle) -> None:
+    """Norms, softmax, attention's products, depthwise convolutions, the stem, positions."""
+    for name, model in portable.items():
+        linears = {linear.scope for linear in find_linears(originals(floats)[name])}
+        for node in model.graph:
+            quantized = [
+                source
+                for source in map(behind_casts, node.inputs)
+                if source is not None and source.op_type == "DequantizeLinear"
+            ]
+            scope = str(node.name).rpartition("/")[0]
+            if node.op_type in _FLOATING:
+                assert not quantized, node.name
+            if node.op_type in ("MatMul", "Conv") and scope not in linears:
+                assert not quantized, node.name
+            if node.op_type == "Add":
+                assert not quantized, node.name
+
+
+def test_what_stays_float_is_there(portable: dict[str, ir.Model], floats: Bundle) -> None:
+    vision = portable[contract.VISION_ENCODER].graph
+    convs = {
+        str(node.name): behind_casts(node.inputs[1]) for node in vision if node.op_type == "Conv"
+    }
+    stem = [source for name, source in convs.items() if "/convs/0/" in name or "convs.0" in name]
+    depthwise = [
+        node
+        for node in vision
+        if node.op_type == "Conv"
+        and "group" in node.attributes
+        and node.attributes["group"].as_int() > 1
+    ]
+    patches = [s for s in convs.values() if s is not None and s.op_type == "DequantizeLinear"]
+    assert stem == [None]
+    assert len(depthwise) == 20  # four in each of five pairs of blocks
+    assert all(behind_casts(node.inputs[1]) is None for node in depthwise)
+    assert len(patches) == 3
+    operators = Counter(node.op_type for node in vision)
+    before = Counter(node.op_type for node in originals(floats)[contract.VISION_ENCODER])
+    for kind in ("MatMul", "Conv", "Add", *_FLOATING):
+        assert operators[kind] == before[kind], kind
+
+
+def test_linears_that_read_one_tensor_share_its_quantization(
+    portable: dict[str, ir.Model], floats: Bundle
+) -> None:
+    for name in ENCODERS:
+        graph = originals(floats)[name]
+        activations = {linear.activation for linear in find_linears(graph)}
+        quantizes = [n for n in portable[name].graph if n.op_type == "QuantizeLinear"]
+        assert len(quantizes) == len(activations)
+
+
+def test_the_decoders_activations_are_not_rounded(portable: dict[str, ir.Model]) -> None:
+    operators = Counter(node.op_type for node in portable[contract.DECODER].graph)
+    assert operators["QuantizeLinear"] == 0
+    assert operators["DequantizeLinear"] > 0
+
+
+def test_inputs_and_outputs_are_the_contracts(
+    portable: dict[str, ir.Model], floats: Bundle
+) -> None:
+    expected = contract.graphs(floats.size, "float16")
+    for name, model in portable.items():
+        assert [v.name for v in model.graph.inputs] == [t.name for t in expected[name].inputs]
+        assert [v.name for v in model.graph.outputs] == [t.name for t in expected[name].outputs]
+
+
+# --- cpu
+
+
+def test_the_cpu_target_uses_few_operators_of_onnx_runtimes_own(
+    for_cpu: dict[str, ir.Model], floats: Bundle
+) -> None:
+    before = originals(floats)
+    for name, model in for_cpu.items():
+        own = {node.op_type for node in model.graph if node.domain}
+        assert own <= _ORT
+        known = {node.op_type for node in before[name]} | _ORT
+        added = {node.op_type for node in model.graph} - known
+        assert added <= {"QuantizeLinear", "Mul", "Cast", "Transpose", "Unsqueeze", "Gather"}
+        assert model.graph.opset_imports[""] == 20
+
+
+def test_the_cpu_target_multiplies_encoders_statically_and_the_decoder_dynamically(
+    for_cpu: dict[str, ir.Model], floats: Bundle
+) -> None:
+    for name, model in for_cpu.items():
+        operators = Counter(node.op_type for node in model.graph)
+        products = [
+            each for each in find_linears(originals(floats)[name]) if each.node.op_type == "MatMul"
+        ]
+        static, dynamic = operators["MatMulIntegerToFloat"], operators["DynamicQuantizeMatMul"]
+        if name == contract.DECODER:
+            assert (static, dynamic) == (0, len(products) + 1)  # and the scores of all words
+        else:
+            assert (static, dynamic) == (len(products), 0)
+
+
+def test_the_cpu_targets_activations_are_unsigned(for_cpu: dict[str, ir.Model]) -> None:
+    for model in for_cpu.values():
+        for node in model.graph:
+            if node.op_type == "QuantizeLinear":
+                assert constant(node.inputs[2]).dtype == np.uint8
+                assert constant(node.inputs[1]) > 0
+
+
+# --- numbers
+
+
+@pytest.mark.parametrize("target", ["portable", "for_cpu"])
+def test_both_encoders_stay_close_to_float(
+    target: str, request: pytest.FixtureRequest, floats: Bundle, measured: Measured
+) -> None:
+    for name in ENCODERS:
+        model = request.getfixturevalue(target)[name]
+        assert 1e-4 < measured._error(floats, name, model) < 0.08
+
+
+def test_bundles_shrink(
+    portable: dict[str, ir.Model], for_cpu: dict[str, ir.Model], floats: Bundle, tmp_path: Path
+) -> None:
+    # The patch convolutions stay float32 for the cpu; in tiny they are a tenth of the weights.
+    for name, graphs, share in (("portable", portable, 0.36), ("cpu", for_cpu, 0.46)):
+        (tmp_path / name).mkdir()
+        save_graphs(tmp_path / name, {graph: model.clone() for graph, model in graphs.items()})
+        size = (tmp_path / name / "weights.bin").stat().st_size
+        assert size < share * floats.files["weights.bin"].bytes, name
+
+
+def linear_model(weight: Array, bias: Array | None) -> ir.Model:
+    """y = x weight + bias, named like the checkpoint's."""
+    fed, given = weight.shape
+    add = "z = MatMul(x, w) y = Add(z, b)" if bias is not None else "y = MatMul(x, w)"
+    more = f", float[{given}] b" if bias is not None else ""
+    text = (
+        f"(float[N, {fed}] x, float[{fed}, {given}] w{more}) => (float[N, {given}] y) {{ {add} }}"
+    )
+    model = ir.from_onnx_text(f'<ir_version: 9, opset_import: ["" : 20]> g {text}')
+    graph = model.graph
+    constants = {"w": ("fc.weight", weight), "b": ("fc.bias", bias)}
+    for value in list(graph.inputs)[1:]:
+        name, values = constants[str(value.name)]
+        assert values is not None
+        graph.inputs.remove(value)
+        value.name = name
+        value.const_value = ir.tensor(values.astype(np.float32), name=name)
+        graph.register_initializer(value)
+    for node in graph:
+        node.name = f"fc/{node.op_type}"
+    return model
+
+
+def weights(seed: int = 0) -> tuple[Array, Array, Array]:
+    random = np.random.default_rng(seed)
+    values = random.standard_normal((50, 32)) * random.uniform(0.2, 3, 32) + 0.3
+    weight = random.standard_normal((32, 8)).astype(np.float32)
+    return values.astype(np.float32), weight, random.standard_normal(8).astype(np.float32)
+
+
+def ran(model: ir.Model, values: Array) -> Array:
+    found: Array = open_session(model, Path(), threads=1).run(None, {"x": values})[0]
+    return found
+
+
+def rounded_weight(weight: Array) -> Array:
+    scales = np.abs(weight).max(axis=0) / 127
+    scales = np.nextafter(scales.astype(np.float16), np.float16(np.inf)).astype(np.float32)
+    # the next float16 above, or itself where it is one: at most a thousandth larger
+    rounded: Array = np.rint(weight / scales).clip(-127, 127) * scales
+    return rounded
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("limit", [1.0, 0.4])
+def test_portable_products_are_those_of_rounded_numbers(with_bias: bool, limit: float) -> None:
+    values, weight, bias = weights()
+    model = linear_model(weight, bias if with_bias else None)
+    largest = float(np.abs(values).max()) * limit
+    choice = choose(find_linears(model.graph), seen(values), lambda *_: largest, equalize=False)
+    quantize_portably(model.graph, [choice])
+    step = np.float32(np.float16(largest / 127))
+    activation = np.rint(values / step).clip(-128, 127) * step
+    expected = activation @ rounded_weight(weight) + (bias if with_bias else 0)
+    found = ran(model, values)
+    np.testing.assert_allclose(found, expected, atol=0.02 * np.abs(expected).max())
+    assert np.abs(found - (values @ weight + (bias if with_bias else 0))).max() > 1e-3
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("shift", [0.0, 4.0, -4.0])
+def test_cpu_products_are_those_of_rounded_numbers(with_bias: bool, shift: float) -> None:
+    values, weight, bias = weights()
+    values += np.float32(shift)  # a range that is not symmetric, as GELU's is not
+    model = linear_model(weight, bias if with_bias else None)
+    choice = choose(find_linears(model.graph), seen(values), limit_by_minmax, equalize=False)
+    quantize_for_cpu(model.graph, [choice])
+    low, high = min(values.min(), 0), max(values.max(), 0)
+    step = (high - low) / 255
+    activation = np.rint(values / step) * step
+    expected = activation @ rounded_weight(weight) + (bias if with_bias else 0)
+    np.testing.assert_allclose(ran(model, values), expected, atol=0.02 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_weight_only_products_are_those_of_rounded_weights(with_bias: bool) -> None:
+    values, weight, bias = weights()
+    model = linear_model(weight, bias if with_bias else None)
+    store_weights_as_int8(model.graph)
+    expected = values @ rounded_weight(weight) + (bias if with_bias else 0)
+    np.testing.assert_allclose(ran(model, values), expected, atol=0.01 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_dynamic_products_are_close_whatever_the_range(with_bias: bool) -> None:
+    values, weight, bias = weights()
+    model = linear_model(weight, bias if with_bias else None)
+    multiply_dynamically(model.graph)
+    for scale in (1.0, 1000.0):
+        expected = scale * values @ weight + (bias if with_bias else 0)
+        found = ran(model, np.float32(scale) * values)
+        np.testing.assert_allclose(found, expected, atol=0.03 * np.abs(expected).max())
+
+
+def test_what_is_kept_is_left_as_it_was() -> None:
+    values, weight, bias = weights()
+    for store in (store_weights_as_int8, multiply_dynamically):
+        model = linear_model(weight, bias)
+        store(model.graph, frozenset({"fc"}))
+        np.testing.assert_allclose(ran(model, values), values @ weight + bias, rtol=1e-4, atol=1e-4)
+
+
+def test_outputs_keep_their_names_and_nothing_unused_is_left() -> None:
+    _, weight, bias = weights()
+    for kept in (True, False):
+        model = linear_model(weight, bias)
+        (quantize_for_cpu if kept else quantize_portably)(
+            model.graph,
+            [choose(find_linears(model.graph), seen(weights()[0]), limit_by_minmax)],
+        )
+        assert [value.name for value in model.graph.outputs] == ["y"]
+        assert "fc.weight" not in model.graph.initializers
+        assert all(value.uses() for value in model.graph.initializers.values())

@@ -1,0 +1,140 @@
+"""One block at a time in int8."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import onnx_ir as ir
+import pytest
+
+from florence_edge import Florence2, contract
+from florence_edge.bundle import Bundle
+from florence_edge_calibration.int8 import sensitivity
+from florence_edge_calibration.int8.ranges import no_progress
+from florence_edge_calibration.int8.recipe import Recipe, layer_names, pattern_of
+from florence_edge_calibration.int8.samples import Sample
+from florence_edge_calibration.int8.sensitivity import Sensitivity, _only, blocks_of, sweep
+from florence_edge_calibration.int8.table import CalibrationTable
+from florence_edge_calibration.int8.targets import TARGETS, Floats, Target
+from florence_edge_calibration.int8.teacher import Teacher
+
+# Each block takes a moment, and what is left here is one of each kind.
+_SOME: dict[str, Floats] = {
+    "vision_encoder.blocks.[013]*": "fp32",
+    "vision_encoder.blocks.2.1.*": "fp32",
+    "vision_encoder.blocks.2.0.channel_block.*": "fp32",
+    "vision_encoder.convs.[12]*": "fp32",
+    "vision_encoder.projector.*": "fp32",
+    "text_encoder.layers.0.*": "fp32",
+    "text_encoder.cross.*": "fp32",
+    "text_encoder.shared": "fp32",
+    "decoder.layers.1.*": "fp32",
+    "decoder.layers.0.*_attn.*": "fp32",
+}
+
+
+@pytest.fixture(scope="module")
+def swept(floats: Bundle, table: CalibrationTable, samples: list[Sample]) -> list[Sensitivity]:
+    return list(sweep(floats, table, Recipe(target="tensorrt", kept=_SOME), samples[:2]))
+
+
+def test_every_block_of_every_graph_is_swept_once(
+    floats: Bundle,
+    table: CalibrationTable,
+    samples: list[Sample],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sensitivity._Run, "compare", lambda *_, timed: (0.5, 0.25))
+    monkeypatch.setattr(sensitivity, "quantize_graph", lambda *_: [])
+    blocks = blocks_of(floats)
+    assert list(blocks) == list(contract.GRAPHS)
+    expected = [(graph, block) for graph, found in blocks.items() for block in found]
+    found = list(sweep(floats, table, Recipe(target="tensorrt"), samples[:1]))
+    assert [(each.graph, each.block) for each in found] == expected
+    assert len(set(expected)) == len(expected) > 30
+    assert {(each.error, each.saved) for each in found} == {(0.5, 0.25)}
+
+
+def test_every_block_costs_something_and_little(swept: list[Sensitivity]) -> None:
+    assert len(swept) == 7
+    for each in swept:
+        assert 0 < each.error < 0.2, each.block
+        assert each.saved is None
+        assert each.agreement is None
+
+
+def test_only_the_block_is_quantized(floats: Bundle) -> None:
+    for graph, blocks in blocks_of(floats).items():
+        model = ir.load(floats.graph_file(graph))
+        names = layer_names(model.graph)
+        for block in blocks:
+            alone = _only(block, model, Recipe(target="tensorrt"))
+            assert alone is not None
+            assert not alone.halve
+            quantized = [name for name in names if alone.kept_as(name) is None]
+            whole = Recipe(target="tensorrt", kept={pattern_of(block): "fp32"})
+            assert quantized == [name for name in names if whole.kept_as(name) is not None]
+
+
+def test_what_the_recipe_keeps_is_not_asked_about(swept: list[Sensitivity]) -> None:
+    recipe = Recipe(target="tensorrt", kept=_SOME)
+    for each in swept:
+        name = each.block if each.block.endswith(".shared") else f"{each.block}.x"
+        assert recipe.kept_as(name) is None, each.block
+    assert {each.graph for each in swept} == set(contract.GRAPHS)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_one_block_can_be_left_to_sweep(
+    floats: Bundle, table: CalibrationTable, samples: list[Sample], target: Target
+) -> None:
+    recipe = Recipe(target=target, kept=all_but("text_encoder.layers.1.fc", floats))
+    (found,) = sweep(floats, table, recipe, samples[:1])
+    assert (found.graph, found.block) == (contract.TEXT_ENCODER, "text_encoder.layers.1.fc")
+
+
+def all_but(block: str, bundle: Bundle) -> dict[str, Floats]:
+    names = [name for blocks in blocks_of(bundle).values() for name in blocks if name != block]
+    return {pattern_of(name): "fp32" for name in names}
+
+
+def test_outliers_show_in_their_blocks_where_they_are_not_evened_out(
+    planted: Bundle, planted_table: CalibrationTable, samples: list[Sample]
+) -> None:
+    recipe = Recipe(
+        target="tensorrt", kept=all_but("vision_encoder.blocks.2.0.spatial_block.ffn", planted)
+    )
+    errors = {}
+    for equalize in (True, False):
+        tried = replace(recipe, equalize=equalize)
+        (found,) = sweep(planted, planted_table, tried, samples[:1])
+        errors[equalize] = found.error
+    assert errors[False] > 2 * errors[True]
+
+
+def test_a_teacher_says_how_far_each_block_is_followed(
+    floats: Bundle, tiny_model: Florence2, table: CalibrationTable, samples: list[Sample]
+) -> None:
+    teacher = Teacher(tiny_model, samples[:1], no_progress, max_new_tokens=3)
+    recipe = Recipe(target="tensorrt", kept=all_but("decoder.layers.0.fc", floats))
+    (found,) = sweep(floats, table, recipe, samples[:1], teacher)
+    assert found.agreement is not None
+    assert found.agreement.positions == teacher.positions
+    assert found.saved is not None
+    assert found.saved < 1
+
+
+def test_variants_leave_nothing_behind_and_the_bundle_as_it_was(
+    floats: Bundle, swept: list[Sensitivity]
+) -> None:
+    assert swept
+    assert not list(Path(floats.folder.parent).glob(".variant-*"))
+    floats.check_content()
+
+
+def test_a_sweep_that_is_stopped_leaves_nothing_behind(
+    floats: Bundle, table: CalibrationTable, samples: list[Sample]
+) -> None:
+    running = sweep(floats, table, Recipe(target="tensorrt"), samples[:1])
+    next(running)
+    running.close()  # type: ignore[attr-defined]
+    assert not list(Path(floats.folder.parent).glob(".variant-*"))

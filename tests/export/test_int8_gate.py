@@ -1,0 +1,283 @@
+"""The gate: how few blocks return to float, and what is written when they do."""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import onnx_ir as ir
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from florence_edge.bundle import Bundle
+from florence_edge.errors import BundleError
+from florence_edge_calibration.int8.recipe import Recipe, pattern_of
+from florence_edge_calibration.int8.samples import scene_samples
+from florence_edge_calibration.int8.sensitivity import Sensitivity
+from florence_edge_calibration.int8.teacher import Agreement
+from florence_edge_export import gate as module
+from florence_edge_export import int8
+from florence_edge_export.cost import Cost
+from florence_edge_export.export import ExportOptions, export
+from florence_edge_export.gate import Gate, Passage, Trial, lift
+from florence_edge_export.int8_options import Int8Options
+from florence_edge_export.source import MINIATURE, find_checkpoint
+
+from .test_int8 import fidelity
+
+
+def agreement(loss: float) -> Agreement:
+    return Agreement(
+        positions=1000,
+        equal=1000,
+        decided=1000,
+        decided_equal=1000 - round(1000 * loss),
+        drop=0.0,
+    )
+
+
+def trial(loss: float) -> Trial:
+    return Trial({"OD": agreement(loss), "OCR": agreement(loss / 2)}, Cost(1.0, 2.0))
+
+
+def close(worst: tuple[str, float], task: str, loss: float) -> bool:
+    return worst[0] == task and abs(worst[1] - loss) < 1e-9
+
+
+RECIPE = Recipe(target="tensorrt", kept={"decoder.shared": "fp32"})
+NAMES = [f"text_encoder.layers.{index}.self_attn" for index in range(40)]
+
+
+class Scripted:
+    """Holds the budget from a number of lifted blocks on, and remembers what was written."""
+
+    def __init__(self, blocks: int, needed: int) -> None:
+        self.blocks = NAMES[:blocks]
+        self.needed = needed
+        self.written: list[int] = []
+
+    def lifted(self, recipe: Recipe) -> int:
+        lifted = [name for name in self.blocks if pattern_of(name) in recipe.kept]
+        assert lifted == self.blocks[: len(lifted)]  # the most sensitive first
+        return len(lifted)
+
+    def write(self, recipe: Recipe) -> Bundle:
+        self.written.append(self.lifted(recipe))
+        return cast(Bundle, None)
+
+    def attempt(self, recipe: Recipe) -> Trial:
+        self.write(recipe)
+        return trial(0.001 if self.lifted(recipe) >= self.needed else 0.5)
+
+    def lift(self) -> Passage:
+        nothing: Any = None
+        gate = Gate(floats=nothing, table=nothing, samples=(), write=self.write, budget=0.01)
+        return gate._lift(RECIPE, trial(0.4), self.blocks, self.attempt)
+
+
+@given(st.integers(2, 40), st.data())
+def test_the_fewest_blocks_that_hold_are_lifted(blocks: int, data: st.DataObject) -> None:
+    needed = data.draw(st.integers(1, blocks // 2))
+    scripted = Scripted(blocks, needed)
+    passage = scripted.lift()
+    assert passage.lifted == tuple(NAMES[:needed])
+    assert scripted.lifted(passage.recipe) == needed
+    assert close(passage.trial.worst, "OD", 0.001)
+    assert passage.before is not None
+    assert close(passage.before.worst, "OD", 0.4)
+
+
+@given(st.integers(2, 40), st.data())
+def test_the_last_bundle_written_is_the_one_that_passed(blocks: int, data: st.DataObject) -> None:
+    scripted = Scripted(blocks, data.draw(st.integers(1, blocks // 2)))
+    passage = scripted.lift()
+    assert scripted.written[-1] == len(passage.lifted)
+
+
+def test_bisection_tries_few() -> None:
+    for needed in range(1, 21):
+        scripted = Scripted(40, needed)
+        scripted.lift()
+        assert len(scripted.written) <= 7
+
+
+@given(st.integers(1, 40), st.data())
+def test_a_budget_that_half_of_the_blocks_do_not_hold_fails(
+    blocks: int, data: st.DataObject
+) -> None:
+    scripted = Scripted(blocks, data.draw(st.integers(blocks // 2 + 1, blocks + 1)))
+    message = (
+        rf"OD loses 0.5000 of its positions, where the budget is 0.01, even with the "
+        rf"{blocks // 2} most sensitive of {blocks} blocks in float. .*--budget.*--precision fp16.*"
+        "florence-calibrate --sensitivity"
+    )
+    with pytest.raises(BundleError, match=message):
+        scripted.lift()
+    assert len(scripted.written) == 1
+
+
+def test_what_the_user_keeps_stays_kept_as_it_was() -> None:
+    lifted = lift(RECIPE, ["text_encoder.layers.1.fc", "decoder.shared"])
+    assert lifted.kept_as("decoder.shared") is not None
+    assert lifted.kept_as("text_encoder.layers.1.fc2") == "fp16"
+    assert lifted.kept_as("text_encoder.layers.11.fc2") is None
+    assert RECIPE.kept == {"decoder.shared": "fp32"}
+
+
+def test_lifted_blocks_are_float32_on_the_cpu() -> None:
+    lifted = lift(Recipe(target="cpu"), ["vision_encoder.convs.1"])
+    assert lifted.kept_as("vision_encoder.convs.1.conv") == "fp32"
+
+
+def test_the_worst_task_decides() -> None:
+    tried = Trial({"OD": agreement(0.0), "OCR": agreement(0.02)}, Cost(1, 1))
+    assert close(tried.worst, "OCR", 0.02)
+    assert not tried.holds(0.01)
+    assert tried.holds(0.03)
+    assert tried.verdict(0.01) == "OCR loses 0.0200 of its positions, where the budget is 0.01"
+
+
+# --- with models
+
+
+def gate_of(floats: Bundle, pictures: int, written: list[Recipe]) -> Gate:
+    def write(recipe: Recipe) -> Bundle:
+        written.append(recipe)
+        return floats  # a student that follows perfectly
+
+    table: Any = None
+    side = floats.size.image_size
+    return Gate(
+        floats=floats,
+        table=table,
+        samples=scene_samples(pictures, image_size=side),
+        write=write,
+        budget=0.0,
+    )
+
+
+@pytest.fixture
+def short_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_NEW_TOKENS", 4)
+
+
+@pytest.fixture(scope="module")
+def floats(tiny_bundle: Path) -> Bundle:
+    return Bundle.load(tiny_bundle)
+
+
+@pytest.mark.usefixtures("short_answers")
+def test_too_few_positions_to_judge_by_are_refused(floats: Bundle) -> None:
+    written: list[Recipe] = []
+    message = r"^1 pictures give \d+ positions to judge by, expected at least 2000.*--no-gate"
+    with pytest.raises(BundleError, match=message):
+        gate_of(floats, 1, written).find(RECIPE)
+    assert not written
+
+
+@pytest.mark.usefixtures("short_answers")
+def test_what_holds_at_once_is_written_once(
+    floats: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LEAST_POSITIONS", 20)
+    written: list[Recipe] = []
+    passage = gate_of(floats, 2, written).find(RECIPE)
+    assert written == [RECIPE]
+    assert (passage.recipe, passage.lifted, passage.before) == (RECIPE, (), None)
+    assert passage.trial.worst[1] == 0
+    assert passage.trial.cost.megabytes == pytest.approx(
+        sum(stored.bytes for stored in floats.files.values()) / 1e6, abs=0.01
+    )
+
+
+def test_blocks_are_ranked_by_their_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = {"a": 0.1, "b": 0.7, "c": 0.3}
+    asked: list[Sequence[Any]] = []
+
+    def sweep(*arguments: Any) -> Iterator[Sensitivity]:
+        asked.append(arguments)
+        for block, error in errors.items():
+            yield Sensitivity(graph="g", block=block, error=error, saved=0.0, agreement=None)
+
+    monkeypatch.setattr(module, "sweep", sweep)
+    nothing: Any = None
+    samples: Any = ["one", "two", "three"]
+    gate = Gate(floats=nothing, table=nothing, samples=samples, write=nothing, budget=0.0)
+    assert gate._ranked(RECIPE) == ["b", "c", "a"]
+    assert asked == [(None, None, RECIPE, ["one", "two"])]
+
+
+_RANKED = (
+    "vision_encoder.convs.1",
+    "vision_encoder.convs.2",
+    "text_encoder.layers.0.fc",
+    "decoder.shared",
+)
+
+
+def export_miniature(output: Path, budget: float, checkpoint: Path | None = None) -> Bundle:
+    """The miniature, or another checkpoint under its name: with scenes to judge by."""
+    options = Int8Options(samples=8, budget=budget)
+    export(
+        MINIATURE,
+        checkpoint or find_checkpoint(MINIATURE),
+        output,
+        ExportOptions(precision="int8", int8=options),
+    )
+    return Bundle.load(output)
+
+
+def test_a_bundle_with_lifted_blocks_says_so(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real thing, but for the ranking, which takes longer than all else, and the verdict."""
+    monkeypatch.setattr(int8, "_JUDGING_SCENES", 1)
+    monkeypatch.setattr(int8, "judge_tasks", lambda *_: {})
+    monkeypatch.setattr(module, "LEAST_POSITIONS", 20)
+    monkeypatch.setattr(module, "MOST_NEW_TOKENS", 8)
+    monkeypatch.setattr(Gate, "_ranked", lambda *_: list(_RANKED))
+    verdicts = iter([False, True, True])  # none, two, one
+    monkeypatch.setattr(Trial, "holds", lambda *_: next(verdicts))
+    bundle = export_miniature(tmp_path / "b", 0.01, tiny_checkpoint)
+    found = fidelity(bundle)
+    assert found["kept"] == {}  # what the user asked for; what had to be is told apart
+    told = found["gate"]["lifted"]
+    stored = ir.load(bundle.graph_file("vision_encoder")).graph.initializers
+    assert stored["vision_encoder.convs.1.conv.weight"].dtype == ir.DataType.FLOAT16
+    assert stored["vision_encoder.convs.2.conv.int8"].dtype == ir.DataType.INT8
+    assert told["blocks"] == ["vision_encoder.convs.1"]
+    assert set(told["because"]) == {"task", "loss"}
+    assert told["megabytes_without"] < found["gate"]["megabytes"]
+    assert told["encoding_speed_without"] > 0
+    page = (bundle.folder / "fidelity.md").read_text(encoding="utf-8")
+    assert re.search(r"In float, because \w+ lost [\d.]+ without: `vision_encoder.convs.1`", page)
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_a_budget_that_cannot_be_held_leaves_nothing(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(int8, "_JUDGING_SCENES", 1)
+    monkeypatch.setattr(module, "LEAST_POSITIONS", 20)
+    monkeypatch.setattr(module, "MOST_NEW_TOKENS", 8)
+    monkeypatch.setattr(Gate, "_ranked", lambda *_: list(_RANKED))
+    monkeypatch.setattr(Trial, "holds", lambda *_: False)
+    with pytest.raises(BundleError, match="even with the 2 most sensitive of 4 blocks in float"):
+        export_miniature(tmp_path / "b", 0.01, tiny_checkpoint)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_miniature_is_lifted_until_a_small_budget_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(int8, "_JUDGING_SCENES", 16)
+    ungated = export_miniature(tmp_path / "loose", 0.9)
+    worst = max(task["loss"] for task in fidelity(ungated)["tasks"].values())
+    assert worst > 0
+    budget = 0.7 * worst
+    found = fidelity(export_miniature(tmp_path / "tight", budget))
+    assert found["gate"]["lifted"]["blocks"]
+    assert found["gate"]["lifted"]["because"]["loss"] == pytest.approx(worst, abs=1e-4)
+    assert max(task["loss"] for task in found["tasks"].values()) <= budget

@@ -1,0 +1,180 @@
+"""Pipelines, with stand-ins for gi and cv2: pip installs neither of them with GStreamer."""
+
+import builtins
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("av")
+
+from florence_edge.errors import SourceError
+from florence_edge.video.opening import source_of
+
+PIPELINE = "videotestsrc ! video/x-raw,width=6"
+
+
+class Sample:
+    """A frame of 5 x 2 pixels, whose rows GStreamer pads from 15 bytes to 16."""
+
+    layout = "RGB"
+
+    def __init__(self, number: int) -> None:
+        rows = np.zeros((2, 16), np.uint8)
+        rows[:, :15] = number
+        self.data = rows.tobytes()
+
+    def get_caps(self) -> Any:
+        values = {"format": self.layout, "width": 5, "height": 2}
+        return SimpleNamespace(get_structure=lambda _: SimpleNamespace(get_value=values.get))
+
+    def get_buffer(self) -> Any:
+        return SimpleNamespace(
+            map=lambda flags: (True, SimpleNamespace(data=self.data)), unmap=lambda view: None
+        )
+
+
+class FakeGst(ModuleType):
+    """The part of Gst that is used."""
+
+    State = SimpleNamespace(PLAYING="playing", NULL="null")
+    MapFlags = SimpleNamespace(READ=1)
+    MessageType = SimpleNamespace(ERROR=2)
+
+    def __init__(
+        self, samples: list[Sample], *, error: str | None = None, eos: bool = True
+    ) -> None:
+        super().__init__("gi.repository.Gst")
+        self.launched: list[str] = []
+        self.states: list[str] = []
+        self._samples = iter(samples)
+        self._error = error
+        self._eos = eos
+
+    def init(self, arguments: None) -> None:
+        pass
+
+    def parse_launch(self, pipeline: str) -> Any:
+        self.launched.append(pipeline)
+        sink = SimpleNamespace(
+            emit=lambda signal, timeout: next(self._samples, None),
+            get_property=lambda name: self._eos,
+        )
+        message = SimpleNamespace(parse_error=lambda: (self._error, "details"))
+        bus = SimpleNamespace(pop_filtered=lambda kind: message if self._error else None)
+        return SimpleNamespace(
+            set_state=self.states.append, get_by_name=lambda name: sink, get_bus=lambda: bus
+        )
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Puts stand-ins in the place of gi and cv2; None means that the module is not there."""
+    real = builtins.__import__
+    there: dict[str, Any] = {}
+
+    def find(name: str, *rest: Any, **more: Any) -> Any:
+        if name.split(".")[0] in ("gi", "cv2") and name.split(".")[0] not in there:
+            raise ImportError(name)
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", find)
+
+    def install(gst: FakeGst | None = None, cv2: Any = None) -> None:
+        if gst is not None:
+            gi, repository = ModuleType("gi"), ModuleType("gi.repository")
+            gi.require_version = lambda *_: None  # type: ignore[attr-defined]
+            gi.repository = repository  # type: ignore[attr-defined]
+            repository.Gst = gst  # type: ignore[attr-defined]
+            repository.GLib = SimpleNamespace(Error=RuntimeError)  # type: ignore[attr-defined]
+            monkeypatch.setitem(sys.modules, "gi", gi)
+            monkeypatch.setitem(sys.modules, "gi.repository", repository)
+            there["gi"] = gi
+        if cv2 is not None:
+            monkeypatch.setitem(sys.modules, "cv2", cv2)
+            there["cv2"] = cv2
+
+    return install
+
+
+def test_frames_come_from_gi_without_their_padding(install: Any) -> None:
+    gst = FakeGst([Sample(7), Sample(9)])
+    install(gst)
+    pixels = [np.asarray(captured.picture()) for captured in source_of(PIPELINE).frames()]
+    assert [each.shape for each in pixels] == [(2, 5, 3)] * 2
+    assert [np.unique(each).tolist() for each in pixels] == [[7], [9]]
+    assert gst.launched == [
+        f"{PIPELINE} ! videoconvert ! video/x-raw,format=RGB ! "
+        "appsink name=florence drop=true max-buffers=1 sync=false"
+    ]
+    assert gst.states == ["playing", "null"]
+
+
+def test_an_appsink_of_ones_own_is_found_by_name(install: Any) -> None:
+    gst = FakeGst([])
+    install(gst)
+    list(source_of("a ! videoconvert ! appsink").frames())
+    assert gst.launched[0].startswith("a ! videoconvert ! appsink name=florence ")
+
+
+@pytest.mark.parametrize(
+    ("gst", "message"),
+    [
+        (FakeGst([], error="no such device"), "The pipeline failed: no such device"),
+        (FakeGst([], eos=False), "The pipeline stalled: no frame came for 10 s"),
+    ],
+)
+def test_a_pipeline_that_fails_or_stalls_is_an_error_and_is_shut(
+    install: Any, gst: FakeGst, message: str
+) -> None:
+    install(gst)
+    with pytest.raises(SourceError, match=message):
+        list(source_of(PIPELINE).frames())
+    assert gst.states[-1] == "null"
+
+
+def test_another_layout_is_refused_with_what_to_put_into_the_pipeline(
+    install: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Sample, "layout", "NV12")
+    install(FakeGst([Sample(1)]))
+    captured = next(source_of(PIPELINE).frames())
+    with pytest.raises(SourceError, match=r"gives NV12, expected RGB.*videoconvert"):
+        captured.picture()
+
+
+def fake_cv2(built: str, frames: int = 0, *, opens: bool = True) -> Any:
+    bgr = np.zeros((2, 5, 3), np.uint8)
+    bgr[..., 0] = 200
+    given = iter([(True, bgr)] * frames + [(False, None)])
+    capture = SimpleNamespace(
+        isOpened=lambda: opens, read=lambda: next(given), release=lambda: cv2.released.append(1)
+    )
+    cv2: Any = ModuleType("cv2")
+    cv2.released, cv2.CAP_GSTREAMER = [], 1800
+    cv2.getBuildInformation = lambda: f"  Video I/O:\n    GStreamer:   {built}\n"
+    cv2.VideoCapture = lambda pipeline, api: capture
+    return cv2
+
+
+def test_without_gi_a_cv2_with_gstreamer_gives_frames_as_rgb(install: Any) -> None:
+    cv2 = fake_cv2("YES (1.20.3)", frames=2)
+    install(cv2=cv2)
+    pixels = [np.asarray(captured.picture()) for captured in source_of(PIPELINE).frames()]
+    assert [each[0, 0].tolist() for each in pixels] == [[0, 0, 200]] * 2
+    assert cv2.released == [1]
+
+
+def test_a_pipeline_that_cv2_cannot_open_says_how_to_try_it(install: Any) -> None:
+    install(cv2=fake_cv2("YES", opens=False))
+    with pytest.raises(SourceError, match=r"gst-launch-1.0 videotestsrc ! .*! fakesink"):
+        next(source_of(PIPELINE).frames())
+
+
+@pytest.mark.parametrize("cv2", [None, fake_cv2("NO")])
+def test_without_either_it_says_what_to_install(install: Any, cv2: Any) -> None:
+    install(cv2=cv2)
+    with pytest.raises(SourceError, match="sudo apt install python3-gi"):
+        source_of(PIPELINE).frames()
