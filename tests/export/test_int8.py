@@ -18,6 +18,7 @@ from florence_edge_calibration.int8.table import CalibrationTable
 from florence_edge_calibration.int8.targets import TARGETS, Target
 from florence_edge_export import gate, int8
 from florence_edge_export.export import ExportOptions, export
+from florence_edge_export.int8 import _samples
 from florence_edge_export.int8_options import Int8Options
 from florence_edge_export.source import MINIATURE, find_checkpoint
 
@@ -166,10 +167,21 @@ def test_the_same_export_gives_the_same_weights(
 # --- calibration
 
 
-def test_three_quarters_of_the_pictures_are_calibrated_with(tiny: Bundle) -> None:
+def test_without_a_gate_all_pictures_are_calibrated_with(tiny: Bundle) -> None:
     table = CalibrationTable.load(tiny.folder / "calibration.json")
-    assert (table.pictures, table.prompts) == (9, 18)
+    assert (table.pictures, table.prompts) == (12, 24)
     assert table.model == "tiny"
+
+
+def test_every_fourth_picture_is_kept_for_the_gate(tiny: Bundle, pictures: Path) -> None:
+    everything, none = _samples(tiny, Int8Options(images=pictures, budget=None))
+    seen, judging = _samples(tiny, Int8Options(images=pictures))
+    assert none == []
+    assert len(judging) == len(everything) // 4
+    assert {each.name for each in seen} | {each.name for each in judging} == {
+        each.name for each in everything
+    }
+    assert not {each.name for each in seen} & {each.name for each in judging}
 
 
 def test_a_bundles_table_serves_another_export(
@@ -268,7 +280,7 @@ def test_a_gate_that_was_left_out_is_called_left_out(tiny: Bundle, target: Targe
     assert found["gate"] == "left out"
     assert "tasks" not in found
     assert found["target"] == target
-    assert found["calibration"] == {"pictures": 9, "prompts": 18}
+    assert found["calibration"] == {"pictures": 12, "prompts": 24}
     page = (tiny.folder / "fidelity.md").read_text(encoding="utf-8")
     assert "The gate was left out: what int8 costs in accuracy was not measured." in page
     assert page.startswith("# What int8 costs: tiny")

@@ -62,7 +62,7 @@ def test_an_export_takes_its_options_and_tells_what_it_does(
     found = _run(*arguments)
     assert found.returncode == 0, found.stderr
     assert found.stdout.strip().endswith(f"florence-run {output} IMAGE --task OD")
-    assert "Calibrating: 6 of 6 pictures" in found.stderr
+    assert "Calibrating: 8 of 8 pictures" in found.stderr
     assert "The gate is left out" in found.stderr
     bundle = Bundle.load(output)
     assert (bundle.precision, bundle.target) == ("int8", "cpu")
