@@ -81,4 +81,4 @@ METHODS: dict[str, Callable[[Activation, Weights], float]] = {
     "mse": limit_by_mse,
     "minmax": limit_by_minmax,
 }
-DEFAULT_METHOD = "mse"  # the least error for every block of the miniature
+DEFAULT_METHOD = "mse"  # the least expected error for nearly every block of the miniature
