@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from florence_edge.answers.parse import parse
 from florence_edge.bundle import TOKENIZER, Bundle
 from florence_edge.image import load_image, pixels
 from florence_edge.options import Generation, resolve
-from florence_edge.parse import parse
 from florence_edge.questions import Question, question
 from florence_edge.text import Tokenizer
 from florence_edge_export.checkpoint import read_checkpoint

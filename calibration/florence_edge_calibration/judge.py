@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from florence_edge.parse import parse
+from florence_edge.answers.parse import parse
 from florence_edge.tasks import TASKS
 
 from .fidelity import (

@@ -14,8 +14,8 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from florence_edge.regions import Region
-from florence_edge.result import Result
+from florence_edge.answers.regions import Region
+from florence_edge.answers.result import Result
 
 from . import ros_types as names
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from florence_edge.answers.result import Result
 from florence_edge.errors import FlorenceEdgeError, RequestError
 from florence_edge.model import Florence2
 from florence_edge.questions import Question, question
-from florence_edge.result import Result
 from florence_edge.view import View
 
 from .ros_health import Tally, bundle_news, health_of, manifest_of

@@ -1,5 +1,8 @@
 """Florence-2 on the edge: all 15 tasks, without PyTorch or transformers."""
 
+from .answers.parse import parse
+from .answers.regions import Region
+from .answers.result import Result
 from .errors import (
     BackendError,
     BundleError,
@@ -10,9 +13,6 @@ from .errors import (
 )
 from .model import Florence2
 from .options import GenerationOptions
-from .parse import parse
-from .regions import Region
-from .result import Result
 from .tasks import TASKS, Task
 from .view import View
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import __version__
-from .asking import Asked, asked_of, prompt_of
 from .errors import RequestError
 from .options import GenerationOptions
+from .series.asking import Asked, asked_of, prompt_of
 from .tasks import TASKS
 
 

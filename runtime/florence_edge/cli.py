@@ -10,17 +10,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from .answers_file import open_answers
+from .answers.report import describe
+from .answers.result import Result
 from .arguments import asked_from, options_from, parse_arguments
-from .asking import Asked
 from .bundle import Bundle
 from .errors import FlorenceEdgeError, RequestError
 from .image import SUFFIXES
-from .many import Answered, run_many
 from .model import Florence2
-from .progress import Pace, StatusLine
-from .report import describe
-from .result import Result
+from .series.answers_file import open_answers
+from .series.asking import Asked
+from .series.many import Answered, run_many
+from .series.progress import Pace, StatusLine
 from .video.cli import run_video
 from .view import View
 

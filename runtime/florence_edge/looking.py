@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .answers.regions import Convention
 from .backends.base import Pixels
 from .options import GenerationOptions
 from .pictures import Picture, PictureLike, load_pictures, squares
-from .regions import Convention
 from .stopwatch import Stopwatch
 from .view import View
 

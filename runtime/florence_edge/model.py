@@ -14,20 +14,20 @@ from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
-from .asking import asked_of
+from .answers.regions import Convention, check_convention
+from .answers.result import Result
 from .backends import Backend, open_backend
 from .backends.features import join_features
 from .bundle import TOKENIZER, Bundle
 from .generate import generate
 from .logits import Ints
 from .looking import look_at, prepare
-from .many import Answered, run_many
 from .options import Generation, GenerationOptions, resolve
 from .pictures import PictureLike
 from .questions import Question, questions_of
-from .regions import Convention, check_convention
-from .result import Result
 from .selftest import self_test
+from .series.asking import asked_of
+from .series.many import Answered, run_many
 from .stopping import stop_after
 from .stopwatch import Stopwatch
 from .tasks import Task

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from .answers.regions import check_region, is_location_text, location_tokens
 from .errors import RequestError
-from .regions import check_region, is_location_text, location_tokens
 from .tasks import Needs, Task, find_task, free_prompt
 
 _Value = TypeVar("_Value")

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from .answers.regions import Convention
+from .answers.result import Result
 from .backends.base import Features
 from .cuda.frame import Frame
 from .errors import RequestError
 from .options import GenerationOptions
 from .pictures import Picture
 from .questions import Question, free_question, question
-from .regions import Convention
-from .result import Result
 from .tasks import Task
 
 if TYPE_CHECKING:

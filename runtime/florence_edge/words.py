@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .answers.result import Result, read_answer
+from .answers.scores import TokenPiece
 from .contract import ModelSize
 from .errors import RequestError
 from .logits import Ints, forced_token
 from .options import Generation
 from .questions import Question
-from .result import Result, read_answer
-from .scores import TokenPiece
 from .search import Hypothesis
 from .text import Tokenizer
 from .view import View

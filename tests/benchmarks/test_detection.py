@@ -68,7 +68,7 @@ def test_labels_are_matched_without_their_case_and_strangers_are_told(
     tiny_model: Florence2, picture: Path
 ) -> None:
     result = tiny_model.run("OD", picture, options=GenerationOptions(max_new_tokens=20))
-    from florence_edge.regions import Region
+    from florence_edge.answers.regions import Region
 
     def region(label: str) -> Region:
         return Region(

@@ -2,8 +2,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from florence_edge.result import Result, read_answer
-from florence_edge.scores import TokenPiece
+from florence_edge.answers.result import Result, read_answer
+from florence_edge.answers.scores import TokenPiece
 from florence_edge.tasks import find_task, free_prompt
 from florence_edge_benchmarks.grades import Answered, grade, plain_answer, vqa_score
 from florence_edge_benchmarks.truth import VQA, Asked

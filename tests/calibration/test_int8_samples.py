@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from florence_edge.answers.regions import is_location_text
 from florence_edge.errors import RequestError
 from florence_edge.image import pixels
-from florence_edge.regions import is_location_text
 from florence_edge.tasks import TASKS, Needs
 from florence_edge_calibration.int8.samples import (
     LEAST_PICTURES,

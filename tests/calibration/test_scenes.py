@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from florence_edge.parse import parse
+from florence_edge.answers.parse import parse
 from florence_edge.tasks import TASKS
 from florence_edge_calibration.held_out import coco_truth, draw_truth, load_held_out
 from florence_edge_calibration.layout import GRID, SceneObject, SceneWord

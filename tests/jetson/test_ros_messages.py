@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from florence_edge.result import Result, read_answer
-from florence_edge.scores import TokenPiece
+from florence_edge.answers.result import Result, read_answer
+from florence_edge.answers.scores import TokenPiece
 from florence_edge.tasks import find_task
 from florence_edge_jetson import ros_types as names
 from florence_edge_jetson.bag.store import messages_of, open_store

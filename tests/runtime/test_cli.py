@@ -317,7 +317,7 @@ def test_stopping_it_is_status_130(run: Run, photo: Path, monkeypatch: pytest.Mo
     def interrupt(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("florence_edge.many.look_at", interrupt)
+    monkeypatch.setattr("florence_edge.series.many.look_at", interrupt)
     status, _, err = run(photo, "--task", "OD")
     assert status == 130
     assert err == "florence-run: stopped.\n"

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from florence_edge.detections import detections_from_regions
+from florence_edge.answers.detections import detections_from_regions
+from florence_edge.answers.parse import find_regions, parse
+from florence_edge.answers.regions import Region
 from florence_edge.errors import RequestError
-from florence_edge.parse import find_regions, parse
-from florence_edge.regions import Region
 from florence_edge.tasks import find_task
 
 SIZE = (640, 480)

@@ -3,9 +3,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from florence_edge.draw import draw
-from florence_edge.lettering import fitted, font_for, wrapped
-from florence_edge.regions import Region, Ring, Shape
+from florence_edge.answers.draw import draw
+from florence_edge.answers.lettering import fitted, font_for, wrapped
+from florence_edge.answers.regions import Region, Ring, Shape
 
 GREY = (128, 128, 128)
 ANY_SCRIPT = ["中新中", "Ж", "مرحبا", "naïve café", "🙂", "a\nb\tc", "\u202e", "\0", "\ud800", "  "]

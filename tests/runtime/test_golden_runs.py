@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from florence_edge.parse import parse, plain_text
-from florence_edge.regions import LOCATION_BINS
+from florence_edge.answers.parse import parse, plain_text
+from florence_edge.answers.regions import LOCATION_BINS
 from florence_edge.tasks import find_task
 from florence_edge.text import Tokenizer
 

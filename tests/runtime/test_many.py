@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from florence_edge import Florence2, GenerationOptions, ImageError, RequestError
-from florence_edge.ahead import read_ahead
+from florence_edge.series.ahead import read_ahead
 
 SHORT = GenerationOptions(num_beams=1, max_new_tokens=8)
 

@@ -16,9 +16,9 @@ from florence_edge import (
     RequestError,
     contract,
 )
+from florence_edge.answers.result import Result
 from florence_edge.bundle import Bundle
 from florence_edge.questions import free_question
-from florence_edge.result import Result
 from florence_edge.tasks import Needs
 from florence_edge.text import Tokenizer
 

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from florence_edge.answers.mentions import NOT_GROUNDED
+from florence_edge.answers.parse import find_regions, parse, plain_text, removed_markers
+from florence_edge.answers.regions import Convention
 from florence_edge.errors import RequestError
-from florence_edge.mentions import NOT_GROUNDED
-from florence_edge.parse import find_regions, parse, plain_text, removed_markers
-from florence_edge.regions import Convention
 from florence_edge.tasks import TASKS, AnswerKind, find_task
 
 ASSETS = os.environ.get("FLORENCE_EDGE_ASSETS")

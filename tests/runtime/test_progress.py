@@ -1,6 +1,6 @@
 import io
 
-from florence_edge.progress import Pace, StatusLine
+from florence_edge.series.progress import Pace, StatusLine
 
 
 class Terminal(io.StringIO):

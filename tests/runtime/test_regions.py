@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from florence_edge.answers.regions import Region, dequantize, is_location_text, location_tokens
 from florence_edge.errors import RequestError
-from florence_edge.regions import Region, dequantize, is_location_text, location_tokens
 
 SIZE = (640, 480)
 

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from florence_edge.scores import Scorer, TokenPiece
+from florence_edge.answers.scores import Scorer, TokenPiece
 
 
 def piece(text: str, log_prob: float, *, forced: bool = False) -> TokenPiece:

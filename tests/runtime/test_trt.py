@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from florence_edge import TASKS, BackendError, Florence2, GenerationOptions, contract, cuda
+from florence_edge.answers.result import Result
 from florence_edge.backends import device, trt
 from florence_edge.backends.device import DeviceBackend
 from florence_edge.bundle import Bundle, StoredFile
@@ -22,7 +23,6 @@ from florence_edge.engines.gpu import Gpu
 from florence_edge.engines.profiles import EngineOptions, profiles
 from florence_edge.engines.record import Device, EngineRecord
 from florence_edge.questions import question
-from florence_edge.result import Result
 from florence_edge.tasks import Needs
 
 from . import fake_tensorrt

@@ -16,8 +16,8 @@ import pytest
 
 pytest.importorskip("av")
 
+from florence_edge.answers.result import Result
 from florence_edge.cli import main
-from florence_edge.result import Result
 from florence_edge.video.tracking import Tracker
 
 from .videos import read_video, write_video

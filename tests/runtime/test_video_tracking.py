@@ -4,9 +4,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from florence_edge.answers.regions import Region
+from florence_edge.answers.result import Result
 from florence_edge.errors import RequestError
-from florence_edge.regions import Region
-from florence_edge.result import Result
 from florence_edge.tasks import find_task
 from florence_edge.video.tracking import Tracker
 

@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from florence_edge import Florence2, Result, parse
-from florence_edge.report import describe
+from florence_edge.answers.report import describe
 
 from ..scenes import Question, ask_everything, draw_scene, generate_scene
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
+from ..answers.report import describe
+from ..answers.result import Result
 from ..arguments import options_from
-from ..asking import Asked
 from ..errors import RequestError
-from ..progress import StatusLine
-from ..report import describe
-from ..result import Result
+from ..series.asking import Asked
+from ..series.progress import StatusLine
 from .drawing import drawn
 from .recording import recording
 from .watch import Stats, VideoFrame, Watched, Watching, watch

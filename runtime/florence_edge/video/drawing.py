@@ -5,10 +5,10 @@ from dataclasses import replace
 
 from PIL import Image, ImageDraw
 
-from ..draw import draw
-from ..lettering import font_for, wrapped
-from ..regions import Region
-from ..result import Result
+from ..answers.draw import draw
+from ..answers.lettering import font_for, wrapped
+from ..answers.regions import Region
+from ..answers.result import Result
 from ..tasks import AnswerKind
 
 _VEIL = (18, 18, 20, 170)  # behind words, so that they can be read on every ground

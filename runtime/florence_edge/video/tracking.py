@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from ..answers.regions import Region
+from ..answers.result import Result
 from ..errors import RequestError
-from ..regions import Region
-from ..result import Result
 
 # In the 30ths of a second that ByteTrackTracker counts in: an object may be out of sight for 3 s.
 _PATIENCE = 90

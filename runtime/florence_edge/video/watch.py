@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image
 
-from ..ahead import read_ahead
-from ..asking import Asked
+from ..answers.regions import Convention, check_convention
+from ..answers.result import Result
 from ..errors import RequestError
 from ..looking import Prepared, look_at, prepare
 from ..options import GenerationOptions
-from ..regions import Convention, check_convention
-from ..result import Result
+from ..series.ahead import read_ahead
+from ..series.asking import Asked
 from ..view import View
 from .latest import Latest
 from .opening import SourceLike, source_of

@@ -18,10 +18,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from .errors import RequestError
+from ..errors import RequestError
+from ..tasks import AnswerKind, Task, find_task, free_prompt
 from .mentions import Span, find_mentions
 from .regions import Convention, Ring, Shape, check_convention, check_image_size, dequantize
-from .tasks import AnswerKind, Task, find_task, free_prompt
 
 _BIN = re.compile(r"<loc_(\d+)>")
 

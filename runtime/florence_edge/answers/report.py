@@ -1,7 +1,7 @@
 """An answer as text for people."""
 
+from ..tasks import AnswerKind
 from .result import Result
-from .tasks import AnswerKind
 
 _STATUS_NOTES = {
     "empty": "(the model said nothing)",

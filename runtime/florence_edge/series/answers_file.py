@@ -9,9 +9,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from ..answers.result import Result
+from ..errors import FlorenceEdgeError, RequestError
 from .asking import Asked
-from .errors import FlorenceEdgeError, RequestError
-from .result import Result
 
 _Key = tuple[str, str, str | None, tuple[float, ...]]  # picture, task, text, region
 

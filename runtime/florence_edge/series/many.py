@@ -8,18 +8,18 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..answers.regions import Convention, check_convention
+from ..answers.result import Result
+from ..errors import RequestError
+from ..looking import Prepared, look_at, prepare
+from ..options import GenerationOptions
+from ..pictures import PictureLike
+from ..view import View
 from .ahead import read_ahead
 from .asking import Asked
-from .errors import RequestError
-from .looking import Prepared, look_at, prepare
-from .options import GenerationOptions
-from .pictures import PictureLike
-from .regions import Convention, check_convention
-from .result import Result
-from .view import View
 
 if TYPE_CHECKING:
-    from .model import Florence2
+    from ..model import Florence2
 
 AHEAD = 2  # pictures in memory beside the one at hand: one that is ready, one in the making
 

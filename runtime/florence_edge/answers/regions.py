@@ -15,7 +15,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from .errors import RequestError
+from ..errors import RequestError
 
 LOCATION_BINS = 1000
 

@@ -15,8 +15,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from ..tasks import AnswerKind
 from .regions import Convention, Shape
-from .tasks import AnswerKind
 
 Span = tuple[int, int]
 

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from threading import Event
 from typing import TYPE_CHECKING
 
-from .errors import RequestError
-from .questions import Question, free_question, question
-from .result import Result
-from .tasks import Needs, Task, find_task
+from ..answers.result import Result
+from ..errors import RequestError
+from ..questions import Question, free_question, question
+from ..tasks import Needs, Task, find_task
 
 if TYPE_CHECKING:
-    from .view import View
+    from ..view import View
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
 
+from ..errors import RequestError
+from ..tasks import AnswerKind, Task
 from .detections import detections_from_regions
 from .draw import draw
-from .errors import RequestError
 from .parse import FoundRegion, find_regions, hf_from_regions, plain_text
 from .regions import Convention, Region
 from .scores import Scorer, TokenPiece
-from .tasks import AnswerKind, Task
 
 if TYPE_CHECKING:
     import supervision

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from .errors import RequestError
+from ..errors import RequestError
 from .regions import Region, Ring
 
 if TYPE_CHECKING:
