@@ -16,7 +16,7 @@ from .graphs.decoder import Decoder
 from .graphs.text import TextEncoder
 from .graphs.vision import VisionEncoder
 from .tokenizer import byte_tokenizer
-from .weights import checkpoint_name, is_linear
+from .weights import checkpoint_name, checkpoint_shape
 
 _VISION = {
     "tiny": {"embed_dim": [16, 32, 48, 64], "num_heads": [2, 4, 4, 8], "depths": [1, 1, 2, 1]},
@@ -84,12 +84,12 @@ def native_shapes(config: CheckpointConfig) -> Iterator[tuple[str, tuple[int, ..
     )
     for module in modules:
         for path, parameter in module.named_parameters():
-            name = checkpoint_name(f"{module.name}.{_named_by_class(path)}")
+            parameter_name = f"{module.name}.{_named_by_class(path)}"
+            name = checkpoint_name(parameter_name)
             if name in seen or name.endswith(_NOT_STORED):
                 continue
             seen.add(name)
-            shape = parameter_shape(parameter)
-            yield name, shape[::-1] if is_linear(name, len(shape)) else shape
+            yield name, checkpoint_shape(parameter_name, parameter_shape(parameter))
 
 
 # Parameters that are computed at export (see weights.py).

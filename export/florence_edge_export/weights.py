@@ -1,8 +1,9 @@
 """Checkpoint tensors as the graphs want them.
 
-Four things differ from the checkpoint: linears are transposed to [in, out]; the factor of
-attention queries is folded into their projections; the learned positions of the image grid become
-one table; and the image processor's normalization becomes a scale and a shift.
+Five things differ from the checkpoint: linears are transposed to [in, out]; the vision encoder's
+`qkv` is three linears; the factor of attention queries is folded into their projections; the
+learned positions of the image grid become one table; and the image processor's normalization
+becomes a scale and a shift.
 """
 
 import re
@@ -19,9 +20,11 @@ from .architecture import TextConfig, VisionConfig
 from .checkpoint import Checkpoint
 from .tensors import FloatArray, StoredTensor
 
-_LINEAR = re.compile(r"\.(qkv|proj|fc1|fc2|[qkv]_proj|out_proj|image_projection)\.weight$")
-_WINDOW_QKV = re.compile(r"^vision_encoder\.blocks\.(\d+)\.\d+\.spatial_block\..*\.qkv\.")
-_CHANNEL_QKV = re.compile(r"^vision_encoder\.blocks\.(\d+)\.\d+\.channel_block\..*\.qkv\.")
+_LINEAR = re.compile(r"\.(proj|fc1|fc2|[qkv]_proj|out_proj|image_projection)\.weight$")
+_VISION_QKV = re.compile(
+    r"^vision_encoder\.blocks\.(?P<stage>\d+)\.\d+"
+    r"\.(?P<kind>spatial|channel)_block\.\w+\.(?P<part>[qkv])_proj\."
+)
 _TEXT_QUERY = re.compile(r"^(text_encoder|decoder)\..*\.q_proj\.")
 
 # Where a graph's parameters lie in the checkpoint; the first prefix that fits.
@@ -50,7 +53,9 @@ class GraphWeights:
         stored = self._computed(name) or self.checkpoint.tensors.get(checkpoint_name(name))
         if stored is None:
             return None
-        linear = is_linear(name, len(stored.shape))
+        if match := _VISION_QKV.match(name):
+            stored = _third(stored, "qkv".index(match["part"]))
+        linear = _is_linear(name, len(stored.shape))
         shape = stored.shape[::-1] if linear else stored.shape
 
         def load() -> ir.TensorProtocol:
@@ -95,16 +100,14 @@ class GraphWeights:
         if _TEXT_QUERY.match(name):
             return values * np.float32(_head_dim(config.text, name) ** -0.5)
         factor = _vision_query_factor(config.vision, self.image_size, name)
-        if factor is None:
-            return values
-        scaled = values.copy()
-        scaled[..., : values.shape[-1] // 3] *= np.float32(factor)
-        return scaled
+        return values if factor is None else values * np.float32(factor)
 
 
-def is_linear(name: str, dimensions: int) -> bool:
-    """Whether a parameter is a matrix that the checkpoint stores as [out, in]."""
-    return dimensions == 2 and _LINEAR.search(name) is not None
+def checkpoint_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that the graph parameter `name` of `shape` has where the checkpoint keeps it."""
+    if _is_linear(name, len(shape)):
+        shape = shape[::-1]
+    return (3 * shape[0], *shape[1:]) if _VISION_QKV.match(name) else shape
 
 
 def checkpoint_name(name: str) -> str:
@@ -112,10 +115,24 @@ def checkpoint_name(name: str) -> str:
     cross = _CROSS.match(name)
     if cross:
         return f"language_model.decoder.layers.{cross[1]}.encoder_attn.{name[cross.end() :]}"
+    if match := _VISION_QKV.match(name):
+        name = name.replace(f".{match['part']}_proj.", ".qkv.")
     for prefix, source in _SOURCES:
         if name.startswith(prefix):
             return source + name.removeprefix(prefix)
     return name
+
+
+def _is_linear(name: str, dimensions: int) -> bool:
+    """Whether a parameter is a matrix that the checkpoint stores as [out, in]."""
+    return dimensions == 2 and _LINEAR.search(name) is not None
+
+
+def _third(stored: StoredTensor, index: int) -> StoredTensor:
+    """Rows of the query, the key or the value in a checkpoint's `qkv`."""
+    rows = stored.shape[0] // 3
+    part = slice(index * rows, (index + 1) * rows)
+    return StoredTensor((rows, *stored.shape[1:]), lambda: stored.load()[part])
 
 
 def position_table(row: FloatArray, column: FloatArray, grid: int) -> FloatArray:
@@ -143,9 +160,10 @@ def _head_dim(text: TextConfig, name: str) -> int:
 
 def _vision_query_factor(vision: VisionConfig, image_size: int, name: str) -> float | None:
     """head_dim ** -0.5 in windows, tokens ** -0.5 over channels; None if `name` is no query."""
-    if match := _WINDOW_QKV.match(name):
-        stage = int(match[1])
+    match = _VISION_QKV.match(name)
+    if match is None or match["part"] != "q":
+        return None
+    stage = int(match["stage"])
+    if match["kind"] == "spatial":
         return float((vision.dims[stage] // vision.heads[stage]) ** -0.5)
-    if match := _CHANNEL_QKV.match(name):
-        return float((vision.sides(image_size)[int(match[1])] ** 2) ** -0.5)
-    return None
+    return float((vision.sides(image_size)[stage] ** 2) ** -0.5)

@@ -108,9 +108,9 @@ def test_an_explicit_multiplication_changes_nothing_either(
 
 
 _PLACES = {
-    "spatial_block.window_attn.qkv": Place.NORM,
+    "spatial_block.window_attn.q_proj": Place.NORM,
     "spatial_block.window_attn.proj": Place.VALUES,
-    "channel_block.channel_attn.qkv": Place.NORM,
+    "channel_block.channel_attn.q_proj": Place.NORM,
     "channel_block.channel_attn.proj": Place.MULTIPLY,  # channels are mixed, not averaged
     "ffn.fc1": Place.NORM,
     "ffn.fc2": Place.MULTIPLY,  # nothing folds through GELU

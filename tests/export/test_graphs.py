@@ -11,14 +11,15 @@ from florence_edge_export.export import ExportOptions, export
 
 from . import stubs
 
-# Counted when the graphs were written; they may shrink, and must not creep up.
+# Counted when the graphs were written; they may shrink, and must not creep up. What counts in the
+# end is bytes: three linears in place of `qkv` and a Split have more Transposes and move less.
 _MOST_NODES = {
-    "base": {"vision_encoder": 853, "text_encoder": 235, "decoder": 316},
-    "large": {"vision_encoder": 853, "text_encoder": 457, "decoder": 610},
+    "base": {"vision_encoder": 973, "text_encoder": 235, "decoder": 316},
+    "large": {"vision_encoder": 973, "text_encoder": 457, "decoder": 610},
 }
 _MOST_TRANSPOSES = {
-    "base": {"vision_encoder": 188, "text_encoder": 36, "decoder": 24},
-    "large": {"vision_encoder": 188, "text_encoder": 72, "decoder": 48},
+    "base": {"vision_encoder": 224, "text_encoder": 36, "decoder": 24},
+    "large": {"vision_encoder": 224, "text_encoder": 72, "decoder": 48},
 }
 
 
@@ -98,7 +99,7 @@ def test_module_names_survive(bundle: Bundle) -> None:
             (
                 "vision_encoder.convs.3.conv.bias",
                 "vision_encoder.blocks.2.1.channel_block.ffn.fc1.weight",
-                "vision_encoder.blocks.0.0.spatial_block.window_attn.qkv.weight",
+                "vision_encoder.blocks.0.0.spatial_block.window_attn.q_proj.weight",
                 "vision_encoder.projector.image_projection.weight",
             ),
         ),

@@ -209,7 +209,7 @@ def test_blocks_are_ranked_by_their_errors(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 _RANKED = (
-    "vision_encoder.convs.1",
+    "vision_encoder.convs.3",
     "vision_encoder.convs.2",
     "text_encoder.layers.0.fc",
     "decoder.shared",
@@ -244,14 +244,14 @@ def test_a_bundle_with_lifted_blocks_says_so(
     assert found["kept"] == {}  # what the user asked for; what had to be is told apart
     told = found["gate"]["lifted"]
     stored = ir.load(bundle.graph_file("vision_encoder")).graph.initializers
-    assert stored["vision_encoder.convs.1.conv.weight"].dtype == ir.DataType.FLOAT16
+    assert stored["vision_encoder.convs.3.conv.weight"].dtype == ir.DataType.FLOAT16
     assert stored["vision_encoder.convs.2.conv.int8"].dtype == ir.DataType.INT8
-    assert told["blocks"] == ["vision_encoder.convs.1"]
+    assert told["blocks"] == ["vision_encoder.convs.3"]
     assert set(told["because"]) == {"task", "loss"}
     assert told["megabytes_without"] < found["gate"]["megabytes"]
     assert told["encoding_speed_without"] > 0
     page = (bundle.folder / "fidelity.md").read_text(encoding="utf-8")
-    assert re.search(r"In float, because \w+ lost [\d.]+ without: `vision_encoder.convs.1`", page)
+    assert re.search(r"In float, because \w+ lost [\d.]+ without: `vision_encoder.convs.3`", page)
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 

@@ -2,7 +2,7 @@
 
 Where the division can be folded into what computes the activation, it costs nothing and changes
 nothing: into the weight and bias of a layer norm that nobody else reads (DaViT is pre-norm), or
-into v_proj and qkv, whose channels attention only averages. BART's layer norms are also the
+into v_proj, whose channels attention only averages. BART's layer norms are also the
 residual, so there the division is a Mul of its own, kept only where it wins enough.
 """
 
@@ -24,6 +24,7 @@ Shifts = npt.NDArray[np.int64]
 
 # How much of an outlier moves into the weight: none ... most of it (SmoothQuant's alpha).
 _MIGRATIONS = (0.0, 0.25, 0.5, 0.75)
+_MOVING = ("Pad", "Reshape", "Transpose")  # into windows; channels stay the last axis
 _LEAST_GAIN = 0.5  # a Mul of its own costs time: it must at least halve the error
 
 
@@ -125,7 +126,7 @@ def foldable_into(linears: Sequence[Linear]) -> Place:
 def _source(value: ir.Value) -> ir.Node | None:
     """What computes a value, behind operators that only move or pad it."""
     node = value.producer()
-    while node is not None and node.op_type in ("Pad", "Transpose"):
+    while node is not None and node.op_type in _MOVING:
         moved = node.inputs[0]
         node = None if moved is None else moved.producer()
     return node
@@ -134,13 +135,16 @@ def _source(value: ir.Value) -> ir.Node | None:
 def _leads_only_to(node: ir.Node, readers: set[ir.Node]) -> bool:
     if node in readers:
         return True
-    if node.op_type not in ("Pad", "Transpose"):
+    if node.op_type not in _MOVING:
         return False
     return all(_leads_only_to(user, readers) for user, _ in node.outputs[0].uses())
 
 
 # The projections in front of whose outputs attention puts nothing but averages over positions.
-_VALUES_OF = (("window_attn.proj", "window_attn.qkv"), ("self_attn.out_proj", "self_attn.v_proj"))
+_VALUES_OF = (
+    ("window_attn.proj", "window_attn.v_proj"),
+    ("self_attn.out_proj", "self_attn.v_proj"),
+)
 
 
 def _value_projection(linear: Linear) -> str | None:
@@ -164,10 +168,8 @@ def fold(choice: Choice, graph: ir.Graph) -> None:
         for part in ("weight", "bias"):
             value = graph.initializers.get(f"{name}.{part}")
             if value is None:
-                continue  # DaViT's qkv may have no bias
-            values = weight_values(value).copy()
-            values[..., -len(choice.factors) :] /= choice.factors  # qkv: the last third
-            _replace(value, values)
+                continue  # DaViT's may have no bias
+            _replace(value, weight_values(value) / choice.factors)
 
 
 def _replace(value: ir.Value, values: npt.NDArray[np.float32]) -> None:

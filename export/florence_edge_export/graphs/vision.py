@@ -6,7 +6,7 @@
 
 The feature map stays [B, H, W, C] from the stem on: layer norms and linears work on it as it is,
 and only convolutions, windows and channel groups move data. Queries come scaled: the factor
-(head_dim ** -0.5, or tokens ** -0.5 for channels) is folded into `qkv` when weights are loaded.
+(head_dim ** -0.5, or tokens ** -0.5 for channels) is folded into `q_proj` when weights are loaded.
 """
 
 import onnx_ir as ir
@@ -14,7 +14,15 @@ from onnxscript import OpBuilder
 from onnxscript.nn import Module, ModuleList, Parameter
 
 from ..architecture import VisionConfig
-from .layers import FeedForward, LayerNorm, Linear, Values
+from .layers import (
+    FeedForward,
+    LayerNorm,
+    Linear,
+    Values,
+    merge_heads,
+    split_heads,
+    split_heads_transposed,
+)
 
 _TO_CHANNELS_FIRST = [0, 3, 1, 2]
 _TO_CHANNELS_LAST = [0, 2, 3, 1]
@@ -137,9 +145,9 @@ class MixingBlock(Module):
 class WindowAttention(Module):
     """Self-attention inside windows of `window_size` squared pixels.
 
-    One Transpose takes windows and heads apart together, one puts them back. Where the map is not
-    a multiple of the window it is padded below and to the right, and padding is attended to, as
-    in the original.
+    Pixels are put in the order of their windows first, when there is least to move, and what comes
+    out of attention goes straight back. Where the map is not a multiple of the window it is padded
+    below and to the right, and padding is attended to, as in the original.
     """
 
     def __init__(self, config: VisionConfig, stage: int, side: int) -> None:
@@ -148,7 +156,7 @@ class WindowAttention(Module):
         self.heads = config.heads[stage]
         self.window = config.window_size
         self.side = side
-        self.qkv = Linear(self.width, 3 * self.width, bias=config.qkv_bias)
+        self.q_proj, self.k_proj, self.v_proj = query_key_value(self.width, config.qkv_bias)
         self.proj = Linear(self.width, self.width)
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
@@ -158,13 +166,14 @@ class WindowAttention(Module):
         if padding:
             x = op.Pad(x, [0, 0, 0, 0, 0, padding, padding, 0])
 
-        qkv = op.Reshape(self.qkv(op, x), [0, across, window, across, window, 3, heads, head_dim])
-        qkv = op.Transpose(qkv, perm=[5, 0, 1, 3, 6, 2, 4, 7])
-        qkv = op.Reshape(qkv, [3, -1, heads, window * window, head_dim])
-        query, key, value = unstack(op, qkv, 3)
+        x = op.Reshape(x, [0, across, window, across, window, self.width])
+        x = op.Transpose(x, perm=[0, 1, 3, 2, 4, 5])
+        x = op.Reshape(x, [-1, window * window, self.width])
+        query = split_heads(op, self.q_proj(op, x), heads, head_dim)
+        key = split_heads_transposed(op, self.k_proj(op, x), heads, head_dim)
+        value = split_heads(op, self.v_proj(op, x), heads, head_dim)
 
-        scores = op.MatMul(query, op.Transpose(key, perm=[0, 1, 3, 2]))
-        x = op.MatMul(op.Softmax(scores, axis=-1), value)
+        x = op.MatMul(op.Softmax(op.MatMul(query, key), axis=-1), value)
 
         x = op.Reshape(x, [-1, across, across, heads, window, window, head_dim])
         x = op.Transpose(x, perm=[0, 1, 4, 2, 5, 3, 6])
@@ -182,20 +191,21 @@ class ChannelAttention(Module):
         self.width = config.dims[stage]
         self.groups = config.groups[stage]
         self.side = side
-        self.qkv = Linear(self.width, 3 * self.width, bias=config.qkv_bias)
+        self.q_proj, self.k_proj, self.v_proj = query_key_value(self.width, config.qkv_bias)
         self.proj = Linear(self.width, self.width)
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
         groups, channels = self.groups, self.width // self.groups
-        qkv = op.Reshape(self.qkv(op, x), [0, self.side * self.side, 3, groups, channels])
-        query, key, value = unstack(op, op.Transpose(qkv, perm=[2, 0, 3, 1, 4]), 3)
+        x = op.Reshape(x, [0, self.side * self.side, self.width])
+        query = split_heads_transposed(op, self.q_proj(op, x), groups, channels)
+        key = split_heads(op, self.k_proj(op, x), groups, channels)
+        value = split_heads(op, self.v_proj(op, x), groups, channels)
 
-        scores = op.MatMul(op.Transpose(query, perm=[0, 1, 3, 2]), key)
-        weights = op.Softmax(scores, axis=-1)
+        weights = op.Softmax(op.MatMul(query, key), axis=-1)
         x = op.MatMul(value, op.Transpose(weights, perm=[0, 1, 3, 2]))
 
-        x = op.Transpose(x, perm=[0, 2, 1, 3])
-        return self.proj(op, op.Reshape(x, [0, self.side, self.side, self.width]))
+        x = op.Reshape(merge_heads(op, x, self.width), [0, self.side, self.side, self.width])
+        return self.proj(op, x)
 
 
 class Projector(Module):
@@ -223,7 +233,6 @@ class Projector(Module):
         return self.image_proj_norm(op, self.image_projection(op, x))
 
 
-def unstack(op: OpBuilder, x: ir.Value, count: int) -> list[ir.Value]:
-    """[count, ...] -> `count` values without the first axis."""
-    parts = op.Split(x, axis=0, num_outputs=count, _outputs=count)
-    return [op.Squeeze(part, [0]) for part in parts]
+def query_key_value(width: int, bias: bool) -> tuple[Linear, Linear, Linear]:
+    """The checkpoint's `qkv` as three linears: taking its output apart would copy all of it."""
+    return tuple(Linear(width, width, bias=bias) for _ in range(3))  # type: ignore[return-value]
