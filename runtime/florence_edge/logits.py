@@ -14,12 +14,13 @@ Ints = npt.NDArray[np.int64]
 
 def repeated_ngram_tokens(sequence: Ints, size: int) -> Ints:
     """Tokens that would complete an n-gram of `size` tokens which `sequence` [L] already has."""
-    if size == 0 or len(sequence) < size:
+    count = len(sequence) - size + 1
+    if size == 0 or count < 1:
         return np.empty(0, dtype=np.int64)
-    ngrams = np.lib.stride_tricks.sliding_window_view(sequence, size)
-    begun = sequence[len(sequence) - size + 1 :]
-    matches = (ngrams[:, :-1] == begun).all(axis=1)
-    banned: Ints = ngrams[matches, -1]
+    matches = np.ones(count, dtype=np.bool_)
+    for i, begun in enumerate(sequence[count:]):
+        matches &= sequence[i : i + count] == begun
+    banned: Ints = sequence[size - 1 :][matches]
     return banned
 
 

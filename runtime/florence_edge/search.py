@@ -145,6 +145,13 @@ class _Candidates:
         )
 
 
+def _largest(values: Floats, count: int) -> Ints:
+    """Where the `count` largest are, the largest first and the earlier of equals first."""
+    least = np.partition(values, -count)[-count]
+    candidates = np.flatnonzero(~(values < least))  # all of them, if it is NaN
+    return candidates[np.argsort(-values[candidates], kind="stable")[:count]]
+
+
 class BeamSearch:
     """Hugging Face's beam search (transformers 5, `GenerationMixin._beam_search`).
 
@@ -184,7 +191,7 @@ class BeamSearch:
 
         allowed_log_probs, ids = self._allowed(scores)
         totals = (allowed_log_probs + self._scores[:, None]).reshape(-1)
-        order = np.argsort(-totals, kind="stable")[: 2 * self.rows]
+        order = _largest(totals, 2 * self.rows)
         parents, columns = np.divmod(order, ids.shape[1])
         return _Candidates(
             totals[order], parents, ids[parents, columns], allowed_log_probs[parents, columns]
