@@ -54,7 +54,7 @@ case $release in
     "") fail "This is no Jetson: there is no /etc/nv_tegra_release. On a PC: pip install .[cpu]" ;;
     *) fail "Jetson Linux $release is too old or too new: JetPack 6.1 to 7.2 are known." ;;
 esac
-echo "Jetson Linux $release: $python, extras cpu and $extra"
+echo "Jetson Linux $release: $python, extras cpu, camera and $extra"
 
 # packages of the system
 # `import tensorrt` of JetPack 6 asks for a library of the DLA's compiler.
@@ -87,7 +87,7 @@ if [ ! -x "$venv/bin/python" ]; then
     as_root install -d -o "$(id -un)" "$venv"
     run "$python" -m venv --system-site-packages "$venv"
 fi
-run "$venv/bin/python" -m pip install --disable-pip-version-check "${source}[cpu,$extra]"
+run "$venv/bin/python" -m pip install --disable-pip-version-check "${source}[cpu,camera,$extra]"
 
 # is it ready?
 run "$venv/bin/florence-doctor"

@@ -348,8 +348,6 @@ def modules() -> Mapping[str, ModuleType]:
             "ParameterDescriptor": SimpleNamespace,
             "SetParametersResult": SimpleNamespace,
         },
-        "rosidl_runtime_py": {},
-        "rosidl_runtime_py.utilities": {"get_message": lambda name: STORE.types[name]},
         "florence_edge_interfaces": {},
         "florence_edge_interfaces.srv": {
             "Ask": SimpleNamespace(Request=request, Response=response)
@@ -358,6 +356,10 @@ def modules() -> Mapping[str, ModuleType]:
             "AskSeveral": SimpleNamespace(Goal=goal, Result=result, Feedback=feedback)
         },
     }
+    for name in (*names.WRITTEN, names.COMPRESSED_IMAGE):
+        package, kind = name.split("/msg/")
+        contents.setdefault(package, {})
+        contents.setdefault(f"{package}.msg", {})[kind] = STORE.types[name]
     made = {name: ModuleType(name) for name in contents}
     for name, content in contents.items():
         vars(made[name]).update(content)

@@ -541,7 +541,11 @@ def test_an_interrupted_run_leaves_nothing_behind(
     tiny_bundle: Path, tmp_path: Path, kind: signal.Signals
 ) -> None:
     source = record(tmp_path / "in", FRAMES * 500)
-    command = "import sys; from florence_edge_jetson.bag.cli import main; sys.exit(main())"
+    # Where the tests are a background job they ignore Ctrl-C, as would whatever they start.
+    command = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from florence_edge_jetson.bag.cli import main; sys.exit(main())"
+    )
     asked = ("--topic", TOPIC, "--task", "OD", "--bundle", tiny_bundle, "--threads", "1")
     target = tmp_path / "out"
     with subprocess.Popen(
@@ -554,7 +558,10 @@ def test_an_interrupted_run_leaves_nothing_behind(
         while not list(tmp_path.glob(".out-*/out/out.db3")) and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(kind)
-        out, err = process.communicate(timeout=30)
+        try:
+            out, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert (process.returncode, out, err) == (
         130,
         "",

@@ -55,7 +55,7 @@ def test_an_orin_nano_as_it_comes_has_things_to_mend(tmp_path: Path) -> None:
 def test_every_recorded_board_is_usable(name: str, tmp_path: Path) -> None:
     found = states(examine.examine(board_tree(name, tmp_path)))
     bad = {check for check, state in found.items() if state == "fail"}
-    assert bad == ({"throttling"} if name == "thor" else set())  # it is being slowed down
+    assert bad == set()
 
 
 def test_an_older_jetpack_fails(tmp_path: Path) -> None:
@@ -217,9 +217,9 @@ def test_the_command_ends_with_1_where_a_check_fails(
 
 def test_json_has_the_same_findings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tree = board_tree("thor", tmp_path)
-    assert main(["--json", "--root", str(tmp_path)]) == 1
+    assert main(["--json", "--root", str(tmp_path)]) == 0
     content = json.loads(capsys.readouterr().out)
-    assert content["state"] == "fail"
+    assert content["state"] == "warn"  # hot, which is no reason for a service not to start
     assert content["findings"] == [asdict(finding) for finding in examine.examine(tree)]
 
 

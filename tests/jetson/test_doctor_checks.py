@@ -112,7 +112,7 @@ def test_clocks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("celsius", "expected"), [(60.0, "ok"), (89.0, "warn"), (98.9, "warn"), (99.0, "fail")]
+    ("celsius", "expected"), [(60.0, "ok"), (89.0, "warn"), (99.0, "warn"), (104.5, "fail")]
 )
 def test_temperatures(celsius: float, expected: str) -> None:
     cool = Zone(name="cpu", celsius=40.0)
@@ -148,7 +148,7 @@ def test_throttling() -> None:
     events = hardware.check_throttling([], {"under-voltage": 3, "other": 0}, NANO)
     assert events is not None
     assert (events.state, events.found) == ("warn", "Since the start: 3 x under-voltage.")
-    assert state(hardware.check_throttling(["gpu"], {}, NANO)) == "fail"
+    assert state(hardware.check_throttling(["gpu"], {}, NANO)) == "warn"
 
 
 def test_rails() -> None:

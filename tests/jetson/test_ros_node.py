@@ -300,6 +300,18 @@ def test_shutting_down_stops_the_thread(world: World) -> None:
     assert threads() == []
 
 
+def test_an_error_that_nobody_expected_is_logged_for_rclpy_does_not(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("the driver crashed")
+
+    monkeypatch.setattr(Florence2, "load", broken)
+    assert world.node.trigger("configure") == "error"
+    assert world.node.state == "unconfigured"
+    assert "the driver crashed" in world.node.log[-1][1]
+
+
 def test_an_error_in_a_transition_closes_all(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("no subscription to be had")

@@ -12,7 +12,7 @@ import pytest
 from .recorded import board_tree, write_tree
 
 JETSON = Path(__file__).parents[2] / "jetson"
-SCRIPTS = sorted(JETSON.glob("*.sh"))
+SCRIPTS = sorted(JETSON.glob("**/*.sh"))
 DOCKERFILES = sorted(path for path in JETSON.glob("Dockerfile.*") if path.suffix != ".dockerignore")
 
 FAKE_NVPMODEL = """#!/bin/sh
@@ -84,7 +84,7 @@ def test_set_up_takes_what_belongs_to_the_jetpack(
     assert done.returncode == 0, done.stderr
     assert f"{python} -m venv --system-site-packages {venv}" in done.stdout
     assert f" {python}-venv {packages}\n" in done.stdout
-    assert f"[cpu,{extra}]" in done.stdout
+    assert f"[cpu,camera,{extra}]" in done.stdout
     assert not venv.exists()
 
 

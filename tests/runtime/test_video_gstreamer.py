@@ -39,12 +39,18 @@ class Sample:
 class FakeGst(ModuleType):
     """The part of Gst that is used."""
 
-    State = SimpleNamespace(PLAYING="playing", NULL="null")
+    State = SimpleNamespace(PAUSED="paused", PLAYING="playing", NULL="null")
+    StateChangeReturn = SimpleNamespace(NO_PREROLL="live")
     MapFlags = SimpleNamespace(READ=1)
     MessageType = SimpleNamespace(ERROR=2)
 
     def __init__(
-        self, samples: list[Sample], *, error: str | None = None, eos: bool = True
+        self,
+        samples: list[Sample],
+        *,
+        error: str | None = None,
+        eos: bool = True,
+        begun: str = "async",
     ) -> None:
         super().__init__("gi.repository.Gst")
         self.launched: list[str] = []
@@ -52,6 +58,7 @@ class FakeGst(ModuleType):
         self._samples = iter(samples)
         self._error = error
         self._eos = eos
+        self._begun = begun
 
     def init(self, arguments: None) -> None:
         pass
@@ -62,11 +69,17 @@ class FakeGst(ModuleType):
             emit=lambda signal, timeout: next(self._samples, None),
             get_property=lambda name: self._eos,
         )
-        message = SimpleNamespace(parse_error=lambda: (self._error, "details"))
+        message = SimpleNamespace(
+            parse_error=lambda: (SimpleNamespace(message=self._error), "details")
+        )
         bus = SimpleNamespace(pop_filtered=lambda kind: message if self._error else None)
         return SimpleNamespace(
-            set_state=self.states.append, get_by_name=lambda name: sink, get_bus=lambda: bus
+            set_state=self._set_state, get_by_name=lambda name: sink, get_bus=lambda: bus
         )
+
+    def _set_state(self, state: str) -> str:
+        self.states.append(state)
+        return self._begun
 
 
 @pytest.fixture
@@ -109,7 +122,22 @@ def test_frames_come_from_gi_without_their_padding(install: Any) -> None:
         f"{PIPELINE} ! videoconvert ! video/x-raw,format=RGB ! "
         "appsink name=florence drop=true max-buffers=1 sync=false"
     ]
-    assert gst.states == ["playing", "null"]
+    assert gst.states == ["paused", "playing", "null"]
+
+
+def test_a_pipeline_that_is_not_live_keeps_its_frames_until_they_are_taken(install: Any) -> None:
+    gst = FakeGst([])
+    install(gst)
+    list(source_of(PIPELINE, live=False).frames())
+    assert gst.launched[0].endswith("appsink name=florence max-buffers=2 sync=false")
+
+
+def test_a_camera_that_ends_was_lost_unless_its_frames_were_to_be_counted(install: Any) -> None:
+    install(FakeGst([Sample(1)], begun="live"))
+    with pytest.raises(SourceError, match="ended, though its source is live"):
+        list(source_of(PIPELINE).frames())
+    install(FakeGst([Sample(1)], begun="live"))
+    assert len(list(source_of("nvarguscamerasrc num-buffers=1 ! nvvidconv").frames())) == 1
 
 
 def test_an_appsink_of_ones_own_is_found_by_name(install: Any) -> None:
@@ -123,7 +151,8 @@ def test_an_appsink_of_ones_own_is_found_by_name(install: Any) -> None:
     ("gst", "message"),
     [
         (FakeGst([], error="no such device"), "The pipeline failed: no such device"),
-        (FakeGst([], eos=False), "The pipeline stalled: no frame came for 10 s"),
+        (FakeGst([], eos=False, error="Gone."), "The pipeline failed: Gone."),
+        (FakeGst([], eos=False), "The pipeline stalled: no frame came for 0.05 s"),
     ],
 )
 def test_a_pipeline_that_fails_or_stalls_is_an_error_and_is_shut(
@@ -131,7 +160,7 @@ def test_a_pipeline_that_fails_or_stalls_is_an_error_and_is_shut(
 ) -> None:
     install(gst)
     with pytest.raises(SourceError, match=message):
-        list(source_of(PIPELINE).frames())
+        list(source_of(PIPELINE, timeout=0.05).frames())
     assert gst.states[-1] == "null"
 
 

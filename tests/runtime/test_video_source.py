@@ -183,11 +183,12 @@ def test_a_server_that_is_not_there_is_named_without_the_password() -> None:
     assert "secret" not in str(raised.value)
 
 
-def test_a_stream_that_stalls_is_an_error_after_its_timeout() -> None:
+@pytest.mark.parametrize("protocol", ["http", "rtsp"])
+def test_a_stream_that_stalls_is_an_error_after_its_timeout(protocol: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         held: list[socket.socket] = []
         threading.Thread(target=lambda: held.append(server.accept()[0]), daemon=True).start()
-        url = f"http://127.0.0.1:{server.getsockname()[1]}/camera"
+        url = f"{protocol}://127.0.0.1:{server.getsockname()[1]}/camera"
         with pytest.raises(SourceError, match=r"stalled: nothing came for 0\.5 s"):
             next(source_of(url, timeout=0.5).frames())
         for each in held:

@@ -189,7 +189,7 @@ def test_a_stream_over_the_network_that_stops_and_comes_back_is_followed(
 
     sender = threading.Thread(target=camera)
     sender.start()
-    how = Watching(timeout=1.0, patience=20)
+    how = Watching(timeout=1.0, patience=60)
     try:
         for frame, results, stats in tiny_model.watch(url, "OD", options=SHORT, how=how):
             assert frame.view.size == (64, 48)

@@ -1,4 +1,4 @@
-"""The window, with stand-ins for cv2 and tkinter: no display was at hand."""
+"""The window, with stand-ins for cv2 and tkinter, and on a display where there is one for tests."""
 
 import builtins
 import sys
@@ -40,7 +40,9 @@ def only(monkeypatch: pytest.MonkeyPatch) -> Any:
 def fake_cv2(key: int = -1, visible: float = 1.0, *, headless: bool = False) -> Any:
     cv2: Any = ModuleType("cv2")
     cv2.error, cv2.shown = type("error", (Exception,), {}), []
-    cv2.WINDOW_NORMAL, cv2.WND_PROP_VISIBLE = 0, 4
+    cv2.WINDOW_NORMAL, cv2.WINDOW_KEEPRATIO, cv2.WINDOW_GUI_NORMAL = 0, 0, 16
+    cv2.WND_PROP_VISIBLE, cv2.sizes = 4, []
+    cv2.resizeWindow = lambda title, *size: cv2.sizes.append(size)
 
     def named_window(title: str, kind: int) -> None:
         if headless:
@@ -70,7 +72,20 @@ def test_cv2_shows_frames_until_the_user_leaves(
     only(cv2=cv2)
     show = open_window()
     assert show(PICTURE) is goes_on
-    assert cv2.shown == [[30, 20, 10]]
+    assert show(PICTURE) is goes_on
+    assert cv2.shown == [[30, 20, 10]] * 2
+    assert cv2.sizes == [PICTURE.size]
+
+
+def test_a_window_that_qt_has_closed_ends_it_too(only: Any) -> None:
+    cv2 = fake_cv2()
+
+    def closed(title: str, name: int) -> float:
+        raise cv2.error("NULL guiReceiver (please create a window)")
+
+    cv2.getWindowProperty = closed
+    only(cv2=cv2)
+    assert open_window()(PICTURE) is False
 
 
 def test_a_window_that_no_module_can_open_is_one_message(only: Any) -> None:

@@ -121,7 +121,8 @@ def check_gpu_clock(clock: GpuClock | None, board: Board) -> Finding | None:
     governor = f", governor {clock.governor}" if clock.governor else ""
     found = f"GPU {clock.now} MHz now, up to {clock.limit} MHz{governor}"
     if clock.limit < clock.most:
-        return warn("clocks", f"{found}; the chip can do {clock.most} MHz.", "jetson/power-mode.sh")
+        mend = "sudo jetson/power-mode.sh --set max"
+        return warn("clocks", f"{found}; the chip can do {clock.most} MHz.", mend)
     return ok("clocks", found)
 
 
@@ -136,7 +137,7 @@ def check_temperature(zones: Sequence[Zone]) -> Finding | None:
     else:
         meaning = f"off at {zone.critical:.0f} C" if zone.critical else "no limit stated"
     found = f"{zone.name} {zone.celsius:.0f} C, {meaning}"
-    if zone.celsius >= _limit(zone):
+    if zone.critical and zone.celsius >= zone.critical:
         return fail("temperature", found, _COOL)
     if zone.celsius >= _limit(zone) - _NEAR_LIMIT:
         return warn("temperature", found, _COOL)
@@ -146,12 +147,12 @@ def check_temperature(zones: Sequence[Zone]) -> Finding | None:
 def check_throttling(
     alerts: Collection[str], events: Mapping[str, int], board: Board
 ) -> Finding | None:
-    """Whether the board is, or was since its start, slowed down."""
+    """Whether the board is, or was since its start, slowed down; it answers all the same."""
     if not board.is_jetson:
         return None
     happened = [f"{count} x {name}" for name, count in events.items() if count]
     if alerts:
-        return fail(
+        return warn(
             "throttling",
             f"Slowed down by heat right now: {', '.join(sorted(alerts))}.",
             _COOL,

@@ -13,21 +13,24 @@ import numpy as np
 from ..errors import SourceError
 from .source import Captured, Frames
 
-_APPSINK = "appsink name=florence drop=true max-buffers=1 sync=false"
+_NEWEST, _EACH = "drop=true max-buffers=1 sync=false", "max-buffers=2 sync=false"
 _NANOSECONDS = 1_000_000_000
+_GLANCE = 0.2  # seconds between two looks for errors
 
 
-def frames_of(pipeline: str, timeout: float) -> Callable[[], Frames]:
+def frames_of(pipeline: str, timeout: float, *, live: bool) -> Callable[[], Frames]:
     """What opens the pipeline; a missing appsink is added, with the conversion to RGB or BGR.
 
-    `timeout` is how many seconds may pass without a frame.
+    `timeout` is how many seconds may pass without a frame; a pipeline that is not `live` waits
+    until each of its frames is taken.
     """
+    keeps = _NEWEST if live else _EACH
 
     def frames() -> Frames:
         if (gst := _gst()) is not None:
-            return _by_gi(*gst, pipeline, timeout)
+            return _by_gi(*gst, _for_gi(pipeline, keeps), timeout)
         if (cv2 := _cv2_with_gstreamer()) is not None:
-            return _by_cv2(cv2, pipeline)
+            return _by_cv2(cv2, _for_cv2(pipeline, keeps))
         raise SourceError(
             "A GStreamer pipeline needs the system's gi or a cv2 that was built with GStreamer; "
             "neither can be imported here. Install: sudo apt install python3-gi "
@@ -60,34 +63,63 @@ def _cv2_with_gstreamer() -> Any:
     return cv2 if any("YES" in line for line in built) else None
 
 
-def _by_gi(gi: Any, gst: Any, pipeline: str, timeout: float) -> Frames:
+def _for_gi(pipeline: str, keeps: str) -> str:
     if "appsink" not in pipeline:
-        pipeline = f"{pipeline} ! videoconvert ! video/x-raw,format=RGB ! {_APPSINK}"
-    elif "name=florence" not in pipeline:
-        pipeline = pipeline.replace("appsink", _APPSINK, 1)
+        pipeline = f"{pipeline} ! videoconvert ! video/x-raw,format=RGB ! appsink"
+    if "name=florence" in pipeline:
+        return pipeline
+    return pipeline.replace("appsink", f"appsink name=florence {keeps}", 1)
+
+
+def _for_cv2(pipeline: str, keeps: str) -> str:
+    if "appsink" in pipeline:
+        return pipeline
+    return f"{pipeline} ! videoconvert ! video/x-raw,format=BGR ! appsink {keeps}"
+
+
+def _by_gi(gi: Any, gst: Any, pipeline: str, timeout: float) -> Frames:
     try:
         running = gst.parse_launch(pipeline)
     except gi.repository.GLib.Error as error:
-        raise SourceError(f"GStreamer does not understand the pipeline: {error}.") from error
+        raise SourceError(
+            f"GStreamer does not understand the pipeline: {error.message}."
+        ) from error
     try:
+        begun = running.set_state(gst.State.PAUSED)
         running.set_state(gst.State.PLAYING)
         sink, bus = running.get_by_name("florence"), running.get_bus()
         while True:
-            sample = sink.emit("try-pull-sample", int(timeout * _NANOSECONDS))
+            sample = _next_sample(gst, bus, sink, timeout)
             if sample is None:
-                _raise_unless_ended(gst, bus, sink, timeout)
+                _check_end(gst, begun, pipeline)
                 return
             yield Captured(timestamp=time.time(), picture=partial(_rgb, gst, sample))
     finally:
         running.set_state(gst.State.NULL)
 
 
-def _raise_unless_ended(gst: Any, bus: Any, sink: Any, timeout: float) -> None:
-    message = bus.pop_filtered(gst.MessageType.ERROR)
-    if message is not None:
-        raise SourceError(f"The pipeline failed: {message.parse_error()[0]}.")
-    if not sink.get_property("eos"):
-        raise SourceError(f"The pipeline stalled: no frame came for {timeout:g} s.")
+def _next_sample(gst: Any, bus: Any, sink: Any, timeout: float) -> Any:
+    """The next frame; None at the end. An element that fails need not end the pipeline."""
+    give_up = time.monotonic() + timeout
+    while time.monotonic() < give_up:
+        sample = sink.emit("try-pull-sample", int(_GLANCE * _NANOSECONDS))
+        if sample is not None:
+            return sample
+        message = bus.pop_filtered(gst.MessageType.ERROR)
+        if message is not None:
+            raise SourceError(f"The pipeline failed: {message.parse_error()[0].message}")
+        if sink.get_property("eos"):
+            return None
+    raise SourceError(f"The pipeline stalled: no frame came for {timeout:g} s.")
+
+
+def _check_end(gst: Any, begun: Any, pipeline: str) -> None:
+    """A camera or stream has no end of its own; GStreamer knows them by what they cannot preroll.
+
+    An RTSP server that goes away, for one, ends the pipeline as a file's last frame does.
+    """
+    if begun == gst.StateChangeReturn.NO_PREROLL and "num-buffers" not in pipeline:
+        raise SourceError("The pipeline ended, though its source is live.")
 
 
 def _rgb(gst: Any, sample: Any) -> Any:
@@ -112,9 +144,6 @@ def _rgb(gst: Any, sample: Any) -> Any:
 
 
 def _by_cv2(cv2: Any, pipeline: str) -> Frames:
-    if "appsink" not in pipeline:
-        sink = _APPSINK.replace("name=florence ", "")
-        pipeline = f"{pipeline} ! videoconvert ! video/x-raw,format=BGR ! {sink}"
     capture = cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER)
     try:
         if not capture.isOpened():

@@ -62,12 +62,7 @@ def frames(name: str, live: bool, opening: Opening) -> Frames:
     """
     av = import_av()
     try:
-        with av.open(
-            opening.target,
-            format=opening.format,
-            options=dict(opening.options),
-            timeout=opening.timeout,
-        ) as container:
+        with _open(av, name, opening) as container:
             if not container.streams.video:
                 raise SourceError(f"{name} holds no video.")
             stream = container.streams.video[0]
@@ -75,9 +70,29 @@ def frames(name: str, live: bool, opening: Opening) -> Frames:
                 stream.thread_type = "AUTO"  # by frames, which would delay a live picture
             yield from _decoded(av, name, container, stream, live)
     except av.error.ExitError as error:  # its own way of saying that the time is up
-        raise SourceError(f"{name} stalled: nothing came for {opening.timeout:g} s.") from error
+        raise _stalled(name, opening) from error
     except (av.FFmpegError, OSError) as error:
         raise SourceError(_message(name, error)) from error
+
+
+def _open(av: Any, name: str, opening: Opening) -> Any:
+    begin = time.monotonic()
+    try:
+        return av.open(
+            opening.target,
+            format=opening.format,
+            options=dict(opening.options),
+            timeout=opening.timeout,
+        )
+    except av.error.InvalidDataError as error:
+        # So FFmpeg calls an RTSP server that takes the call and then says nothing.
+        if opening.timeout is not None and time.monotonic() - begin >= 0.9 * opening.timeout:
+            raise _stalled(name, opening) from error
+        raise
+
+
+def _stalled(name: str, opening: Opening) -> SourceError:
+    return SourceError(f"{name} stalled: nothing came for {opening.timeout:g} s.")
 
 
 def _decoded(

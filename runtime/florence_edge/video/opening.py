@@ -41,7 +41,7 @@ def source_of(wanted: SourceLike, *, live: bool | None = None, timeout: float = 
         device = f"/dev/video{text}" if text.isdigit() else text
         return _from(device, live is not False, libav.Opening(target=device, format="v4l2"))
     if " ! " in text:
-        frames = gstreamer.frames_of(text, timeout)
+        frames = gstreamer.frames_of(text, timeout, live=live is not False)
         return Source(name="the pipeline", live=live is not False, endless=False, frames=frames)
     if "://" in text:
         a_file = text.split("?")[0].lower().endswith(_VIDEO_SUFFIXES)

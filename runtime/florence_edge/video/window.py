@@ -45,14 +45,25 @@ def _by_cv2() -> Show | None:
     except ImportError:
         return None
     try:
-        cv2.namedWindow(_TITLE, cv2.WINDOW_NORMAL)
+        # Qt's tool bar is left out: it takes the room of a small picture.
+        cv2.namedWindow(_TITLE, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
     except cv2.error:  # opencv-python-headless
         return None
+    fitted: list[tuple[int, int]] = []
 
     def show(image: Image.Image) -> bool:
+        if not fitted:  # from then on its size is the user's
+            cv2.resizeWindow(_TITLE, *image.size)
+            fitted.append(image.size)
         cv2.imshow(_TITLE, np.asarray(image)[:, :, ::-1])
         left = cv2.waitKey(1) & 0xFF in _LEAVING
-        return not left and cv2.getWindowProperty(_TITLE, cv2.WND_PROP_VISIBLE) >= 1
+        return not left and visible()
+
+    def visible() -> bool:
+        try:
+            return bool(cv2.getWindowProperty(_TITLE, cv2.WND_PROP_VISIBLE) >= 1)
+        except cv2.error:  # Qt, once the last window was closed
+            return False
 
     return show
 

@@ -9,6 +9,7 @@ that. Requests (`~/ask`, `~/ask_several`) are answered while the node is active.
 import array
 import threading
 import time
+from importlib import import_module
 from typing import Any
 
 import rclpy
@@ -20,7 +21,6 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
-from rosidl_runtime_py.utilities import get_message
 
 from florence_edge import Florence2, FlorenceEdgeError, RequestError
 from florence_edge_jetson import ros_types as names
@@ -49,7 +49,7 @@ class FlorenceEdgeNode(LifecycleNode):
             self.declare_parameter(name, default, descriptor)
         self.add_on_set_parameters_callback(self.on_parameters)
 
-        types = {name: get_message(name) for name in names.WRITTEN}
+        types = {name: _class_of(name) for name in names.WRITTEN}
         self._messages = Messages(types=types, octets=lambda data: array.array("B", data))
         self._outlet = self._open_outlet(types)
         self._diagnostics = self.create_publisher(types[names.DIAGNOSTIC_ARRAY], "/diagnostics", 10)
@@ -77,11 +77,14 @@ class FlorenceEdgeNode(LifecycleNode):
         except FlorenceEdgeError as error:
             self.get_logger().error(f"Cannot be configured: {error}")
             return TransitionCallbackReturn.FAILURE
+        except Exception as error:  # which rclpy would pass over in silence
+            self.get_logger().error(f"Cannot be configured, unexpectedly: {error!r}")
+            raise
         return super().on_configure(state)
 
     def on_activate(self, state: Any) -> Any:
         watcher = self._ready()
-        kind = get_message(watcher.image_type)
+        kind = _class_of(watcher.image_type)
         done = super().on_activate(state)  # lets the publishers publish
         watcher.start()
         self._frames = self.create_subscription(kind, "image", watcher.offer, _LATEST_FRAME)
@@ -164,8 +167,6 @@ class FlorenceEdgeNode(LifecycleNode):
         self._cancelled.setdefault(_key(goal), threading.Event()).set()
         return CancelResponse.ACCEPT
 
-    # Health.
-
     def publish_diagnostics(self) -> None:
         """Say how it is going, in every state of the node."""
         if self._watcher is None:
@@ -224,6 +225,12 @@ def main(args: list[str] | None = None) -> None:
         node.close()
         node.destroy_node()
         rclpy.try_shutdown()
+
+
+def _class_of(name: str) -> Any:
+    """rclpy's class of "sensor_msgs/msg/Image"."""
+    package, _, kind = name.rpartition("/")
+    return getattr(import_module(package.replace("/", ".")), kind)
 
 
 def _picture(image: Any) -> Any | None:
