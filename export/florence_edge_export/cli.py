@@ -70,6 +70,7 @@ def _run(arguments: argparse.Namespace) -> None:
         overwrite=arguments.overwrite,
         verify=arguments.verify,
         int8=int8,
+        in_place=arguments.in_place_decoder,
     )
     check_options(arguments.model, options)
     export(arguments.model, find_checkpoint(arguments.model), arguments.output, options)
@@ -98,6 +99,13 @@ def _parser() -> argparse.ArgumentParser:
         "--verify",
         action="store_true",
         help="compare every graph and the answers to all tasks with transformers",
+    )
+    parser.add_argument(
+        "--in-place-decoder",
+        type=int,
+        metavar="TOKENS",
+        help="also write a decoder for TensorRT 10.15 or newer that updates its caches in place, "
+        "for answers of up to so many tokens",
     )
     _add_int8_options(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")

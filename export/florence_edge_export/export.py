@@ -14,7 +14,7 @@ from tokenizers import Tokenizer as TokenizerFile
 from florence_edge import __version__, contract
 from florence_edge.bundle import FIDELITY, MANIFEST, PRECISIONS, PRODUCER, TOKENIZER, Bundle
 from florence_edge.contract import ModelSize
-from florence_edge.errors import BackendError, BundleError
+from florence_edge.errors import BackendError, BundleError, RequestError
 from florence_edge.selftest import REFERENCE, write_reference
 from florence_edge_calibration.half import half_from_float
 from florence_edge_calibration.int8.targets import Target
@@ -22,7 +22,7 @@ from florence_edge_calibration.int8.targets import Target
 from .bundle import new_folder, save_graphs, write_manifest
 from .checkpoint import Checkpoint, read_checkpoint
 from .defaults import GenerationDefaults, ImageProcessing, read_generation, read_image_processing
-from .graphs.build import build_graphs
+from .graphs.build import build_graphs, build_in_place_decoder
 from .int8_options import Int8Options, check_int8_options
 from .reference import check_installed
 from .size import model_size
@@ -34,13 +34,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportOptions:
-    """What to make of a checkpoint; `image_size` None means the checkpoint's own."""
+    """What to make of a checkpoint; `image_size` None means the checkpoint's own.
+
+    `in_place` adds the decoder that writes its caches itself, for answers of so many tokens.
+    """
 
     precision: str = "fp32"
     image_size: int | None = None
     verify: bool = False
     overwrite: bool = False
     int8: Int8Options = field(default_factory=Int8Options)
+    in_place: int | None = None
 
 
 def export(model: str, folder: Path, output: Path, options: ExportOptions) -> None:
@@ -58,7 +62,7 @@ def export(model: str, folder: Path, output: Path, options: ExportOptions) -> No
     """
     check_options(model, options)
     with new_folder(output, overwrite=options.overwrite) as temporary:
-        source = _Source.read(model, folder, options.image_size)
+        source = _Source.read(model, folder, options)
         if options.precision == "int8":
             _write_int8(source, temporary, options.int8)
         else:
@@ -86,6 +90,11 @@ def check_options(model: str, options: ExportOptions) -> None:
         )
     if options.precision == "int8":
         check_int8_options(model, options.int8)
+        if options.in_place is not None and options.int8.target == "cpu":
+            raise RequestError(
+                "The in-place decoder is for TensorRT, which does not run what is made with "
+                "--target cpu. Leave out one of --in-place-decoder and --target."
+            )
     if options.verify:
         check_installed()
 
@@ -118,26 +127,35 @@ class _Source:
     image: ImageProcessing
     tokenizer: TokenizerFile
     defaults: GenerationDefaults
+    in_place: int | None  # cache capacity
 
     @staticmethod
-    def read(model: str, folder: Path, image_size: int | None) -> "_Source":
+    def read(model: str, folder: Path, options: ExportOptions) -> "_Source":
         checkpoint = read_checkpoint(folder)
         image = read_image_processing(folder)
+        side = image.size if options.image_size is None else options.image_size
+        size = model_size(checkpoint.config, side)
         return _Source(
             model=model,
             checkpoint=checkpoint,
-            size=model_size(checkpoint.config, image.size if image_size is None else image_size),
+            size=size,
             image=image,
             tokenizer=complete_tokenizer(folder, checkpoint.config.text.vocab_size),
             defaults=read_generation(folder, checkpoint.config),
+            in_place=_in_place_capacity(options.in_place, size),
         )
 
     def graphs(self) -> dict[str, ir.Model]:
-        """The three graphs in float32."""
+        """The three graphs in float32, and the in-place decoder where that is wished for."""
         side = self.size.image_size
         logger.info("Building the graphs for %d x %d pixels", side, side)
         weights = GraphWeights(self.checkpoint, side, self.image.mean, self.image.std)
-        return build_graphs(self.checkpoint.config, self.size, weights)
+        config, size = self.checkpoint.config, self.size
+        graphs = build_graphs(config, size, weights)
+        if self.in_place is not None:
+            decoder = build_in_place_decoder(config, size, weights, self.in_place)
+            graphs[contract.IN_PLACE] = decoder
+        return graphs
 
     def write(self, folder: Path, graphs: Mapping[str, ir.Model], form: _Form) -> Bundle:
         """Write graphs, tokenizer and manifest; a bundle that was there is written anew."""
@@ -158,6 +176,7 @@ class _Source:
                 "sha256": self.checkpoint.sha256(),
             },
             **asdict(form),
+            **({} if self.in_place is None else {"in_place": self.in_place}),
             "size": asdict(self.size),
             "image": {
                 "mean": list(self.image.mean),
@@ -167,6 +186,17 @@ class _Source:
             "generation": asdict(self.defaults.generation),
             "generation_from": list(self.defaults.sources),
         }
+
+
+def _in_place_capacity(tokens: int | None, size: ModelSize) -> int | None:
+    if tokens is None:
+        return None
+    if not 1 <= tokens <= size.decoder_positions:
+        raise RequestError(
+            f"--in-place-decoder is {tokens}; expected 1 to {size.decoder_positions} tokens (the "
+            "model's)."
+        )
+    return contract.cache_capacity(tokens, size.decoder_positions)
 
 
 def _write_int8(source: _Source, folder: Path, options: Int8Options) -> None:

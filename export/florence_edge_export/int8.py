@@ -7,10 +7,16 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from florence_edge import contract
 from florence_edge.bundle import FIDELITY, Bundle
 from florence_edge.stopwatch import Stopwatch
 from florence_edge_calibration.int8.ranges import calibrate
-from florence_edge_calibration.int8.recipe import Recipe, check_patterns, quantize
+from florence_edge_calibration.int8.recipe import (
+    Recipe,
+    check_patterns,
+    quantize,
+    quantize_graph,
+)
 from florence_edge_calibration.int8.samples import Sample, folder_samples, scene_samples, split
 from florence_edge_calibration.int8.table import CalibrationTable
 
@@ -55,7 +61,12 @@ def write_int8(
 
     def write(recipe: Recipe) -> Bundle:
         logger.info("Quantizing")
-        return write_graphs(quantize(floats, table, recipe).graphs)
+        graphs = dict(quantize(floats, table, recipe).graphs)
+        if floats.in_place is not None:
+            decoder = ir.load(floats.graph_file(contract.IN_PLACE))
+            quantize_graph(contract.DECODER, decoder, table, recipe)
+            graphs[contract.IN_PLACE] = decoder
+        return write_graphs(graphs)
 
     passage = None
     if options.budget is None:

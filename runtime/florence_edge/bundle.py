@@ -37,7 +37,7 @@ class Bundle:
 
     `checkpoint` is the hash of what it was exported from, `precision` that of the weights, `floats`
     the dtype of features and caches, `target` the engine it was made for ("any" where all can run
-    it).
+    it). `in_place` is the cache capacity of its in-place decoder, None where it has none.
     """
 
     folder: Path
@@ -49,6 +49,7 @@ class Bundle:
     size: contract.ModelSize
     generation: Generation
     files: Mapping[str, StoredFile]
+    in_place: int | None = None
 
     @staticmethod
     def load(folder: str | Path) -> "Bundle":
@@ -79,7 +80,7 @@ class Bundle:
         return bundle
 
     def graph_file(self, graph: str) -> Path:
-        """Path of one of the three graphs."""
+        """Path of one of the three graphs, or of the in-place decoder."""
         return self.folder / f"{graph}.onnx"
 
     def check_engine(self, engine: str) -> None:
@@ -89,9 +90,10 @@ class Bundle:
             BackendError: with the export command that makes a fitting bundle.
         """
         if self.target not in ("any", engine):
+            pictures = " --calibration-images DIR" if self.precision == "int8" else ""
             raise BackendError(
-                f"{self.folder} was made for {self.target} and does not run on {engine}. "
-                f"Run: florence-export {self.model} --precision {self.precision} --output NEW."
+                f"{self.folder} was made for {self.target} and does not run on {engine}. Run: "
+                f"florence-export {self.model} --precision {self.precision}{pictures} --output NEW."
             )
 
     def check_content(self, *, weights: bool = True) -> None:
@@ -110,7 +112,8 @@ class Bundle:
                 )
 
     def _check_files(self) -> None:
-        for name in (TOKENIZER, WEIGHTS, *(f"{graph}.onnx" for graph in contract.GRAPHS)):
+        graphs = (*contract.GRAPHS, *(() if self.in_place is None else (contract.IN_PLACE,)))
+        for name in (TOKENIZER, WEIGHTS, *(f"{graph}.onnx" for graph in graphs)):
             if name not in self.files:
                 raise BundleError(
                     f"{self.folder / MANIFEST} does not list {name}. Export the bundle again."
@@ -171,7 +174,14 @@ def _bundle_from_manifest(folder: Path, manifest: Mapping[str, Any]) -> Bundle:
         size=size,
         generation=resolve(None, _value(Generation, manifest["generation"]), size),
         files={name: _value(StoredFile, entry) for name, entry in manifest["files"].items()},
+        in_place=_capacity(manifest.get("in_place")),
     )
+
+
+def _capacity(stated: object) -> int | None:
+    if stated is not None and not isinstance(stated, int):
+        raise TypeError(f"in_place is {stated!r}, expected a whole number")
+    return stated
 
 
 def _value(kind: type[_Value], stated: Mapping[str, Any]) -> _Value:

@@ -8,7 +8,7 @@ Symbols in shapes: B images, T prompt tokens, E = image tokens + T, N beams, R =
 S cache capacity. Everything else is a number of the model (`ModelSize`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 CONTRACT_VERSION = 1
@@ -17,6 +17,7 @@ VISION_ENCODER = "vision_encoder"
 TEXT_ENCODER = "text_encoder"
 DECODER = "decoder"
 GRAPHS = (VISION_ENCODER, TEXT_ENCODER, DECODER)
+IN_PLACE = "decoder.inplace"  # file name of a second decoder, which some bundles have for TensorRT
 
 TOP_K = 32  # scores that leave the decoder per row; search needs 2 * beams of them after bans
 MAX_BEAMS = 8
@@ -76,6 +77,11 @@ def cross_cache(layer: int, part: Part) -> str:
 def new_row(layer: int, part: Part) -> str:
     """Name of the row a step adds to a self-attention cache, [R, heads, 1, head_dim]."""
     return f"new_{part}.{layer}"
+
+
+def kept_cache(layer: int, part: Part) -> str:
+    """Name of a self-attention cache that the in-place decoder has written the new row to."""
+    return f"kept_{part}.{layer}"
 
 
 def graphs(size: ModelSize, floats: str) -> dict[str, Graph]:
@@ -144,6 +150,27 @@ def _decoder(size: ModelSize, floats: str) -> Graph:
             ),
         ),
     )
+
+
+def in_place_decoder(size: ModelSize, floats: str, capacity: int) -> Graph:
+    """The decoder that places its new rows itself, at `position` of the caches.
+
+    It gives each cache back whole, and the engine's is at the address of the one that came in.
+    TensorRT wants a number for S there: `capacity` serves all steps.
+    """
+    portable = _decoder(size, floats)
+    shape = ("R", size.decoder_heads, capacity, size.head_dim)
+    kept = {
+        self_cache(layer, part): Tensor(kept_cache(layer, part), floats, shape)
+        for layer in range(size.decoder_layers)
+        for part in PARTS
+    }
+    inputs = tuple(
+        replace(tensor, shape=shape) if tensor.name in kept else tensor
+        for tensor in portable.inputs
+    )
+    scores = portable.outputs[: -len(kept)]
+    return Graph(DECODER, inputs=inputs, outputs=(*scores, *kept.values()))
 
 
 def cache_capacity(tokens: int, positions: int) -> int:

@@ -20,7 +20,7 @@ class GenerationOptions:
 
     `num_beams` is 1 (greedy) to 8. `no_repeat_ngram_size` 0 and a forced token id of -1 switch the
     rule off. `max_new_tokens` is at most the number of decoder positions; left open, it is that
-    number or 1024, whichever is less.
+    number or 1024, whichever is less, and no more than TensorRT engines were built for.
 
     `max_time` is how many seconds one answer may take from its question on; None means no limit.
     The step at hand is finished, what is complete by then is parsed, and the status is `truncated`.

@@ -4,19 +4,22 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from florence_edge.bundle import Bundle
-from florence_edge.engines.flavours import CHOICE
-from florence_edge.engines.record import Device
+from florence_edge.engines.flavours import CHOICE, TensorRT
+from florence_edge.engines.record import Device, read_record
 from florence_edge.errors import BackendError
 from florence_edge_export.engines import build as building
+from florence_edge_export.engines import cli as commands
 from florence_edge_export.engines import compare as comparing
 from florence_edge_export.engines import selftest
 from florence_edge_export.engines.cli import main
 from florence_edge_export.engines.compare import Comparison, Drift
 from florence_edge_export.engines.job import Built, Job
+from florence_edge_export.export import ExportOptions, export
 
 from . import folders
 
@@ -150,7 +153,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         job.plan.write_bytes(b"plan")
         return Built(seconds=61.5, peak_mb=2048)
 
-    monkeypatch.setattr(building, "this_device", lambda _: HERE)
+    monkeypatch.setattr(building, "this_device", lambda *_: HERE)
     monkeypatch.setattr(building, "_build", build)
 
 
@@ -167,6 +170,98 @@ def test_fresh_engines_are_tested_before_they_are_kept(
     assert "decoder: 61.5 s, at most 2048 MB of memory" in told
     assert "self-test: top_log_probs within 0.0012" in told
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_second_gpu_is_built_for_and_tested(
+    tiny_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked: list[object] = []
+
+    def build(_: Bundle, job: Job, *__: object) -> Built:
+        asked.append(job.gpu)
+        job.plan.write_bytes(b"plan")
+        return Built(seconds=1.0, peak_mb=1)
+
+    def device(_: object, index: int) -> Device:
+        asked.append(index)
+        return HERE
+
+    def check(_: Bundle, on: str, __: Path) -> dict[str, float]:
+        asked.append(on)
+        return {}
+
+    monkeypatch.setattr(building, "this_device", device)
+    monkeypatch.setattr(building, "_build", build)
+    monkeypatch.setattr(selftest, "check_engines", check)
+    assert main([str(tiny_bundle), "--engine-dir", str(tmp_path), "--gpu", "1"]) == 0
+    assert asked == [1, 1, 1, 1, "tensorrt-rtx:1"]
+    assert "--device tensorrt-rtx:1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["--gpu", "-1"], ["--gpu", "1", "--compute-capability=8.6"]])
+def test_a_gpu_that_cannot_be_meant_is_refused(
+    tiny_bundle: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    assert "a GPU of this machine" in refused(capsys, tiny_bundle, *arguments)
+
+
+@pytest.fixture
+def in_place(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    bundle = tmp_path / "in place"
+    export("tiny", tiny_checkpoint, bundle, ExportOptions(in_place=100))
+    return bundle
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize(
+    ("arguments", "told", "built"),
+    [
+        (["--max-new-tokens", "100"], "decoder: in place\n", 128),
+        (
+            ["--max-new-tokens", "129"],
+            "portable, because the bundle's in-place decoder is for 128",
+            0,
+        ),
+        (["--max-new-tokens", "100", "--portable-decoder"], "", 0),
+    ],
+)
+def test_the_in_place_decoder_is_built_where_it_serves(
+    in_place: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    told: str,
+    built: int,
+) -> None:
+    monkeypatch.setattr(selftest, "check_engines", lambda *_: {})
+    assert main([str(in_place), "--engine-dir", str(tmp_path / "engines"), *arguments]) == 0
+    assert told in capsys.readouterr().out
+    (folder,) = (tmp_path / "engines").iterdir()
+    assert read_record(folder).options.in_place == built
+
+
+@pytest.mark.usefixtures("gpu")
+def test_an_older_tensorrt_gets_the_portable_decoder_and_that_is_told(
+    in_place: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(selftest, "check_engines", lambda *_: {})
+    old = TensorRT(SimpleNamespace(), "tensorrt_rtx", "10.13.3")
+    monkeypatch.setattr(commands, "find_tensorrt", lambda _: old)
+    assert main([str(in_place), "--engine-dir", str(tmp_path), "--max-new-tokens", "64"]) == 0
+    assert "portable, because TensorRT 10.13.3 does not update" in capsys.readouterr().out
+
+
+def test_comparing_needs_the_portable_decoder(
+    in_place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "Add --portable-decoder" in refused(capsys, in_place, "--compare")
 
 
 @pytest.mark.usefixtures("gpu")

@@ -54,7 +54,7 @@ def subject(bundle: Bundle, tmp_path: Path) -> Subject:
         precision=bundle.precision,
         device=device,
         options=EngineOptions(beams=BEAMS),
-        sources=sources(bundle),
+        sources=sources(bundle, EngineOptions()),
         plans={plan_name(graph): StoredFile(4, "0") for graph in contract.GRAPHS},
     )
     return Subject(bundle, tmp_path, record, TensorRT(None, "tensorrt", "10.3.0"))

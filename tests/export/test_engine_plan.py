@@ -1,4 +1,5 @@
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from onnx import TensorProto, helper
 from florence_edge.contract import Graph, Tensor
 from florence_edge.engines.profiles import Extent, Profile
 from florence_edge.errors import BackendError
+from florence_edge_export.engines import worker
 from florence_edge_export.engines.job import Built, Event, Job, Message, Progress
 from florence_edge_export.engines.worker import build_in_process
 
@@ -51,9 +53,29 @@ def doubling(tmp_path: Path) -> Path:
     return save(tmp_path / "doubling.onnx", [node], [of_floats("x", "B", 8)])
 
 
+def ignore(_: Event) -> None:
+    pass
+
+
 def build(one: Job) -> list[Event]:
     """In a process of its own: TensorRT keeps the first logger of a process for all its builds."""
     return list(build_in_process(one))
+
+
+def test_the_process_chooses_the_gpu_before_tensorrt_is_asked(
+    doubling: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[object] = []
+
+    def plan(*_: object) -> bytes:
+        done.append("plan")
+        return b"plan"
+
+    monkeypatch.setattr(worker, "open_calls", lambda: lambda *call: done.append(call))
+    monkeypatch.setattr(worker, "plan_from_onnx", plan)
+    for gpu in (0, 1):
+        assert isinstance(worker.build(replace(job(doubling, (X,)), gpu=gpu), ignore), Built)
+    assert done == ["plan", ("cudaSetDevice", 1), "plan"]
 
 
 def test_a_graph_becomes_a_plan_and_progress_is_told(doubling: Path) -> None:
@@ -112,6 +134,13 @@ def test_other_inputs_than_the_contract_names_are_refused(doubling: Path) -> Non
 def test_rtx_refuses_gpus_that_it_does_not_know(doubling: Path) -> None:
     with pytest.raises(BackendError, match=r"capability 8\.7, only for 7\.5.*full TensorRT"):
         build(job(doubling, (X,), ahead_of_time="8.7"))
+
+
+def test_a_driver_that_is_missing_or_too_old_is_no_fault_of_the_bundle(doubling: Path) -> None:
+    if Path("/proc/driver/nvidia").exists():
+        pytest.skip("there is a driver")
+    with pytest.raises(BackendError, match=r"cannot build doubling\.onnx: .*Look at nvidia-smi"):
+        build(replace(job(doubling, (X,)), ahead_of_time=None))
 
 
 def test_int64_bindings_are_no_warning(tmp_path: Path) -> None:

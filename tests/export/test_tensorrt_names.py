@@ -34,7 +34,7 @@ HOLDS = {
     "context": "IExecutionContext",
 }
 GIVES = {"INetworkDefinition.get_input": "ITensor"}
-SPEAKING = ("plan.py", "knobs.py", "voices.py", "trt.py")  # others use such variables, too
+SPEAKING = ("plan.py", "knobs.py", "voices.py", "log.py", "trt.py")  # others use such names, too
 SOURCES = [path for path in (*BUILDER, *RUNTIME) if path.name in SPEAKING]
 
 # Reached with TensorRT-RTX alone: where it has a `ComputeCapability`, or `is_rtx`.

@@ -10,13 +10,12 @@ MAX_NEW_TOKENS = 48
 SCENES = (11, 12)
 
 
-def export_miniature(folder: Path) -> Path:
+def export_miniature(folder: Path, *, in_place: int | None = None) -> Path:
     exporting = pytest.importorskip("florence_edge_export.export")
     sources = pytest.importorskip("florence_edge_export.source")
     bundle = folder / "bundle"
-    exporting.export(
-        "miniature", sources.find_checkpoint(sources.MINIATURE), bundle, exporting.ExportOptions()
-    )
+    options = exporting.ExportOptions(in_place=in_place)
+    exporting.export("miniature", sources.find_checkpoint(sources.MINIATURE), bundle, options)
     return bundle
 
 

@@ -56,7 +56,7 @@ def record_of(bundle: Bundle, device: Device, options: EngineOptions) -> EngineR
         precision=bundle.precision,
         device=device,
         options=options,
-        sources=sources(bundle),
+        sources=sources(bundle, options),
         plans={plan_name(graph): StoredFile(4, "0" * 64) for graph in contract.GRAPHS},
     )
 

@@ -73,6 +73,12 @@ def test_without_tensorrt_the_message_says_where_it_comes_from(installed: Any) -
         find_tensorrt()
 
 
+def test_without_tensorrt_rtx_the_message_names_its_packages(installed: Any) -> None:
+    installed(tensorrt="10.3.0")
+    with pytest.raises(BackendError, match=r"RTX is not installed.*tensorrt-rtx-cu13-bindings"):
+        find_tensorrt("rtx")
+
+
 def test_a_tensorrt_that_does_not_load_is_not_called_missing(installed: Any) -> None:
     installed(tensorrt=OSError("libnvinfer.so.10: cannot open shared object file"))
     with pytest.raises(BackendError, match=r"installed but does not load: libnvinfer\.so\.10"):

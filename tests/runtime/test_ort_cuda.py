@@ -44,6 +44,7 @@ class Session:
     cuda: FakeCuda
     path: str
     settings: dict[str, str]
+    replayed: dict[int, Binding] = field(default_factory=dict)
 
     def io_binding(self) -> Binding:
         return Binding(self.cuda, int(self.settings["device_id"]))
@@ -54,8 +55,12 @@ class Session:
     def get_outputs(self) -> Any:
         return GRAPHS[self.path].get_outputs()
 
-    def run_with_iobinding(self, binding: Binding) -> None:
+    def run_with_iobinding(self, binding: Binding, options: Any) -> None:
         assert self.cuda.captured is None
+        number = options and int(options.get_run_config_entry("gpu_graph_id"))
+        assert (number is not None) == ("enable_cuda_graph" in self.settings)
+        if number is not None:  # what was captured is replayed, whatever is bound now
+            binding = self.replayed.setdefault(number, binding)
         assert self.cuda.others[int(self.settings["user_compute_stream"])] == ("stream",)
         self.cuda.run()
         values = (*self.get_inputs(), *self.get_outputs())
@@ -111,6 +116,43 @@ def test_caches_grow_on_the_device(
     found = ask(Florence2.load(tiny_bundle, "cuda"), "CAPTION", picture, options)
     assert_alike(found, ask(tiny_model, "CAPTION", picture, options))
     assert len(found.token_ids) > contract.MIN_CACHE_CAPACITY
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_graphs_of_onnxruntimes_own_give_the_same_answers(
+    fake: FakeCuda,
+    tiny_bundle: Path,
+    tiny_model: Florence2,
+    picture: Image.Image,
+    monkeypatch: pytest.MonkeyPatch,
+    num_beams: int,
+) -> None:
+    monkeypatch.setenv(ort_cuda.GRAPHS, "1")
+    model = Florence2.load(tiny_bundle, "cuda")
+    options = GenerationOptions(num_beams=num_beams, max_new_tokens=80)  # two capacities
+    for asked in (options, SHORT, options):  # and two shapes, in turns
+        found = ask(model, "CAPTION", picture, asked)
+        assert_alike(found, ask(tiny_model, "CAPTION", picture, asked))
+
+
+def test_a_decoder_that_cannot_be_captured_names_what_asked_for_it(
+    fake: FakeCuda, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(bundle: Bundle, name: str, provider: tuple[str, dict[str, str]]) -> Session:
+        if "enable_cuda_graph" in provider[1]:
+            raise BackendError("This session cannot use the graph capture feature.")
+        return Session(fake, str(bundle.graph_file(name)), provider[1])
+
+    monkeypatch.setattr(ort_cuda, "open_session", refuse)
+    assert Florence2.load(tiny_bundle, "cuda")
+    monkeypatch.setenv(ort_cuda.GRAPHS, "1")
+    with pytest.raises(
+        BackendError, match=r"graph capture feature\..*FLORENCE_ORT_GRAPHS=1 was set"
+    ):
+        Florence2.load(tiny_bundle, "cuda")
+    monkeypatch.setenv(ort_cuda.GRAPHS, "yes")
+    with pytest.raises(BackendError, match="is 'yes'; expected 1 or 0"):
+        Florence2.load(tiny_bundle, "cuda")
 
 
 def test_a_step_brings_the_top_k_to_the_host_and_nothing_else(

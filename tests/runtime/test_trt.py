@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import runpy
 import shutil
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from PIL import Image
 
 from florence_edge import TASKS, BackendError, Florence2, GenerationOptions, contract, cuda
@@ -17,9 +19,11 @@ from florence_edge.answers.result import Result
 from florence_edge.backends import device, trt
 from florence_edge.backends.device import DeviceBackend
 from florence_edge.bundle import Bundle, StoredFile
+from florence_edge.engines import find_engines
 from florence_edge.engines import record as records
-from florence_edge.engines.flavours import Flavour
+from florence_edge.engines.flavours import Flavour, TensorRT
 from florence_edge.engines.gpu import Gpu
+from florence_edge.engines.log import logger_of
 from florence_edge.engines.profiles import EngineOptions, profiles
 from florence_edge.engines.record import Device, EngineRecord
 from florence_edge.questions import question
@@ -34,6 +38,7 @@ from .test_cuda_resize import OnGpu
 ORIN = Gpu(name="Orin", compute_capability="8.7", multiprocessors=16, driver="12.6")
 BUILT = EngineOptions(batch=3, beams=4, max_new_tokens=200)
 SHORT = GenerationOptions(max_new_tokens=12)
+STEP_TIMES = Path(__file__).parents[1] / "gpu" / "decoder_steps.py"
 EXAMPLE = Path(__file__).parents[2] / "jetson" / "examples" / "pycuda_frame.py"
 REGION = (10, 20, 60, 45)
 
@@ -72,7 +77,8 @@ def place_engines(
     plans = {}
     for graph in contract.GRAPHS:
         plan = engines / records.plan_name(graph)
-        plan.write_text(str(bundle.graph_file(graph)), encoding="utf-8")
+        _, onnx = records.source(bundle, graph, options)
+        plan.write_text(str(onnx), encoding="utf-8")
         plans[plan.name] = StoredFile(plan.stat().st_size, "0" * 64)
     record = EngineRecord(
         layout=records.LAYOUT_VERSION,
@@ -81,7 +87,7 @@ def place_engines(
         precision=bundle.precision,
         device=here,
         options=options,
-        sources=records.sources(bundle),
+        sources=records.sources(bundle, options),
         plans=plans,
     )
     records.write_record(engines, record)
@@ -252,6 +258,25 @@ def test_frames_on_the_gpu_are_answered_without_coming_to_the_host(
     np.testing.assert_array_equal(np.asarray(view.image), values)
 
 
+@pytest.mark.parametrize("way", ["watch", "run_many"])
+def test_frames_that_a_camera_puts_on_the_gpu_are_a_source(
+    machine: Machine, tiny_model: Florence2, way: str
+) -> None:
+    """Any iterable of GPUArrays, tensors, ... will do: Argus, NVDEC, V4L2 with CUDA."""
+    rng = np.random.default_rng(4)
+    frames = [rng.integers(0, 256, (70, 90, 3), dtype=np.uint8) for _ in range(3)]
+    model = machine.load()
+    on_gpu = (OnGpu(machine.cuda, values) for values in frames)
+    if way == "watch":
+        found = [each.results[0] for each in model.watch(on_gpu, "CAPTION", options=SHORT)]
+    else:
+        answered = model.run_many(on_gpu, "CAPTION", options=SHORT)
+        found = [each.results[0] for each in answered if each.error is None]
+    assert len(found) == len(frames)
+    for result, values in zip(found, frames, strict=True):
+        assert_alike(result, tiny_model.run("CAPTION", values, options=SHORT))
+
+
 def test_the_example_with_pycuda_answers(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -368,6 +393,105 @@ def test_a_cache_starts_clean_whatever_was_there(machine: Machine) -> None:
     steps.decoder = steps.open()
     steps.step([0, 0])
     np.testing.assert_array_equal(steps.scores[0].full(), first)
+
+
+# Caches that the decoder updates in place.
+
+
+@pytest.fixture
+def in_place(bare: Machine, tiny_checkpoint: Path, tmp_path: Path) -> Machine:
+    exporting = pytest.importorskip("florence_edge_export.export")
+    folder = tmp_path / "in place"
+    exporting.export("tiny", tiny_checkpoint, folder, exporting.ExportOptions(in_place=200))
+    try:
+        fake_tensorrt.GRAPHS[str(folder / "decoder.inplace.onnx")]
+    except (ort_errors.Fail, ort_errors.InvalidGraph, ort_errors.NotImplemented) as error:
+        pytest.skip(f"this ONNX Runtime is older than TensorScatter: {error}")
+    place_engines(folder, replace(BUILT, in_place=256))
+    return replace(bare, folder=folder)
+
+
+@pytest.mark.parametrize("num_beams", [1, 4])
+def test_in_place_answers_are_those_of_the_cpu_at_any_length(
+    in_place: Machine, tiny_model: Florence2, pictures: list[Image.Image], num_beams: int
+) -> None:
+    options = GenerationOptions(num_beams=num_beams, max_new_tokens=140)
+    model = in_place.load()
+    for _ in range(2):  # the second time over caches that were used
+        found = ask(model, "CAPTION", pictures[0], options)
+        assert_alike(found, ask(tiny_model, "CAPTION", pictures[0], options))
+    assert len(found.token_ids) > 2 * contract.MIN_CACHE_CAPACITY
+    paths = {context.engine.path for context in in_place.trt.contexts}
+    assert str(in_place.folder / "decoder.inplace.onnx") in paths
+    assert str(in_place.folder / "decoder.onnx") not in paths
+
+
+def test_in_place_all_tasks_are_answered_as_on_the_cpu(
+    in_place: Machine, tiny_model: Florence2, pictures: list[Image.Image]
+) -> None:
+    model = in_place.load()
+    for task in TASKS:
+        found = ask(model, task, pictures[0], SHORT)
+        assert_alike(found, ask(tiny_model, task, pictures[0], SHORT))
+    assert max(model.self_test().values()) < 1e-4
+    backend_of(model).close()
+    assert in_place.cuda.held == []
+
+
+def test_in_place_a_cache_goes_in_and_out_at_one_address(in_place: Machine) -> None:
+    """TensorRT demands it, and writes where the cache came in."""
+    steps = Steps(in_place, 3)
+    for _ in range(3):
+        launched = steps.step([0, 1, 2])
+    assert launched == ["cudaSetDevice", "cudaGraphLaunch", "cudaStreamSynchronize"]
+    addresses = in_place.trt.contexts[-1].addresses
+    for layer in range(steps.model.bundle.size.decoder_layers):
+        for part in contract.PARTS:
+            came_in = addresses[contract.self_cache(layer, part)]
+            assert addresses[contract.kept_cache(layer, part)] == came_in
+    assert "cuLaunchKernel" not in steps.fake.calls  # nobody else places rows
+
+
+def test_in_place_one_capacity_serves_all_steps_and_its_end_is_told(in_place: Machine) -> None:
+    steps = Steps(in_place, 1)
+    calls = [name for _ in range(256) for name in steps.step([0])]
+    assert calls.count("cudaGraphInstantiate") == 1
+    assert "cudaMemcpy2DAsync" not in calls
+    with pytest.raises(BackendError, match=r"tokens 200, needed 257.*--max-new-tokens 257"):
+        steps.step([0])
+
+
+def test_the_comparison_of_both_decoders_times_every_step(in_place: Machine) -> None:
+    """tests/gpu/decoder_steps.py, which is meant for a GPU."""
+    spec = importlib.util.spec_from_file_location("decoder_steps", STEP_TIMES)
+    assert spec is not None
+    assert spec.loader is not None
+    timing: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(timing)
+    timing.TOKENS, timing.ROUNDS = 9, 2
+    elsewhere = in_place.folder.parent / "portable engines"
+    place_engines(in_place.folder, BUILT, elsewhere)
+    models = {"in place": in_place.load(), "portable": in_place.load(engine_dir=elsewhere)}
+    for beams in (1, 3):
+        found = timing.in_turns(models, beams)
+        assert list(found) == ["in place", "portable", "portable / in place"]
+        assert found["in place"]["p90"] >= found["in place"]["p50"] > 0
+    steps_of = {context.engine.path: context.runs for context in in_place.trt.contexts}
+    assert steps_of[str(in_place.folder / "decoder.inplace.onnx")] > 0
+    assert steps_of[str(in_place.folder / "decoder.onnx")] > 0
+
+
+def test_in_place_engines_are_preferred_and_another_graph_is_noticed(in_place: Machine) -> None:
+    portable = place_engines(in_place.folder, BUILT)
+    bundle = Bundle.load(in_place.folder)
+    here = records.this_device(TensorRT(in_place.trt, "tensorrt", "10.3.0"))
+    engines = find_engines(bundle, here)
+    assert engines.folder != portable
+    assert engines.record.options.in_place == 256
+    files = {**bundle.files, "decoder.inplace.onnx": StoredFile(1, "1" * 64)}
+    assert find_engines(replace(bundle, files=files), here).folder == portable
+    alone = {name: file for name, file in bundle.files.items() if "inplace" not in name}
+    assert find_engines(replace(bundle, files=alone, in_place=None), here).folder == portable
 
 
 # One generation at a time.
@@ -558,6 +682,37 @@ def test_more_than_was_built_is_refused_with_the_command(
     assert ask(model, "OD", pictures[0], SHORT).token_ids  # and the model still answers
 
 
+def test_an_answer_of_open_length_ends_where_the_engines_do(
+    bare: Machine, pictures: list[Image.Image], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The checkpoint's default is more than was built: a number that nobody asked for."""
+    place_engines(bare.folder, replace(BUILT, max_new_tokens=70))
+    model = bare.load()
+    assert model.bundle.generation.max_new_tokens == 70
+    answer = ask(model, "CAPTION", pictures[0], GenerationOptions(num_beams=1))
+    assert (answer.status, len(answer.token_ids)) == ("truncated", 1 + 70)
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert "up to 70 tokens" in told
+    assert f"florence-build {bare.folder} --max-new-tokens" in told
+    asked = GenerationOptions(num_beams=1, max_new_tokens=140)
+    with pytest.raises(BackendError, match=r"tokens 70, needed 129"):
+        ask(model, "CAPTION", pictures[0], asked)
+
+
+def test_a_default_that_fits_the_engines_is_left_alone(
+    bare: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    usual = Bundle.load(bare.folder).generation
+    place_engines(bare.folder, replace(BUILT, max_new_tokens=usual.max_new_tokens))
+    assert bare.load().bundle.generation == usual
+    assert caplog.records == []
+
+
+def test_the_command_for_the_second_gpu_names_it(bare: Machine) -> None:
+    with pytest.raises(BackendError, match=rf"Run: florence-build {bare.folder} --gpu 1$"):
+        bare.load("tensorrt:1")
+
+
 def test_the_second_gpu_is_used_where_it_is_named(
     machine: Machine, pictures: list[Image.Image]
 ) -> None:
@@ -597,7 +752,7 @@ def test_a_plan_that_does_not_load_is_an_error(bare: Machine) -> None:
 def test_a_failing_tensorrt_is_heard(
     machine: Machine, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    log = trt._logger(machine.trt)
+    log = logger_of(machine.trt, trt._hear)
     log.log(machine.trt.ILogger.ERROR, "no kernel image")
     log.log(machine.trt.ILogger.INFO, "a detail")
     assert [record.getMessage() for record in caplog.records] == ["TensorRT: no kernel image"]
@@ -639,6 +794,21 @@ def test_tensorrt_answers_all_15_tasks_as_the_cpu_does(
     from .miniature_answers import assert_same_answers
 
     assert_same_answers(miniature_engines, "tensorrt", num_beams)
+
+
+@pytest.mark.tensorrt
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_tensorrt_answers_the_same_in_place(tmp_path: Path, num_beams: int) -> None:
+    require_tensorrt()
+    from .miniature_answers import assert_same_answers, export_miniature
+
+    building = pytest.importorskip("florence_edge_export.engines.cli")
+    bundle = export_miniature(tmp_path, in_place=64)
+    assert building.main([str(bundle), "--max-new-tokens", "64"]) == 0
+    (engines,) = (bundle / "engines").iterdir()
+    if not records.read_record(engines).options.in_place:
+        pytest.skip("this TensorRT is older than 10.15")
+    assert_same_answers(bundle, "tensorrt", num_beams)
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from florence_edge.engines.record import (
     fingerprint,
     plan_name,
     read_record,
+    source,
     sources,
     write_record,
 )
@@ -41,12 +42,14 @@ class Wish:
     """What to build, where to put it, and for which device.
 
     `ahead_of_time` is a compute capability such as "8.6": TensorRT-RTX builds for it without a GPU.
+    Otherwise it is for GPU number `gpu` of this machine.
     """
 
     options: EngineOptions
     engine_dir: Path | None = None
     refresh: bool = False
     ahead_of_time: str | None = None
+    gpu: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ def build_engines(
     """
     bundle.check_engine("tensorrt")
     wish.options.check(bundle.size)
-    device = target_device(tensorrt, wish.ahead_of_time)
+    device = target_device(tensorrt, wish.ahead_of_time, wish.gpu)
     root = engines_root(bundle, wish.engine_dir)
     folder = root / fingerprint(bundle, device, wish.options)
     if not wish.refresh and (record := _existing(folder)) is not None:
@@ -94,14 +97,14 @@ def build_engines(
     return Outcome(folder, record, built)
 
 
-def target_device(tensorrt: TensorRT, ahead_of_time: str | None) -> Device:
-    """The device to build for: this machine's GPU, or any of a compute capability.
+def target_device(tensorrt: TensorRT, ahead_of_time: str | None, gpu: int = 0) -> Device:
+    """The device to build for: a GPU of this machine, or any of a compute capability.
 
     Raises:
         BackendError: there is no GPU, or only TensorRT-RTX could build without it.
     """
     if ahead_of_time is None:
-        return _this_device(tensorrt)
+        return _this_device(tensorrt, gpu)
     if not tensorrt.is_rtx:
         raise BackendError(
             "TensorRT builds on the GPU that will run the engine; only TensorRT-RTX builds ahead "
@@ -118,9 +121,9 @@ def target_device(tensorrt: TensorRT, ahead_of_time: str | None) -> Device:
     )
 
 
-def _this_device(tensorrt: TensorRT) -> Device:
+def _this_device(tensorrt: TensorRT, gpu: int) -> Device:
     try:
-        return this_device(tensorrt)
+        return this_device(tensorrt, gpu)
     except BackendError as error:
         hint = " Or build ahead of time: --compute-capability 8.6, or your GPU's."
         raise BackendError(f"{error}{hint if tensorrt.is_rtx else ''}") from error
@@ -128,16 +131,18 @@ def _this_device(tensorrt: TensorRT) -> Device:
 
 def _jobs(bundle: Bundle, tensorrt: TensorRT, wish: Wish, work: Path) -> Iterator[Job]:
     of_graphs = profiles(bundle.size, wish.options)
-    for name, graph in contract.graphs(bundle.size, bundle.floats).items():
+    for name in contract.GRAPHS:
+        graph, onnx = source(bundle, name, wish.options)
         yield Job(
             graph=graph,
-            onnx=bundle.graph_file(name),
+            onnx=onnx,
             plan=work / plan_name(name),
             timing_cache=work / TIMING_CACHE,
             profiles=of_graphs[name],
             workspace_mb=wish.options.workspace_mb,
             flavour=tensorrt.flavour,
             ahead_of_time=wish.ahead_of_time,
+            gpu=wish.gpu,
         )
 
 
@@ -186,7 +191,7 @@ def _record(bundle: Bundle, device: Device, options: EngineOptions, work: Path) 
         precision=bundle.precision,
         device=device,
         options=options,
-        sources=sources(bundle),
+        sources=sources(bundle, options),
         plans={plan.name: StoredFile(plan.stat().st_size, sha256(plan)) for plan in plans},
     )
 

@@ -5,6 +5,7 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from florence_edge import __version__
@@ -15,6 +16,8 @@ from florence_edge.errors import BackendError, FlorenceEdgeError
 
 from .build import Outcome, Wish, build_engines
 from .job import Progress
+from .knobs import updates_in_place
+from .worker import choose_gpu
 
 _DEFAULT = EngineOptions()
 
@@ -52,11 +55,17 @@ class _Command:
             raise BackendError(
                 "--compare runs the engines and needs their GPU; leave --compute-capability out."
             )
+        if arguments.gpu < 0 or (arguments.gpu and arguments.compute_capability is not None):
+            raise BackendError(
+                f"--gpu is {arguments.gpu}; it names a GPU of this machine, 0 or more (nvidia-smi "
+                "lists them), and goes without --compute-capability."
+            )
         self._arguments = arguments
         self._bundle = Bundle.load(arguments.bundle)
         self._bundle.check_engine("tensorrt")  # before the search for TensorRT
         self._tensorrt = find_tensorrt(arguments.engine)
-        self._device = "tensorrt-rtx" if self._tensorrt.is_rtx else "tensorrt"  # at run time
+        engine = "tensorrt-rtx" if self._tensorrt.is_rtx else "tensorrt"
+        self._device = f"{engine}:{arguments.gpu}" if arguments.gpu else engine  # at run time
         self._line = _Line()
 
     def run(self) -> None:
@@ -66,11 +75,13 @@ class _Command:
             max_new_tokens=self._arguments.max_new_tokens,
             workspace_mb=self._arguments.workspace,
         )
+        options.check(self._bundle.size)
         wish = Wish(
-            options=options,
+            options=replace(options, in_place=self._in_place()),
             engine_dir=self._arguments.engine_dir,
             refresh=self._arguments.refresh,
             ahead_of_time=self._arguments.compute_capability,
+            gpu=self._arguments.gpu,
         )
         outcome = build_engines(
             self._bundle, self._tensorrt, wish, show=self._line.show, accept=self._accept
@@ -80,6 +91,24 @@ class _Command:
             return
         print(f"{outcome.folder} has what was asked for; --refresh builds it again.")
         self._compare(outcome)
+
+    def _in_place(self) -> int:
+        """Cache capacity of the in-place decoder if that is to be built, 0 for the portable one."""
+        capacity, tokens = self._bundle.in_place, self._arguments.max_new_tokens
+        if capacity is None or self._arguments.portable_decoder:
+            return 0
+        if self._arguments.compare is not None:
+            raise BackendError(
+                "--compare cannot feed the in-place decoder: Polygraphy gives outputs a memory of "
+                "their own. Add --portable-decoder."
+            )
+        why = None
+        if tokens > capacity:
+            why = f"the bundle's in-place decoder is for {capacity} tokens"
+        elif not updates_in_place(self._tensorrt.module):
+            why = f"TensorRT {self._tensorrt.version} does not update caches in place (10.15 does)"
+        print(f"decoder: {'in place' if why is None else f'portable, because {why}'}")
+        return capacity if why is None else 0
 
     def _accept(self, outcome: Outcome) -> None:
         """Look at engines that were just built, and refuse them if they compute wrong numbers."""
@@ -103,6 +132,8 @@ class _Command:
         from .compare import compare, describe
         from .runners import Subject
 
+        if self._arguments.gpu:
+            choose_gpu(self._arguments.gpu)
         subject = Subject(self._bundle, outcome.folder, outcome.record, self._tensorrt)
         for comparison in compare(subject, layers=self._arguments.compare == "layers"):
             print(describe(comparison))
@@ -151,6 +182,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--engine-dir", type=Path, metavar="DIR", help="for bundles that cannot be written to"
     )
+    parser.add_argument(
+        "--portable-decoder", action="store_true", help="leave the bundle's in-place decoder alone"
+    )
     parser.add_argument("--refresh", action="store_true", help="build again what is there")
     parser.add_argument(
         "--compare",
@@ -161,6 +195,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--engine", choices=("tensorrt", "rtx"), help="which TensorRT, if both are installed"
+    )
+    parser.add_argument(
+        "--gpu", type=int, default=0, metavar="N", help="which GPU builds and runs (default: 0)"
     )
     parser.add_argument(
         "--compute-capability",

@@ -25,6 +25,7 @@ class Job:
     workspace_mb: int
     flavour: Flavour
     ahead_of_time: str | None
+    gpu: int = 0  # the number of this machine's GPU
 
 
 @dataclass(frozen=True, slots=True)

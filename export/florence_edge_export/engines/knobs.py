@@ -14,6 +14,11 @@ def network_flags(trt: Any) -> int:
     return 0 if typed is None else 1 << int(typed)
 
 
+def updates_in_place(trt: Any) -> bool:
+    """Whether this TensorRT has the layer that writes to a cache where it lies (as of 10.15)."""
+    return hasattr(trt, "KVCacheMode")
+
+
 def configure(trt: Any, config: Any, job: Job, tell: Tell) -> None:
     """Set a builder's configuration for a job.
 

@@ -8,15 +8,20 @@ import re
 from typing import Any
 
 from florence_edge.engines.flavours import TensorRT
+from florence_edge.engines.log import logger_of
 from florence_edge.errors import BackendError
 
 from . import knobs
 from .forecast import MAKE_ROOM
 from .job import Job, Message, Tell
-from .voices import Warnings, logger_of
+from .voices import Warnings
 
 # "Unused Input: lengths" when a build begins, "Input Tensor lengths is unused" in the middle of it.
 _UNUSED = re.compile(r"unused input|input tensor .* is unused", re.IGNORECASE)
+_DRIVER = (
+    "Look at nvidia-smi: is the GPU there, is its driver as new as this TensorRT's CUDA, and is it "
+    "a GPU that this TensorRT supports?"
+)
 _EXPORT = "Export the bundle again with this version of florence-edge."
 
 
@@ -28,7 +33,7 @@ def plan_from_onnx(tensorrt: TensorRT, job: Job, tell: Tell) -> memoryview:
     """
     trt = tensorrt.module
     warnings = Warnings(tell)
-    logger = logger_of(trt, warnings)
+    logger = logger_of(trt, warnings.take)
     builder = trt.Builder(logger)
     network = builder.create_network(knobs.network_flags(trt))
     parser = trt.OnnxParser(network, logger)
@@ -47,10 +52,16 @@ def plan_from_onnx(tensorrt: TensorRT, job: Job, tell: Tell) -> memoryview:
         reason = warnings.last_error()
         raise BackendError(
             f"{tensorrt.flavour} {tensorrt.version} cannot build {job.onnx.name}: {reason}. "
-            f"{MAKE_ROOM if 'memory' in reason.lower() else _EXPORT}"
+            f"{_advice(reason)}"
         )
     knobs.keep_timings(trt, config, job)
     return memoryview(plan)  # a copy could be the one too many on an 8 GB board
+
+
+def _advice(reason: str) -> str:
+    if "memory" in reason.lower():
+        return MAKE_ROOM
+    return _DRIVER if "cuda" in reason.lower() else _EXPORT
 
 
 def _parse(parser: Any, job: Job) -> None:

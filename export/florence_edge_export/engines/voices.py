@@ -1,4 +1,4 @@
-"""What TensorRT says while it builds, as our events: its log and its progress."""
+"""What TensorRT says while it builds, as our events: its warnings and its progress."""
 
 import logging
 from typing import Any
@@ -16,10 +16,9 @@ class Warnings:
         self._tell = tell
         self.told: list[Message] = []
 
-    def take(self, message: Message) -> None:
+    def take(self, level: int, text: str) -> None:
         """One message of TensorRT's."""
-        if _EXPECTED in message.text:
-            message = Message(logging.DEBUG, message.text)
+        message = Message(logging.DEBUG if _EXPECTED in text else level, text)
         if message.level >= logging.WARNING:
             self.told.append(message)
         self._tell(message)
@@ -28,29 +27,6 @@ class Warnings:
         """The newest error, which is the one that ended a build."""
         errors = [message.text for message in self.told if message.level >= logging.ERROR]
         return errors[-1].strip().rstrip(".") if errors else "no reason given"
-
-
-def logger_of(trt: Any, warnings: Warnings) -> Any:
-    """An ILogger; the first of a process serves all later builders, so it must outlive them."""
-    levels = {
-        trt.ILogger.INTERNAL_ERROR: logging.CRITICAL,
-        trt.ILogger.ERROR: logging.ERROR,
-        trt.ILogger.WARNING: logging.WARNING,
-        trt.ILogger.INFO: logging.DEBUG,  # TensorRT's INFO is a page a build
-    }
-
-    class Logger(trt.ILogger):
-        """TensorRT wants a subclass of its own class."""
-
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, text: str) -> None:
-            """Called by TensorRT, from any of its threads."""
-            if severity in levels:
-                warnings.take(Message(levels[severity], text))
-
-    return Logger()
 
 
 def monitor_of(trt: Any, graph: str, tell: Tell) -> Any:

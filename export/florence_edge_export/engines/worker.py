@@ -10,6 +10,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from florence_edge.cuda import open_calls
 from florence_edge.engines.flavours import find_tensorrt
 from florence_edge.errors import BackendError, FlorenceEdgeError
 
@@ -75,6 +76,8 @@ def build(job: Job, tell: Tell) -> Built | Failed:
     """Build a plan and write it, in this process."""
     begun = time.monotonic()
     try:
+        if job.gpu:  # TensorRT builds on the thread's current one; the first is it anyway
+            choose_gpu(job.gpu)
         tell(Progress(job.graph.name, 0, 0))
         plan = plan_from_onnx(find_tensorrt(job.flavour), job, tell)
         job.plan.write_bytes(plan)
@@ -83,6 +86,15 @@ def build(job: Job, tell: Tell) -> Built | Failed:
     except OSError as error:
         return Failed(f"Cannot write {job.plan}: {error}. Choose another --engine-dir.")
     return Built(seconds=round(time.monotonic() - begun, 1), peak_mb=_peak_mb())
+
+
+def choose_gpu(index: int) -> None:
+    """Make a GPU this thread's current one: for libraries that take no index.
+
+    Raises:
+        BackendError: there is no CUDA, or no such GPU.
+    """
+    open_calls()("cudaSetDevice", index)
 
 
 def _peak_mb() -> int:

@@ -16,6 +16,7 @@ from .vision import VisionEncoder
 
 OPSET = 20  # the newest that TensorRT 10.3 (JetPack 6) reads
 IR_VERSION = 9  # of ONNX 1.15, the first with opset 20
+IN_PLACE_OPSET, IN_PLACE_IR_VERSION = 24, 12  # ONNX 1.19: the first with TensorScatter
 
 _DTYPES = {
     "uint8": ir.DataType.UINT8,
@@ -37,9 +38,21 @@ def build_graphs(
     return {name: _build(modules[name], graphs[name], weights) for name in contract.GRAPHS}
 
 
-def _build(module: Module, signature: contract.Graph, weights: GraphWeights) -> ir.Model:
+def build_in_place_decoder(
+    config: CheckpointConfig, size: ModelSize, weights: GraphWeights, capacity: int
+) -> ir.Model:
+    """The decoder in float32 that writes its caches itself, `capacity` rows each; in opset 24."""
+    signature = contract.in_place_decoder(size, "float32", capacity)
+    model = _build(Decoder(config.text, in_place=True), signature, weights, IN_PLACE_OPSET)
+    model.ir_version = IN_PLACE_IR_VERSION
+    return model
+
+
+def _build(
+    module: Module, signature: contract.Graph, weights: GraphWeights, opset: int = OPSET
+) -> ir.Model:
     graph = ir.Graph(
-        inputs=[], outputs=[], nodes=[], opset_imports={"": OPSET}, name=signature.name
+        inputs=[], outputs=[], nodes=[], opset_imports={"": opset}, name=signature.name
     )
     builder = GraphBuilder(graph)
     inputs = {

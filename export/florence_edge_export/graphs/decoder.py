@@ -7,6 +7,9 @@
 Two things keep a step cheap. The cache is read where it lies: attention over it and over the new
 row are two products under one softmax, and the caller places the new row afterwards. And beams of
 one image share its cross-attention cache: they are folded into the query axis.
+
+In place, the graph scatters the new row into the cache and attends to the result, which it gives
+back whole (contract.in_place_decoder): TensorRT's KVCacheUpdate, for which both are one memory.
 """
 
 from typing import NamedTuple
@@ -38,11 +41,20 @@ class Cache(NamedTuple):
     value: ir.Value
 
 
+class SelfCache(NamedTuple):
+    """The past of a layer, what of it is masked, and where in it each row goes, if in place."""
+
+    past: Cache
+    mask: ir.Value
+    rows_at: ir.Value | None
+
+
 class Decoder(Module):
     """One step of generation; see the module docstring for shapes."""
 
-    def __init__(self, config: TextConfig) -> None:
+    def __init__(self, config: TextConfig, *, in_place: bool = False) -> None:
         super().__init__("decoder")
+        self.in_place = in_place
         self.width = config.d_model
         self.embedding_scale = config.d_model**0.5 if config.scale_embedding else 1.0
         self.shared = Embedding(config.vocab_size, config.d_model)
@@ -59,21 +71,30 @@ class Decoder(Module):
         x = op.Add(x, self.embed_positions(op, position))
         x = self.layernorm_embedding(op, x)
 
-        past_mask = self._past_mask(op, position, inputs[contract.self_cache(0, "key")])
+        first_cache = inputs[contract.self_cache(0, "key")]
+        past_mask = self._past_mask(op, position, first_cache)
+        rows_at = None
+        if self.in_place:
+            rows_at = op.Expand(position, op.Shape(first_cache, start=0, end=1))
+        written = contract.kept_cache if self.in_place else contract.new_row
         cross_mask = additive_mask(op, inputs["encoder_mask"])
         rows = {}
         for i, layer in enumerate(self.layers):
             past = Cache(*(inputs[contract.self_cache(i, part)] for part in contract.PARTS))
             cross = Cache(*(inputs[contract.cross_cache(i, part)] for part in contract.PARTS))
-            x, row = layer(op, x, past, past_mask, cross, cross_mask)
-            rows[contract.new_row(i, "key")] = row.key
-            rows[contract.new_row(i, "value")] = row.value
+            x, row = layer(op, x, SelfCache(past, past_mask, rows_at), cross, cross_mask)
+            rows[written(i, "key")] = row.key
+            rows[written(i, "value")] = row.value
         return self._scores(op, x, token_ids) | rows
 
     def _past_mask(self, op: OpBuilder, position: ir.Value, cache: ir.Value) -> ir.Value:
-        """[S] of 0 for rows before `position` and MASKED for those not written yet."""
+        """[S] of 0 for rows before `position` and MASKED for those not written yet.
+
+        In place, the row at `position` will have been written.
+        """
         capacity = op.Squeeze(op.Shape(cache, start=2, end=3), [0])
-        unwritten = op.GreaterOrEqual(op.Range(0, capacity, 1), position)
+        beyond = op.Greater if self.in_place else op.GreaterOrEqual
+        unwritten = beyond(op.Range(0, capacity, 1), position)
         return op.Mul(op.Cast(unwritten, to=ir.DataType.FLOAT), MASKED)
 
     def _scores(self, op: OpBuilder, x: ir.Value, token_ids: ir.Value) -> Values:
@@ -105,12 +126,11 @@ class DecoderLayer(Module):
         self,
         op: OpBuilder,
         x: ir.Value,
-        self_cache: Cache,
-        past_mask: ir.Value,
+        self_cache: SelfCache,
         cross_cache: Cache,
         cross_mask: ir.Value,
     ) -> tuple[ir.Value, Cache]:
-        attended, row = self.self_attn(op, x, self_cache, past_mask)
+        attended, row = self.self_attn(op, x, self_cache)
         x = self.self_attn_layer_norm(op, op.Add(x, attended))
         x = self.encoder_attn_layer_norm(
             op, op.Add(x, self.encoder_attn(op, x, cross_cache, cross_mask))
@@ -131,24 +151,47 @@ class CachedAttention(Module):
         self.v_proj = Linear(width, width)
         self.out_proj = Linear(width, width)
 
-    def forward(
-        self, op: OpBuilder, x: ir.Value, cache: Cache, past_mask: ir.Value
-    ) -> tuple[ir.Value, Cache]:
+    def forward(self, op: OpBuilder, x: ir.Value, cache: SelfCache) -> tuple[ir.Value, Cache]:
+        """Attend; gives the new row, or the caches with it where they are written in place."""
         one_row = [-1, self.heads, 1, self.width // self.heads]  # one token: no Transpose needed
         query = op.Reshape(self.q_proj(op, x), one_row)
         row = Cache(
             op.Reshape(self.k_proj(op, x), one_row), op.Reshape(self.v_proj(op, x), one_row)
         )
 
-        past = op.MatMul(query, op.Transpose(cache.key, perm=[0, 1, 3, 2]))
-        own = op.ReduceSum(op.Mul(query, row.key), [-1], keepdims=1)
-        scores = op.Concat(op.Add(past, past_mask), own, axis=-1)
-        weights = op.Softmax(scores, axis=-1)
-
-        past = op.MatMul(op.Slice(weights, [0], [-1], [3]), cache.value)
-        own = op.Mul(op.Slice(weights, [-1], [2**31 - 1], [3]), row.value)
-        x = op.Reshape(op.Add(past, own), op.Shape(x))
+        if cache.rows_at is None:
+            attended = _attend_to_past_and_row(op, query, cache, row)
+        else:
+            row = Cache(
+                _placed(op, cache.past.key, row.key, cache.rows_at),
+                _placed(op, cache.past.value, row.value, cache.rows_at),
+            )
+            attended = _attend(op, query, row, cache.mask)
+        x = op.Reshape(attended, op.Shape(x))
         return self.out_proj(op, x), row
+
+
+def _attend(op: OpBuilder, query: ir.Value, cache: Cache, mask: ir.Value) -> ir.Value:
+    scores = op.MatMul(query, op.Transpose(cache.key, perm=[0, 1, 3, 2]))
+    return op.MatMul(op.Softmax(op.Add(scores, mask), axis=-1), cache.value)
+
+
+def _attend_to_past_and_row(
+    op: OpBuilder, query: ir.Value, cache: SelfCache, row: Cache
+) -> ir.Value:
+    past = op.MatMul(query, op.Transpose(cache.past.key, perm=[0, 1, 3, 2]))
+    own = op.ReduceSum(op.Mul(query, row.key), [-1], keepdims=1)
+    scores = op.Concat(op.Add(past, cache.mask), own, axis=-1)
+    weights = op.Softmax(scores, axis=-1)
+
+    past = op.MatMul(op.Slice(weights, [0], [-1], [3]), cache.past.value)
+    own = op.Mul(op.Slice(weights, [-1], [2**31 - 1], [3]), row.value)
+    return op.Add(past, own)
+
+
+def _placed(op: OpBuilder, cache: ir.Value, row: ir.Value, rows_at: ir.Value) -> ir.Value:
+    """The cache [R, H, S, d] with row r of [R, H, 1, d] at `rows_at` [R] of its S."""
+    return op.TensorScatter(cache, row, rows_at, axis=2, mode="linear")
 
 
 class CrossAttention(Module):
@@ -163,6 +206,5 @@ class CrossAttention(Module):
 
     def forward(self, op: OpBuilder, x: ir.Value, cache: Cache, mask: ir.Value) -> ir.Value:
         query = split_heads(op, self.q_proj(op, x), self.heads, self.width // self.heads)
-        scores = op.MatMul(query, op.Transpose(cache.key, perm=[0, 1, 3, 2]))
-        weights = op.Softmax(op.Add(scores, mask), axis=-1)
-        return self.out_proj(op, merge_heads(op, op.MatMul(weights, cache.value), self.width))
+        attended = _attend(op, query, cache, mask)
+        return self.out_proj(op, merge_heads(op, attended, self.width))

@@ -1,14 +1,15 @@
-"""Engines behind one seam; `open_backend` picks one by name."""
+"""Engines behind one seam; `open_backend` picks one by name, `within_engine` fits defaults."""
 
 import logging
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from ..bundle import Bundle
 from ..errors import BackendError, RequestError
 from .base import Backend, Decoder
 
-__all__ = ["Backend", "Decoder", "open_backend"]
+__all__ = ["Backend", "Decoder", "open_backend", "within_engine"]
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +80,28 @@ def open_backend(
     choice = "rtx" if engine == "tensorrt-rtx" else None
     engines = None if engine_dir is None else Path(engine_dir)
     return open_tensorrt(bundle, index=index, choice=choice, engine_dir=engines)
+
+
+def within_engine(bundle: Bundle, backend: Backend) -> Bundle:
+    """The bundle with its default `max_new_tokens` clamped to what the engine was built for.
+
+    An answer that would be longer is cut off there, as one at the checkpoint's own limit. A number
+    that a caller asks for is never changed: one that is too large stays an error.
+    """
+    from .device import DeviceBackend
+
+    most = backend.most_new_tokens if isinstance(backend, DeviceBackend) else None
+    usual = bundle.generation.max_new_tokens
+    if most is None or usual <= most:
+        return bundle
+    logger.warning(
+        "The engines were built for answers of up to %d tokens: longer ones are cut off (status "
+        "`truncated`). For more: florence-build %s --max-new-tokens %d",
+        most,
+        bundle.folder,
+        usual,
+    )
+    return replace(bundle, generation=replace(bundle.generation, max_new_tokens=most))
 
 
 def _check_precision(engine: str, precision: str | None) -> None:

@@ -35,7 +35,10 @@ class Session(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceModel:
-    """The three graphs of a bundle on one GPU."""
+    """The three graphs of a bundle on one GPU.
+
+    `in_place` is the cache capacity of a decoder that writes its caches itself; 0: it does not.
+    """
 
     cuda: Cuda
     kernels: Kernels
@@ -43,6 +46,7 @@ class DeviceModel:
     size: contract.ModelSize
     floats: str
     generation: Generation
+    in_place: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,10 @@ class BatchMemory:
         self.features = self.array((images, size.image_tokens, size.d_model), self.model.floats)
         heads, head_dim = size.decoder_heads, size.head_dim
         self.cross_caches = self._by_layer(contract.cross_cache, (images, heads, encoded, head_dim))
-        self.new_rows = self._by_layer(contract.new_row, (images * beams, heads, 1, head_dim))
+        self.new_rows: dict[str, Place] = {}
+        if not self.model.in_place:
+            row = (images * beams, heads, 1, head_dim)
+            self.new_rows = self._by_layer(contract.new_row, row)
 
     def _bind_text_encoder(self) -> None:
         session = self.model.sessions[contract.TEXT_ENCODER]

@@ -33,10 +33,14 @@ _KEPT = 4  # shapes of batches, batch sizes of looks and sizes of frames that st
 class DeviceBackend:
     """The three graphs of a bundle on one GPU, and the memory between them.
 
-    `owned` closes what the model is made of; it is closed with the backend, last.
+    `owned` closes what the model is made of; it is closed with the backend, last. `most_new_tokens`
+    is the longest answer that the engines were built for, None if they do any that the model does.
     """
 
-    def __init__(self, model: DeviceModel, owned: ExitStack) -> None:
+    def __init__(
+        self, model: DeviceModel, owned: ExitStack, *, most_new_tokens: int | None = None
+    ) -> None:
+        self.most_new_tokens = most_new_tokens
         self._model = model
         self._looks: dict[int, _Look] = {}
         self._resizers: dict[tuple[int, int], Resizer] = {}
@@ -45,6 +49,11 @@ class DeviceBackend:
             owned.callback(_drop, kept, 0)
         self._close = weakref.finalize(self, owned.close)
         self._close.atexit = False  # at the end of the process, the driver frees everything
+
+    @property
+    def model(self) -> DeviceModel:
+        """The engines and the GPU that they run on, for those who measure them."""
+        return self._model
 
     def close(self) -> None:
         """Free everything on the device; without it, that happens when nobody uses the backend."""
@@ -135,9 +144,17 @@ class _Batch:
 
 
 def open_device_backend(
-    bundle: Bundle, cuda: Cuda, sessions: Mapping[str, Session], owned: ExitStack
+    bundle: Bundle,
+    cuda: Cuda,
+    sessions: Mapping[str, Session],
+    owned: ExitStack,
+    *,
+    most_new_tokens: int | None = None,
+    in_place: int = 0,
 ) -> DeviceBackend:
     """A backend over these engines that takes over what `owned` holds so far.
+
+    `in_place` is the capacity of caches that the decoder's engine writes itself, if it does.
 
     Raises:
         BackendError: our kernels cannot be compiled for this GPU.
@@ -151,8 +168,9 @@ def open_device_backend(
         size=bundle.size,
         floats=bundle.floats,
         generation=bundle.generation,
+        in_place=in_place,
     )
-    return DeviceBackend(model, owned.pop_all())
+    return DeviceBackend(model, owned.pop_all(), most_new_tokens=most_new_tokens)
 
 
 def _features(model: DeviceModel, images: int) -> DeviceArray:

@@ -10,6 +10,9 @@ A step is one launch of a CUDA graph and one wait:
 have a graph of their own. `place_rows` puts the rows that the decoder returns behind the others.
 Both read the position from device memory, so one graph serves all steps of a cache capacity. When
 the caches are full, the next capacity (contract.cache_capacity) takes over with a copy of them.
+
+A decoder that works in place (contract.in_place_decoder) needs no `place_rows`, and has one
+capacity for all steps.
 """
 
 from collections.abc import Callable, Sequence
@@ -91,26 +94,25 @@ class CacheBucket:
         self._cuda = memory.model.cuda
         self.capacity = capacity
         size, shape = memory.model.size, memory.shape
-        names = [
-            contract.self_cache(layer, part)
-            for layer in range(size.decoder_layers)
-            for part in contract.PARTS
-        ]
+        parts = [(i, part) for i in range(size.decoder_layers) for part in contract.PARTS]
         rows = (shape.images * shape.beams, size.decoder_heads, capacity, size.head_dim)
-        array = self._cuda.array((len(names), *rows), memory.model.floats)
+        array = self._cuda.array((len(parts), *rows), memory.model.floats)
         owned.callback(array.close)
         self.caches = array.place
         self._session = memory.model.sessions[contract.DECODER]
+        written = dict(memory.new_rows)
+        if memory.model.in_place:  # out where they came in
+            written = {contract.kept_cache(*of): self.caches[i] for i, of in enumerate(parts)}
         self._decode = self._session.bind(
             {
                 "token_ids": memory.inputs.places["token_ids"],
                 "position": memory.inputs.places["position"],
                 "encoder_mask": memory.prompt.places["encoder_mask"],
-                **{name: self.caches[i] for i, name in enumerate(names)},
+                **{contract.self_cache(*of): self.caches[i] for i, of in enumerate(parts)},
                 **memory.cross_caches,
                 **memory.scores.places,
                 "log_probs": memory.log_probs.place,
-                **memory.new_rows,
+                **written,
             }
         )
         self._has_run = False
@@ -139,7 +141,8 @@ class CacheBucket:
         if follow:
             kernels.follow(self.caches, inputs["parents"], inputs["first"], now)
         self._decode()
-        kernels.place_rows(self.caches, list(memory.new_rows.values()), now)
+        if memory.new_rows:
+            kernels.place_rows(self.caches, list(memory.new_rows.values()), now)
         memory.scores.fetch(stream)
 
     def _forget(self) -> None:
@@ -159,7 +162,9 @@ class CacheBuckets:
 
     def at_least(self, tokens: int) -> CacheBucket:
         """The smallest bucket for `tokens`."""
-        capacity = contract.cache_capacity(tokens, self._memory.model.size.decoder_positions)
+        model = self._memory.model
+        capacity = contract.cache_capacity(tokens, model.size.decoder_positions)
+        capacity = max(capacity, model.in_place)
         if capacity not in self._buckets:
             with ExitStack() as owned:
                 self._buckets[capacity] = CacheBucket(self._memory, capacity, owned)

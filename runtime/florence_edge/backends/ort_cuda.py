@@ -1,12 +1,16 @@
 """ONNX Runtime's CUDA provider on memory of our own: no cache ever visits the host.
 
-The provider is given our stream, and every input and output of a graph is bound to an address. Its
-runs are not captured in CUDA graphs: it synchronizes inside of them. Tested over a scripted CUDA;
-it has not run on a GPU yet.
+The provider is given our stream, and every input and output of a graph is bound to an address. Our
+CUDA graphs cannot take its runs in: it synchronizes inside of them. It can replay the decoder from
+a graph of its own, one a binding, for which FLORENCE_ORT_GRAPHS=1 asks; it then refuses a decoder
+that it would compute in part on the CPU. What that brings has not been measured, so it is off.
+Tested over a scripted CUDA; nothing of it has run on a GPU yet.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from itertools import count
 from typing import Any
 
 from .. import contract
@@ -15,9 +19,10 @@ from ..cuda import Cuda, Place, open_cuda
 from ..errors import BackendError
 from .batch_memory import Run
 from .device import DeviceBackend, open_device_backend
-from .ort_session import available, check_active, open_session, run_bound
+from .ort_session import available, captured_as, check_active, open_session, run_bound
 
 PROVIDER = "CUDAExecutionProvider"
+GRAPHS = "FLORENCE_ORT_GRAPHS"  # environment variable: 1 has it capture the decoder
 
 
 def open_ort_cuda(bundle: Bundle, *, index: int = 0) -> DeviceBackend:
@@ -26,6 +31,7 @@ def open_ort_cuda(bundle: Bundle, *, index: int = 0) -> DeviceBackend:
     Raises:
         BackendError: the CUDA provider or the GPU is not there, or did not become active.
     """
+    replays = _asked_for_graphs()
     check_active(PROVIDER, available())  # or ONNX Runtime would only warn
     with ExitStack() as owned:
         cuda = open_cuda(index)
@@ -35,21 +41,48 @@ def open_ort_cuda(bundle: Bundle, *, index: int = 0) -> DeviceBackend:
             "user_compute_stream": str(cuda.stream),
             "use_tf32": "0",  # float32 in the graph means float32, as in TensorRT engines
         }
-        sessions = {
-            name: OrtCudaSession(open_session(bundle, name, (PROVIDER, settings)), cuda)
+        opened = {
+            name: open_session(bundle, name, (PROVIDER, settings))
             for name in contract.GRAPHS
+            if not (replays and name == contract.DECODER)
         }
+        sessions = {name: OrtCudaSession(session, cuda) for name, session in opened.items()}
+        if replays:
+            sessions[contract.DECODER] = _replaying_decoder(bundle, settings, cuda)
         return open_device_backend(bundle, cuda, sessions, owned)
 
 
+def _asked_for_graphs() -> bool:
+    asked = os.environ.get(GRAPHS, "")
+    if asked not in ("", "0", "1"):
+        raise BackendError(f"{GRAPHS} is {asked!r}; expected 1 or 0.")
+    return asked == "1"
+
+
+def _replaying_decoder(bundle: Bundle, settings: Mapping[str, str], cuda: Cuda) -> "OrtCudaSession":
+    provider = (PROVIDER, {**settings, "enable_cuda_graph": "1"})
+    try:
+        session = open_session(bundle, contract.DECODER, provider)
+    except BackendError as error:
+        raise BackendError(
+            f"{error} {GRAPHS}=1 was set; without it the decoder may open."
+        ) from error
+    return OrtCudaSession(session, cuda, replays=True)
+
+
 class OrtCudaSession:
-    """One graph; a binding is ONNX Runtime's, on addresses."""
+    """One graph; a binding is ONNX Runtime's, on addresses.
+
+    A session that `replays` captures each binding's first run, under a number of its own: ONNX
+    Runtime compares neither shapes nor addresses before it replays.
+    """
 
     capturable = False
 
-    def __init__(self, session: Any, cuda: Cuda) -> None:
+    def __init__(self, session: Any, cuda: Cuda, *, replays: bool = False) -> None:
         self._session = session
         self._cuda = cuda
+        self._numbers = count(1) if replays else None  # 0 is ONNX Runtime's own
         self._check_inputs()
 
     def bind(self, places: Mapping[str, Place]) -> Run:
@@ -59,7 +92,8 @@ class OrtCudaSession:
             (self._session.get_outputs(), binding.bind_output),
         ):
             self._bind(values, bind, places)
-        return lambda: run_bound(self._session, binding)
+        options = None if self._numbers is None else captured_as(next(self._numbers))
+        return lambda: run_bound(self._session, binding, options)
 
     def _check_inputs(self) -> None:
         """Refuse what would compute wrong numbers.

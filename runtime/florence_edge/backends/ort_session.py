@@ -101,10 +101,20 @@ def _static(shape: Sequence[int | str]) -> tuple[int | None, ...]:
     return tuple(side if isinstance(side, int) else None for side in shape)
 
 
-def run_bound(session: Any, binding: Any) -> None:
+def captured_as(number: int) -> Any:
+    """Options of a run that CUDA replays under this number, of one binding alone, once it has run.
+
+    Needs the provider's `enable_cuda_graph`. The key is onnxruntime_run_options_config_keys.h's.
+    """
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("gpu_graph_id", str(number))
+    return options
+
+
+def run_bound(session: Any, binding: Any, options: Any = None) -> None:
     """Run a graph on what is bound to it."""
     try:
-        session.run_with_iobinding(binding)
+        session.run_with_iobinding(binding, options)
     except Exception as error:
         raise BackendError(f"ONNX Runtime failed while running: {error}") from error
 

@@ -15,8 +15,9 @@ from ..bundle import Bundle
 from ..cuda import Cuda, DeviceArray, Place, open_cuda
 from ..engines import Engines, find_engines
 from ..engines.flavours import TensorRT, find_tensorrt
+from ..engines.log import logger_of
 from ..engines.profiles import profile_index
-from ..engines.record import this_device
+from ..engines.record import source, this_device
 from ..errors import BackendError
 from .batch_memory import Run
 from .device import DeviceBackend, open_device_backend
@@ -35,22 +36,31 @@ def open_tensorrt(
         BackendError: TensorRT, CUDA or fitting engines are missing, and what to run.
     """
     tensorrt = find_tensorrt(choice)
-    engines = find_engines(bundle, this_device(tensorrt, index), engine_dir=engine_dir)
+    device = this_device(tensorrt, index)
+    engines = find_engines(bundle, device, engine_dir=engine_dir, gpu=index)
     with ExitStack() as owned:
         cuda = open_cuda(index)
         owned.callback(cuda.close)
-        log = _logger(tensorrt.module)
+        log = logger_of(tensorrt.module, _hear)
         runtime = tensorrt.module.Runtime(log)
         loaded = {graph: _load(runtime, engines, graph) for graph in contract.GRAPHS}
         # The graphs run one after the other: the largest scratch serves them all.
-        most = max(engine.device_memory_size_v2 for engine in loaded.values())
-        scratch = cuda.array((most,), "uint8")
+        largest = max(engine.device_memory_size_v2 for engine in loaded.values())
+        scratch = cuda.array((largest,), "uint8")
         owned.callback(scratch.close)
         shared = _Shared(tensorrt, log, runtime, cuda, engines, scratch)
         sessions = {
             graph: TensorRtSession(shared, graph, engine) for graph, engine in loaded.items()
         }
-        return open_device_backend(bundle, cuda, sessions, owned)
+        built = engines.record.options
+        return open_device_backend(
+            bundle,
+            cuda,
+            sessions,
+            owned,
+            most_new_tokens=built.max_new_tokens,
+            in_place=built.in_place,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +85,8 @@ class TensorRtSession:
     def __init__(self, shared: _Shared, graph: str, engine: Any) -> None:
         self.capturable = True
         self._shared = shared
-        bundle = shared.engines.bundle
-        self._contract = contract.graphs(bundle.size, bundle.floats)[graph]
+        engines = shared.engines
+        self._contract, _ = source(engines.bundle, graph, engines.record.options)
         self._engine = engine
 
     def bind(self, places: Mapping[str, Place]) -> Run:
@@ -116,9 +126,8 @@ class TensorRtSession:
             for symbol, side in zip(tensor.shape, places[tensor.name].shape, strict=True)
             if isinstance(symbol, str)
         }
-        capacity = sides.get("S", contract.MIN_CACHE_CAPACITY)
-        smaller = capacity // 2 if capacity > contract.MIN_CACHE_CAPACITY else 0
-        self._shared.engines.check(batch=sides["B"], beams=sides.get("N", 1), tokens=smaller + 1)
+        tokens = least_tokens(places, self._shared.engines.record.options.in_place)
+        self._shared.engines.check(batch=sides["B"], beams=sides.get("N", 1), tokens=tokens)
         return profile_index(self._shared.engines.profiles[self._contract.name], sides)
 
     def _check(self, done: bool, what: str) -> None:
@@ -131,6 +140,14 @@ class TensorRtSession:
             f"The TensorRT engine {engines.plan(self._contract.name)} {what}; its reason is logged "
             f"above. Build it again: florence-build {engines.bundle.folder} --refresh"
         )
+
+
+def least_tokens(places: Mapping[str, Place], in_place: int) -> int:
+    """The shortest answer for which caches have the capacity that they have."""
+    keys = places.get(contract.self_cache(0, "key"))
+    if keys is None or keys.shape[2] in (contract.MIN_CACHE_CAPACITY, in_place):
+        return 1
+    return keys.shape[2] // 2 + 1
 
 
 def _load(runtime: Any, engines: Engines, graph: str) -> Any:
@@ -147,21 +164,5 @@ def _load(runtime: Any, engines: Engines, graph: str) -> Any:
     return engine
 
 
-def _logger(trt: Any) -> Any:
-    """TensorRT's messages as Python's log records; what is below a warning says too much."""
-    levels = {
-        trt.ILogger.INTERNAL_ERROR: logging.CRITICAL,
-        trt.ILogger.ERROR: logging.ERROR,
-        trt.ILogger.WARNING: logging.WARNING,
-    }
-
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        """The one class that TensorRT wants to have inherited from."""
-
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, message: str) -> None:
-            logger.log(levels.get(severity, logging.DEBUG), "TensorRT: %s", message)
-
-    return Logger()
+def _hear(level: int, message: str) -> None:
+    logger.log(level, "TensorRT: %s", message)

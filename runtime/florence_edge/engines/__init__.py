@@ -52,6 +52,7 @@ class Engines:
     folder: Path
     record: EngineRecord
     profiles: Mapping[str, tuple[Profile, ...]]  # of each graph, in the order of their index
+    gpu: int = 0  # the number of the GPU they are for, here and now
 
     def plan(self, graph: str) -> Path:
         """Path of the engine of one of the three graphs."""
@@ -69,7 +70,7 @@ class Engines:
             larger = _larger(self.record.options, needs)
             raise BackendError(
                 f"The engines in {self.folder} are too small: {'; '.join(missing)}. "
-                f"Run: {build_command(self.bundle, larger, self.folder.parent)}"
+                f"Run: {build_command(self.bundle, larger, self.folder.parent, gpu=self.gpu)}"
             )
 
 
@@ -84,12 +85,13 @@ def find_engines(
     *,
     engine_dir: Path | None = None,
     needs: EngineOptions | None = None,
+    gpu: int = 0,
 ) -> Engines:
     """The engines for this bundle and device that serve `needs` with the least to spare.
 
-    `needs` is at least this batch, beams and tokens; None asks for the beams of the checkpoint, or
-    else for one. Of what fits, the smallest batch and beams are best tuned; more tokens cost
-    nothing.
+    `gpu` is the device's number, for the command to run. `needs` is at least this batch, beams and
+    tokens; None asks for the beams of the checkpoint, or else for one. Of what fits, the smallest
+    batch and beams are best tuned; more tokens cost nothing, and in place is preferred.
 
     Raises:
         BackendError: nothing fits; it names what differs (GPU, compute capability, TensorRT, L4T,
@@ -104,11 +106,12 @@ def find_engines(
         fitting = [entry for entry in of_device if not _shortages(entry[1].options, wish)]
         if fitting:
             folder, record = min(fitting, key=lambda entry: _size(entry[1].options))
-            return _opened(bundle, folder, record, device)
-    raise BackendError(_nothing_fits(bundle, device, root, found, wishes[0]))
+            return _opened(bundle, folder, record, device, gpu)
+    command = build_command(bundle, _larger(EngineOptions(), wishes[0]), root, gpu=gpu)
+    raise BackendError(f"{_nothing_fits(bundle, device, root, found, wishes[0])} Run: {command}")
 
 
-def build_command(bundle: Bundle, options: EngineOptions, root: Path) -> str:
+def build_command(bundle: Bundle, options: EngineOptions, root: Path, *, gpu: int = 0) -> str:
     """The florence-build command for these options and folder, without what is the default."""
     default = EngineOptions()
     flags = {
@@ -116,16 +119,19 @@ def build_command(bundle: Bundle, options: EngineOptions, root: Path) -> str:
         "--beams": (options.beams, default.beams),
         "--max-new-tokens": (options.max_new_tokens, default.max_new_tokens),
         "--engine-dir": (root, engines_root(bundle)),
+        "--gpu": (gpu, 0),
     }
     told = [f"{flag} {value}" for flag, (value, usual) in flags.items() if value != usual]
     return " ".join(["florence-build", str(bundle.folder), *told])
 
 
-def _opened(bundle: Bundle, folder: Path, record: EngineRecord, device: Device) -> Engines:
+def _opened(
+    bundle: Bundle, folder: Path, record: EngineRecord, device: Device, gpu: int
+) -> Engines:
     if record.device.driver != device.driver:
         logger.info("%s was built with driver %s.", folder, record.device.driver)
     of_graphs = profiles(bundle.size, record.options)
-    return Engines(bundle=bundle, folder=folder, record=record, profiles=of_graphs)
+    return Engines(bundle=bundle, folder=folder, record=record, profiles=of_graphs, gpu=gpu)
 
 
 def _records(root: Path) -> Iterator[tuple[Path, EngineRecord]]:
@@ -149,7 +155,8 @@ def _differences(record: EngineRecord, bundle: Bundle, device: Device) -> list[s
         ahead_of_time = built.gpu is None and name in ("GPU", "multiprocessors", "L4T")
         if was != now and not ahead_of_time:
             differences.append(f"{name} {was or 'none'}, here {now or 'none'}")
-    changed = [name for name, hashed in sources(bundle).items() if record.sources[name] != hashed]
+    now_there = sources(bundle, record.options)
+    changed = [name for name, hashed in now_there.items() if record.sources[name] != hashed]
     if changed:
         differences.append(f"another {', '.join(changed)} than the bundle's")
     return differences
@@ -176,8 +183,8 @@ def _larger(built: EngineOptions, needs: EngineOptions) -> EngineOptions:
     )
 
 
-def _size(options: EngineOptions) -> tuple[int, int, int]:
-    return options.batch, options.beams, -options.max_new_tokens
+def _size(options: EngineOptions) -> tuple[int, int, int, bool]:
+    return options.batch, options.beams, -options.max_new_tokens, not options.in_place
 
 
 def _nothing_fits(
@@ -188,9 +195,8 @@ def _nothing_fits(
     needs: EngineOptions,
 ) -> str:
     """The message: the nearest set of engines, and how it differs."""
-    run = f"Run: {build_command(bundle, _larger(EngineOptions(), needs), root)}"
     if not found:
-        return f"There are no TensorRT engines in {root}. {run}"
+        return f"There are no TensorRT engines in {root}."
 
     def why(record: EngineRecord) -> list[str]:
         return [*_differences(record, bundle, device), *_shortages(record.options, needs)]
@@ -198,5 +204,5 @@ def _nothing_fits(
     folder, nearest = min(found, key=lambda entry: len(why(entry[1])))
     return (
         f"No TensorRT engines in {root} fit. The nearest ({folder.name}) were built for: "
-        f"{'; '.join(why(nearest))}. {run}"
+        f"{'; '.join(why(nearest))}."
     )

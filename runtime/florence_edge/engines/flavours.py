@@ -65,10 +65,15 @@ def find_tensorrt(choice: str | None = None) -> TensorRT:
             f"TensorRT is installed but does not load: {broken}. Check that its libraries are of "
             "the same version and fit the driver's CUDA."
         ) from broken
+    if choice is not None and _FLAVOURS[choice] == "tensorrt_rtx":
+        raise BackendError(
+            "TensorRT-RTX is not installed. It is for desktop GPUs: pip install "
+            "tensorrt-rtx-cu13-bindings tensorrt-rtx-cu13-libs."
+        )
     raise BackendError(
-        f"{'TensorRT' if choice is None else choice} is not installed. On a Jetson it comes with "
-        "JetPack (apt install python3-libnvinfer; make the venv with --system-site-packages); on "
-        "x86-64 install florence-edge[tensorrt-cu12] or florence-edge[tensorrt-cu13]."
+        "TensorRT is not installed. On a Jetson it comes with JetPack (apt install "
+        "python3-libnvinfer; make the venv with --system-site-packages); on x86-64 install "
+        "florence-edge[tensorrt-cu12] or florence-edge[tensorrt-cu13]."
     )
 
 

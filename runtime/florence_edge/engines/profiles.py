@@ -36,12 +36,14 @@ class EngineOptions:
 
     `workspace_mb` limits the scratch memory of one kernel. TensorRT's own default is all there is,
     and on a board whose GPU shares its memory the builder then tries kernels until it is killed.
+    `in_place` is the cache capacity where the bundle's in-place decoder is built, else 0.
     """
 
     batch: int = 1
     beams: int = 3
     max_new_tokens: int = 256
     workspace_mb: int = 1024
+    in_place: int = 0
 
     def check(self, size: ModelSize) -> None:
         """Refuse what the model cannot do.
@@ -105,7 +107,7 @@ def profiles(size: ModelSize, options: EngineOptions) -> dict[str, tuple[Profile
         ),
         contract.DECODER: tuple(
             _decoder_profile(size, batch, Extent(1, options.beams, options.beams), capacity)
-            for capacity in cache_capacities(options.max_new_tokens, size)
+            for capacity in _capacities(options, size)
         ),
     }
 
@@ -149,6 +151,13 @@ def cache_capacities(max_new_tokens: int, size: ModelSize) -> tuple[int, ...]:
     while capacities[-1] < largest:
         capacities.append(contract.cache_capacity(capacities[-1] + 1, size.decoder_positions))
     return tuple(capacities)
+
+
+def _capacities(options: EngineOptions, size: ModelSize) -> tuple[int, ...]:
+    """The in-place decoder has one capacity, of a fixed number of rows."""
+    if options.in_place:
+        return (options.in_place,)
+    return cache_capacities(options.max_new_tokens, size)
 
 
 def _prompt_extents(size: ModelSize) -> tuple[Extent, ...]:

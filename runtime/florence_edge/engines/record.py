@@ -15,6 +15,7 @@ from .profiles import EngineOptions
 
 ENGINE_MANIFEST = "engine.json"
 TIMING_CACHE = "timing.cache"
+_USUAL = EngineOptions()
 LAYOUT_VERSION = 1  # of engine.json and of the profiles: an engine of another is built again
 
 
@@ -41,7 +42,7 @@ class EngineRecord:
     precision: str
     device: Device
     options: EngineOptions
-    sources: Mapping[str, str]
+    sources: Mapping[str, str | None]
     plans: Mapping[str, StoredFile]
 
 
@@ -69,16 +70,25 @@ def fingerprint(bundle: Bundle, device: Device, options: EngineOptions) -> str:
         "layout": LAYOUT_VERSION,
         "device": {**asdict(device), "driver": None},
         "options": asdict(options),
-        "sources": sources(bundle),
+        "sources": sources(bundle, options),
     }
     text = json.dumps(facts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def sources(bundle: Bundle) -> dict[str, str]:
-    """SHA-256 of each file of the bundle that goes into engines."""
-    names = (*(f"{graph}.onnx" for graph in contract.GRAPHS), WEIGHTS)
-    return {name: bundle.files[name].sha256 for name in names}
+def sources(bundle: Bundle, options: EngineOptions = _USUAL) -> dict[str, str | None]:
+    """SHA-256 of each file of the bundle that goes into engines; None of one that it lacks."""
+    files = (source(bundle, graph, options)[1].name for graph in contract.GRAPHS)
+    stored = {name: bundle.files.get(name) for name in (*files, WEIGHTS)}
+    return {name: None if file is None else file.sha256 for name, file in stored.items()}
+
+
+def source(bundle: Bundle, graph: str, options: EngineOptions) -> tuple[contract.Graph, Path]:
+    """Signature and ONNX file of what the engine of a graph is built from."""
+    if graph == contract.DECODER and options.in_place:
+        signature = contract.in_place_decoder(bundle.size, bundle.floats, options.in_place)
+        return signature, bundle.graph_file(contract.IN_PLACE)
+    return contract.graphs(bundle.size, bundle.floats)[graph], bundle.graph_file(graph)
 
 
 def plan_name(graph: str) -> str:

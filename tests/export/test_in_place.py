@@ -1,0 +1,190 @@
+"""The decoder that updates its caches in place: beside the portable one, and built by TensorRT."""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+from florence_edge import contract
+from florence_edge.bundle import Bundle
+from florence_edge.engines.flavours import find_tensorrt
+from florence_edge.engines.profiles import EngineOptions
+from florence_edge.errors import BundleError, RequestError
+from florence_edge_export.engines.build import Wish, build_engines
+from florence_edge_export.export import ExportOptions, check_options, export
+from florence_edge_export.int8_options import Int8Options
+from florence_edge_export.source import MINIATURE, find_checkpoint
+
+from . import folders
+
+Arrays = dict[str, Any]
+
+PRECISIONS = ("fp32", "fp16", "int8")
+CAPACITY, IMAGES, BEAMS, ENCODED, STEPS = 128, 2, 3, 20, 5
+CLOSE = {"fp32": 1e-4, "fp16": 0.03, "int8": 0.03}  # another order of sums, in half
+
+
+@pytest.fixture(scope="module", params=PRECISIONS)
+def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp(request.param) / "bundle"
+    int8 = Int8Options(samples=8, budget=None)
+    options = ExportOptions(precision=request.param, int8=int8, in_place=100)
+    export(MINIATURE, find_checkpoint(MINIATURE), folder, options)
+    return Bundle.load(folder)
+
+
+def session(bundle: Bundle, graph: str) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # it warns that it copies where nothing is bound in place
+    options.add_session_config_entry("session.disable_quant_qdq", "1")  # as the runtime does
+    return onnxruntime.InferenceSession(str(bundle.graph_file(graph)), options)
+
+
+def caches_of(bundle: Bundle) -> list[tuple[int, contract.Part]]:
+    return [(i, part) for i in range(bundle.size.decoder_layers) for part in contract.PARTS]
+
+
+def first_step(bundle: Bundle) -> Arrays:
+    """What both decoders take, the caches empty."""
+    size, rng = bundle.size, np.random.default_rng(0)
+    crossed = (IMAGES, size.decoder_heads, ENCODED, size.head_dim)
+    empty = (IMAGES * BEAMS, size.decoder_heads, CAPACITY, size.head_dim)
+    feeds: Arrays = {"encoder_mask": np.ones((IMAGES, ENCODED), dtype=np.int64)}
+    feeds["encoder_mask"][1, -7:] = 0
+    for of in caches_of(bundle):
+        feeds[contract.cross_cache(*of)] = rng.standard_normal(crossed).astype(bundle.floats)
+        feeds[contract.self_cache(*of)] = np.zeros(empty, dtype=bundle.floats)
+    return feeds
+
+
+def steps(bundle: Bundle, *, in_place: bool) -> Iterator[tuple[Arrays, Arrays]]:
+    """Scores and caches of some steps of a decoder that gets the same tokens."""
+    decoder = session(bundle, contract.IN_PLACE if in_place else contract.DECODER)
+    names = [output.name for output in decoder.get_outputs()]
+    rng, feeds = np.random.default_rng(1), first_step(bundle)
+    for position in range(STEPS):
+        feeds["position"] = np.array([position])
+        feeds["token_ids"] = rng.integers(4, bundle.size.vocab_size, (IMAGES, BEAMS))
+        out = dict(zip(names, decoder.run(None, feeds), strict=True))
+        for of in caches_of(bundle):
+            cache = feeds[contract.self_cache(*of)]
+            if in_place:
+                cache[:] = out[contract.kept_cache(*of)]
+            else:
+                cache[:, :, position] = out[contract.new_row(*of)][:, :, 0]
+        yield out, {name: feeds[name].copy() for name in feeds if name.startswith("self")}
+
+
+def test_it_computes_what_the_portable_decoder_does(bundle: Bundle) -> None:
+    both = zip(steps(bundle, in_place=True), steps(bundle, in_place=False), strict=True)
+    for position, ((found, kept), (expected, placed)) in enumerate(both):
+        close = CLOSE[bundle.precision]
+        np.testing.assert_allclose(found["log_probs"], expected["log_probs"], atol=close)
+        for name, cache in kept.items():
+            assert np.abs(cache[:, :, position]).max() > 0
+            assert not cache[:, :, position + 1 :].any()
+            np.testing.assert_allclose(cache, placed[name], atol=close)
+
+
+def test_onnx_itself_agrees(bundle: Bundle) -> None:
+    """Another reading of TensorScatter than ONNX Runtime's."""
+    if bundle.precision != "fp32":
+        pytest.skip("in float32 alone: onnx's evaluator has no float16 for every operator")
+    feeds = first_step(bundle)
+    feeds["position"], feeds["token_ids"] = np.array([0]), np.full((IMAGES, BEAMS), 5)
+    path = bundle.graph_file(contract.IN_PLACE)
+    names = [contract.kept_cache(0, "key"), "log_probs"]
+    evaluator: Any = ReferenceEvaluator(str(path))
+    kept, log_probs = evaluator.run(names, feeds)
+    expected = session(bundle, contract.IN_PLACE).run(names, feeds)
+    np.testing.assert_allclose(kept, expected[0], atol=1e-4)
+    np.testing.assert_allclose(log_probs, expected[1], atol=1e-3)
+
+
+def test_it_is_the_contracts_graph_on_the_same_weights(bundle: Bundle) -> None:
+    model = onnx.load(bundle.graph_file(contract.IN_PLACE), load_external_data=False)
+    onnx.checker.check_model(str(bundle.graph_file(contract.IN_PLACE)))
+    assert [opset.version for opset in model.opset_import] == [24]
+    assert bundle.in_place == CAPACITY
+    expected = contract.in_place_decoder(bundle.size, bundle.floats, CAPACITY)
+    for tensors, values in (
+        (expected.inputs, model.graph.input),
+        (expected.outputs, model.graph.output),
+    ):
+        assert {tensor.name: tensor.shape for tensor in tensors} == {
+            value.name: tuple(
+                side.dim_param or side.dim_value for side in value.type.tensor_type.shape.dim
+            )
+            for value in values
+        }
+    portable = onnx.load(bundle.graph_file(contract.DECODER), load_external_data=False)
+    assert places(model) == places(portable)
+
+
+def places(model: onnx.ModelProto) -> set[tuple[str, str]]:
+    """Where in weights.bin a graph's tensors lie."""
+    return {
+        (entry["location"], entry["offset"])
+        for tensor in model.graph.initializer
+        if (entry := {each.key: each.value for each in tensor.external_data})
+    }
+
+
+def test_tensorrt_builds_it_without_a_warning(
+    bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("tensorrt_rtx_bindings")
+    options = EngineOptions(batch=2, beams=3, max_new_tokens=100, in_place=CAPACITY)
+    wish = Wish(options=options, engine_dir=tmp_path, ahead_of_time="8.6")
+    outcome = build_engines(
+        bundle, find_tensorrt("rtx"), wish, show=lambda _: None, accept=lambda _: None
+    )
+    assert contract.DECODER in outcome.built
+    assert "decoder.inplace.onnx" in outcome.record.sources
+    assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []
+
+
+def test_the_portable_bundle_is_the_same_without_it(
+    tiny_checkpoint: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    export("tiny", tiny_checkpoint, tmp_path / "bundle", ExportOptions(in_place=64))
+    both = Bundle.load(tmp_path / "bundle")
+    alone = Bundle.load(tiny_bundle)
+    assert alone.in_place is None
+    assert both.files.keys() - alone.files.keys() == {"decoder.inplace.onnx"}
+    for graph in contract.GRAPHS:
+        assert both.files[f"{graph}.onnx"] == alone.files[f"{graph}.onnx"]
+    assert both.files["weights.bin"] == alone.files["weights.bin"]
+
+
+def test_more_tokens_than_the_model_has_are_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    for tokens in (0, 99_999):
+        with pytest.raises(RequestError, match=f"--in-place-decoder is {tokens}; expected 1 to"):
+            export("tiny", tiny_checkpoint, tmp_path / "bundle", ExportOptions(in_place=tokens))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_cpu_target_and_the_in_place_decoder_exclude_each_other() -> None:
+    int8 = Int8Options(target="cpu")
+    with pytest.raises(RequestError, match="--in-place-decoder and --target"):
+        check_options(MINIATURE, ExportOptions(precision="int8", int8=int8, in_place=64))
+
+
+@pytest.mark.parametrize("damage", ["unlisted", "no number"])
+def test_a_manifest_that_promises_it_wrongly_is_refused(
+    tiny_bundle: Path, tmp_path: Path, damage: str
+) -> None:
+    copy = folders.copy(tiny_bundle, tmp_path / "bundle")
+    stated = json.loads((copy / "manifest.json").read_text())
+    stated["in_place"] = 64 if damage == "unlisted" else "64"
+    (copy / "manifest.json").write_text(json.dumps(stated))
+    told = "does not list decoder.inplace.onnx" if damage == "unlisted" else "in_place is '64'"
+    with pytest.raises(BundleError, match=told):
+        Bundle.load(copy)
