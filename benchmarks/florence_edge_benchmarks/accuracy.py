@@ -12,6 +12,7 @@ from florence_edge.questions import Question, free_question, question
 
 from .captions import TOKENIZER_NOTE
 from .detection import detection_figures
+from .devices import CPU, Device
 from .grades import Answered, grade
 from .machine import describe_machine
 from .results import AccuracyResult
@@ -41,7 +42,7 @@ def measure_accuracy(
     truth: Truth,
     examination: Examination,
     *,
-    device: str = "cpu",
+    device: Device = CPU,
     threads: int | None = None,
 ) -> AccuracyResult:
     """Let the bundle in `folder` answer, free-running, and grade the answers task by task.
@@ -50,19 +51,26 @@ def measure_accuracy(
         FlorenceEdgeError: the bundle cannot be loaded, nothing is to be asked, or no picture could
             be read.
     """
-    model = Florence2.load(folder, device, threads=threads)
+    model = Florence2.load(
+        folder, device.engine, threads=threads, engine_precision=device.precision or None
+    )
     answered, unread = examine(model, truth, examination)
     return AccuracyResult(
         machine=describe_machine(),
-        settings=_settings(model, examination, device),
+        settings=_settings(model, examination, device.name),
         model=model.bundle.model,
         precision=model.bundle.precision,
-        device=device,
+        device=device.name,
         data=truth.name,
         images=len(truth.pictures) - len(unread),
         figures=figures_of(truth, answered),
-        notes=(TOKENIZER_NOTE, *(f"Not read: {message}" for message in unread)),
+        notes=(*_note(answered), *(f"Not read: {message}" for message in unread)),
     )
+
+
+def _note(answered: Mapping[str, Sequence[Answered]]) -> Sequence[str]:
+    captioned = any(each.asked.references for answers in answered.values() for each in answers)
+    return [TOKENIZER_NOTE] if captioned else []
 
 
 def examine(

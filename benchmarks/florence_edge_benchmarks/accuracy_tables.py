@@ -28,7 +28,7 @@ def accuracy_of(
     row: SystemRow, accuracies: Sequence[AccuracyResult], task: str
 ) -> tuple[str, float] | None:
     """Name and value of the headline figure that was measured of this bundle on this engine."""
-    identity = (row.model, row.precision, row.system.device)
+    identity = (row.model, row.precision, row.system.runs_on.name)
     for each in accuracies:
         same = (each.model, each.precision, each.device) == identity
         if row.system.kind == "bundle" and same and task in each.figures:

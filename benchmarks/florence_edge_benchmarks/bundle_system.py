@@ -6,8 +6,10 @@ from florence_edge import Florence2
 from florence_edge.image import load_image
 
 from .calls import Calls, RecordedBackend
+from .devices import Device
 from .endless import EndlessBackend
-from .stages import Timing, stages_from_calls
+from .stages import Timing, host_seconds, stages_from_calls
+from .waits import with_waits
 from .workload import Workload
 
 
@@ -17,13 +19,15 @@ class BundleSystem:
     def __init__(self, model: Florence2, calls: Calls) -> None:
         self._model = model
         self._calls = calls
-        self._recorded = RecordedBackend(model.backend, calls)
+        self._recorded = RecordedBackend(with_waits(model.backend, calls), calls)
         self._endless = EndlessBackend(self._recorded, model.bundle.generation.eos_token_id)
 
     @staticmethod
-    def load(folder: Path, device: str, threads: int) -> "BundleSystem":
+    def load(folder: Path, device: Device, threads: int) -> "BundleSystem":
         """Load the bundle, with recorded calls."""
-        return BundleSystem(Florence2.load(folder, device, threads=threads), Calls())
+        precision = device.precision or None
+        model = Florence2.load(folder, device.engine, threads=threads, engine_precision=precision)
+        return BundleSystem(model, Calls())
 
     def answer(self, workload: Workload) -> Timing:
         """Answer once, picture file to regions, and say how long each stage took."""
@@ -42,4 +46,5 @@ class BundleSystem:
             stages=stages_from_calls(calls, begin=begin, decoded=decoded, end=end),
             steps=tuple(call.end - call.begin for call in calls if call.what == "step"),
             token_ids=tuple(result.token_ids for result in results),
+            host=host_seconds(calls),
         )

@@ -45,10 +45,12 @@ def caption_figures(
         said: one caption by picture, for the same pictures.
 
     Raises:
-        RequestError: pycocoevalcap is not installed.
+        RequestError: pycocoevalcap is not installed, or no caption of people has a word.
     """
     true = {key: [tokenized(text) for text in texts] for key, texts in references.items()}
     found = {key: [tokenized(said[key])] for key in references}
+    if not any(text for texts in true.values() for text in texts):
+        raise RequestError("People's captions have no word to compare with: mend the truth.")
     with redirect_stdout(io.StringIO()):
         cider, _ = _scorer("cider.cider", "Cider").compute_score(true, found)
         bleus, _ = _scorer("bleu.bleu", "Bleu").compute_score(true, found, verbose=0)

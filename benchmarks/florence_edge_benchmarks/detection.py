@@ -10,7 +10,8 @@ from florence_edge import Result
 from florence_edge.errors import RequestError
 from florence_edge_calibration.fidelity import Boxes
 
-from .truth import Row, Truth, corners
+from .truth import Truth, corners
+from .truth_rows import Row
 
 # pycocotools' twelve numbers, in its order; those without a case are -1 and left out here.
 _STATISTICS = (

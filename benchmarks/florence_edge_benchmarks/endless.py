@@ -1,7 +1,7 @@
 """Answers that do not end before their longest length: what `min_new_tokens` is in transformers.
 
 Random weights say the end token whenever they like. To compare engines over equally many tokens,
-it is taken out of the scores, so that only the length ends an answer. That costs some ten
+it is taken out of the scores, so that only the length ends an answer. That costs a few
 microseconds a step, which count as search.
 """
 
@@ -45,13 +45,15 @@ class EndlessDecoder:
     def _without_end(self, scores: Scores) -> Scores:
         """Each row loses one of its top K: the end token or, without it, the last."""
         is_end = scores.top_ids == self._end_token
-        kept = np.argsort(is_end, axis=1, kind="stable")[:, :-1]
 
         def full() -> Floats:
             log_probs: Floats = scores.full().copy()
             log_probs[:, self._end_token] = -np.inf
             return log_probs
 
+        if not is_end.any():
+            return Scores(scores.top_log_probs[:, :-1], scores.top_ids[:, :-1], full)
+        kept = np.argsort(is_end, axis=1, kind="stable")[:, :-1]
         return Scores(
             np.take_along_axis(scores.top_log_probs, kept, axis=1),
             np.take_along_axis(scores.top_ids, kept, axis=1),

@@ -16,6 +16,7 @@ from florence_edge_jetson.meter import Meter
 from florence_edge_jetson.thermal import read_zones
 from florence_edge_jetson.tree import Tree
 
+from .energy_tables import throttling
 from .machine import describe_machine
 from .results import write_whole
 
@@ -82,8 +83,7 @@ def energy_text(measured: Mapping[str, Any]) -> str:
     if energy["joules_per_token"] is not None:
         gross, net = energy["joules_per_token"]
         lines.append(f"a token      {gross:.4f} J, of which {net:.4f} J above rest")
-    events = [f"{count} x {name}" for name, count in energy["throttling"].items()]
-    lines.append(f"throttling   {', '.join(events) or 'none'}")
+    lines.append(f"throttling   {throttling(energy)}")
     return "\n".join(lines)
 
 

@@ -88,13 +88,24 @@ def _latencies(run: RunRow) -> list[tuple[float, float]]:
 
 
 def _memory_figures(result: SpeedResult) -> Iterator[tuple[str, str]]:
-    rows = [
-        Bar(row.system.label, [peak / 1e6], units.size(peak))
-        for row in result.systems
-        if row.start is not None and (peak := row.start.answering_bytes) is not None
-    ]
-    if rows:
-        yield bars(["memory"], rows, "MB"), "Most memory resident while answering"
+    started = [(row.system.label, row.start) for row in result.systems if row.start is not None]
+    for title, counts in (
+        (
+            "Most memory resident while answering",
+            [(label, start.answering_bytes) for label, start in started],
+        ),
+        (
+            "GPU memory held after the answers, beyond the CUDA context",
+            [(label, start.device_bytes) for label, start in started],
+        ),
+    ):
+        rows = [
+            Bar(label, [count / 1e6], units.size(count))
+            for label, count in counts
+            if count is not None
+        ]
+        if rows:
+            yield bars(["memory"], rows, "MB"), title
 
 
 def _trade_off(

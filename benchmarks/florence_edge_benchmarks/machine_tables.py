@@ -16,7 +16,8 @@ def machine_line(machine: Mapping[str, Any]) -> str:
         machine.get("gpu"),
         machine.get("power_mode"),
     ]
-    return ", ".join(str(part) for part in parts if part)
+    # A machine that is no board of NVIDIA's may be called by its processor.
+    return ", ".join(dict.fromkeys(str(part) for part in parts if part))
 
 
 def machine_table(machine: Mapping[str, Any], settings: Mapping[str, Any]) -> Table:

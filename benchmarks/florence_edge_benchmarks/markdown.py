@@ -4,10 +4,8 @@ from collections.abc import Sequence
 
 from florence_edge.errors import RequestError
 
-from .accuracy_tables import accuracy_table
-from .machine_tables import machine_line, machine_table
-from .results import Result, SpeedResult
-from .speed_tables import speed_tables
+from .results import Result
+from .sections import section_of
 from .table import Table
 
 BLOCK_BEGINS, BLOCK_ENDS = "<!-- benchmarks -->", "<!-- end of benchmarks -->"
@@ -42,16 +40,9 @@ def table_as_markdown(table: Table) -> str:
 
 
 def _section(result: Result, *, brief: bool) -> str:
-    place = f"{machine_line(result.machine)}, {result.machine['date']}"
-    if isinstance(result, SpeedResult):
-        threads = result.settings["threads"]
-        title = f"**{result.models}** on {place}, {threads} thread(s) a system"
-        tables = speed_tables(result, brief=brief)
-        tables += [accuracy_table(each) for each in result.accuracy]
-    else:
-        title, tables = f"**{result.model}** on {place}", [accuracy_table(result)]
-    if not brief:
-        tables.append(machine_table(result.machine, result.settings))
+    section = section_of(result, brief=brief)
+    tables = [*section.tables, *([] if brief else [section.machine])]
+    title = f"**{section.models}** on {section.place}"
     return "\n\n".join([title, *(_with_title(table, brief=brief) for table in tables)])
 
 

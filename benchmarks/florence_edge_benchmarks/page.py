@@ -3,16 +3,15 @@
 from collections.abc import Sequence
 from html import escape
 
-from .accuracy_tables import accuracy_table
-from .figures import Figure, speed_figures, trade_off_figures
-from .machine_tables import machine_line, machine_table
+from .energy_result import EnergyResult
+from .figures import Figure, trade_off_figures
 from .results import AccuracyResult, Result, SpeedResult
-from .speed_tables import speed_tables
+from .sections import section_of
 from .table import Table
 
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #1a1a1a; background: #fff;
-       max-width: 1080px; margin: 2rem auto; padding: 0 1rem; }
+       max-width: 1200px; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.25rem; margin-top: 2.5rem;
      border-bottom: 2px solid #1a1a1a; } h3 { font-size: 1rem; margin: 1.6rem 0 .4rem; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
@@ -20,13 +19,16 @@ table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabu
 th, td { padding: .22rem .5rem; border-bottom: 1px solid #ccc; text-align: right;
          vertical-align: top; }
 td { white-space: nowrap; } th { border-bottom: 1.5px solid #1a1a1a; vertical-align: bottom; }
-.name, .text { text-align: left; } .text { white-space: normal; max-width: 42rem; }
+.name, .text { text-align: left; } td.name:first-child { white-space: normal; }
+.text { white-space: normal; max-width: 42rem; }
 figure { margin: 0; break-inside: avoid; } svg { max-width: 100%; height: auto; }
 figcaption, .note { font-size: .85rem; color: #333; max-width: 60rem; }
+@page { margin: 14mm; }
 @media print { body { margin: 0; max-width: none; font-size: 10pt; }
   h2 { break-before: page; } h2.first { break-before: auto; }
   table { font-size: 7.5pt; } th, td { padding: .1rem .3rem; }
-  tr, figure { break-inside: avoid; } .wide { overflow: visible; } }
+  h2, h3 { break-after: avoid; } tr, figure, .note { break-inside: avoid; }
+  .wide { overflow: visible; } }
 """
 
 _CLASSES = {"n": ' class="name"', "f": "", "t": ' class="text"'}
@@ -36,9 +38,9 @@ def page_of(results: Sequence[Result]) -> str:
     """The page; equal results give equal bytes."""
     speeds = [each for each in results if isinstance(each, SpeedResult)]
     accuracies = [each for each in results if isinstance(each, AccuracyResult)]
+    energies = [each for each in results if isinstance(each, EnergyResult)]
+    ordered: list[Result] = [*speeds, *accuracies, *energies]
     accuracies += [each for speed in speeds for each in speed.accuracy]
-    ordered: list[Result] = [*speeds]
-    ordered += [each for each in results if isinstance(each, AccuracyResult)]
     sections = [_section(result, first=number == 0) for number, result in enumerate(ordered)]
     trade_offs = trade_off_figures(speeds, accuracies)
     if trade_offs:
@@ -53,18 +55,12 @@ def page_of(results: Sequence[Result]) -> str:
 
 
 def _section(result: Result, *, first: bool) -> str:
-    where = f"{machine_line(result.machine)}, {result.machine['date']}"
-    if isinstance(result, SpeedResult):
-        title, figures = f"Speed of {result.models}", speed_figures(result)
-        tables = [*speed_tables(result), *map(accuracy_table, result.accuracy)]
-        where += f", {result.settings['threads']} thread(s) a system"
-    else:
-        title, figures = f"Accuracy of {result.model}", []
-        tables = [accuracy_table(result)]
+    section = section_of(result)
     kind = ' class="first"' if first else ""
-    opening = f"<h2{kind}>{escape(title)}</h2>\n<p>{escape(where)}</p>"
-    machine = _table(machine_table(result.machine, result.settings))
-    return "\n".join([opening, *map(_table, tables), *map(_figure, figures), machine])
+    title = f"{section.kind} of {section.models}"
+    opening = f"<h2{kind}>{escape(title)}</h2>\n<p>{escape(section.place)}</p>"
+    drawn = [*map(_table, section.tables), *map(_figure, section.figures)]
+    return "\n".join([opening, *drawn, _table(section.machine)])
 
 
 def _table(table: Table) -> str:

@@ -42,7 +42,7 @@ def bars(parts: Sequence[str], rows: Sequence[Bar], unit: str) -> str:
     drawn = [legend, _upright_grid(marks, scale, top, bottom, unit)]
     for number, row in enumerate(rows):
         y, reached = top + number * (_BAR + _GAP), 0.0
-        drawn.append(_text(_LEFT - 8, y + 13, row.name, anchor="end"))
+        drawn.append(_text(_LEFT - 8, y + 13, _fitting(row.name, _LEFT - 8), anchor="end"))
         for part, value in enumerate(row.parts):
             x, reached = scale.place(reached), reached + value
             width = scale.place(reached) - x
@@ -142,6 +142,12 @@ def _text(x: float, y: float, text: str, *, anchor: str = "start") -> str:
 
 def _line(x1: float, y1: float, x2: float, y2: float) -> str:
     return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="#ddd"/>'
+
+
+def _fitting(name: str, width: float) -> str:
+    """The name, without its middle where it is too long."""
+    most = int(width / _LETTER)
+    return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-(most - most // 2) :]}"
 
 
 def _colour(number: int) -> str:

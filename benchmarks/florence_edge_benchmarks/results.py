@@ -1,18 +1,19 @@
 """Results on disk: JSON that a report, and a person, can read years later."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from florence_edge.errors import RequestError
 
+from .energy_result import EnergyResult
 from .start import Start
 from .systems import System
 from .workload import Workload
 
-SPEED, ACCURACY = "speed", "accuracy"
+SPEED, ACCURACY, ENERGY = "speed", "accuracy", "energy"
 _SCHEMA = 1
 _DIGITS = 6  # microseconds
 
@@ -35,6 +36,8 @@ class Round:
     seconds: float
     stages: Mapping[str, float]
     tokens: int
+    host: float | None = None
+    """See `Timing.host`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,10 +91,10 @@ class SpeedResult:
         return ", ".join(dict.fromkeys(started)) or "nothing that started"
 
 
-Result = SpeedResult | AccuracyResult
+Result = SpeedResult | AccuracyResult | EnergyResult
 
 
-def write_result(path: Path, result: Result) -> None:
+def write_result(path: Path, result: SpeedResult | AccuracyResult) -> None:
     """Write a result; there is either the whole file or what was there before."""
     kind = SPEED if isinstance(result, SpeedResult) else ACCURACY
     content = {"florence-bench": kind, "schema": _SCHEMA, **_rounded(asdict(result))}
@@ -127,15 +130,16 @@ def read_result(path: Path) -> Result:
     except ValueError as error:
         raise RequestError(f"{path} is not JSON: {error}. {_EXPECTED}") from error
     kind = found.pop("florence-bench", None) if isinstance(found, dict) else None
-    if kind not in (SPEED, ACCURACY) or found.pop("schema", None) != _SCHEMA:
+    read = _READERS.get(kind) if isinstance(kind, str) else None
+    if read is None or found.pop("schema", None) != _SCHEMA:
         raise RequestError(f"{path} is no result of this florence-bench. {_EXPECTED}")
     try:
-        return _speed(found) if kind == SPEED else _accuracy(found)
+        return read(found)
     except (KeyError, TypeError, ValueError) as error:
         raise RequestError(f"{path} lacks or garbles a field: {error}. {_EXPECTED}") from error
 
 
-_EXPECTED = "Expected what `florence-bench speed` or `accuracy` wrote with --output."
+_EXPECTED = "Expected what `florence-bench speed`, `accuracy` or `energy` wrote with --output."
 
 
 def _speed(found: Mapping[str, Any]) -> SpeedResult:
@@ -168,6 +172,13 @@ def _speed(found: Mapping[str, Any]) -> SpeedResult:
 
 def _accuracy(found: Mapping[str, Any]) -> AccuracyResult:
     return AccuracyResult(**{**found, "notes": tuple(found["notes"])})
+
+
+_READERS: Mapping[str, Callable[[Mapping[str, Any]], Result]] = {
+    SPEED: _speed,
+    ACCURACY: _accuracy,
+    ENERGY: EnergyResult.from_json,
+}
 
 
 def _rounded(value: Any) -> Any:

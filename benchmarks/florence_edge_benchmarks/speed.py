@@ -50,10 +50,11 @@ def measure_speed(
     baseline = baseline_of([row.system for row in rows if row.error is None])
     with ExitStack() as stack:
         running = {label: one.answer for label, one in _running(stack, rows)}
-        for workload in workloads:
-            logger.info("%s: %d rounds", workload.name, rounds.timed)
-            outcomes = run_rounds(running, workload, rounds)
-            runs += _run_rows(workload, outcomes, baseline)
+        for task, some in _by_task(workloads).items():
+            told = f"{len(some)} workload{'s' if len(some) > 1 else ''}, {rounds.timed} rounds"
+            logger.info("%s: %s", task, told)
+            for workload, outcomes in zip(some, run_rounds(running, some, rounds), strict=True):
+                runs += _run_rows(workload, outcomes, baseline)
     return SpeedResult(
         machine=machine,
         settings=settings,
@@ -63,10 +64,19 @@ def measure_speed(
     )
 
 
+def _by_task(workloads: Sequence[Workload]) -> dict[str, list[Workload]]:
+    """Those of a task share their rounds; of all tasks, a GPU would not keep its memory."""
+    tasks: dict[str, list[Workload]] = {}
+    for workload in workloads:
+        tasks.setdefault(workload.task, []).append(workload)
+    return tasks
+
+
 def baseline_of(systems: Sequence[System]) -> str:
     """The label that ratios refer to: plain transformers, any other of its variants, the first."""
-    labels = [system.label for system in systems]
-    return next((name for name in (*VARIANTS, *labels) if name in labels), "")
+    variants = {system.variant: system.label for system in reversed(systems)}
+    first = systems[0].label if systems else ""
+    return next((variants[name] for name in VARIANTS if name in variants), first)
 
 
 def _start(system: System, workloads: Sequence[Workload], failed: Mapping[str, str]) -> SystemRow:
@@ -134,7 +144,12 @@ def run_row(
         label=label,
         workload=replace(workload, image=Path(workload.image).name),
         rounds=tuple(
-            Round(seconds=timing.seconds, stages=timing.stages, tokens=timing.tokens)
+            Round(
+                seconds=timing.seconds,
+                stages=timing.stages,
+                tokens=timing.tokens,
+                host=timing.host,
+            )
             for timing in timings
         ),
         steps=tuple(median_by_position([timing.steps for timing in timings])),

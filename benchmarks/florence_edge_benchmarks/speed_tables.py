@@ -7,16 +7,19 @@ from . import units
 from .accuracy_tables import accuracy_of
 from .results import Round, RunRow, SpeedResult
 from .stages import STAGES
+from .start_table import start_table
 from .summary import percentile, ratios
 from .table import Table
+from .within_table import within_table
 
 _DECODING = ("decoder", "search")
 
 
 def speed_tables(result: SpeedResult, *, brief: bool = False) -> list[Table]:
     """All tables of a speed result; `brief` leaves the stages out, for a README."""
-    tables = [latency_table(result), *([] if brief else [stage_table(result)]), start_table(result)]
-    return [table for table in [*tables, failure_table(result)] if table.rows]
+    stages = [] if brief else [stage_table(result), within_table(result)]
+    tables = [latency_table(result), *stages, start_table(result), failure_table(result)]
+    return [table for table in tables if table.rows]
 
 
 def latency_table(result: SpeedResult) -> Table:
@@ -50,6 +53,8 @@ def latency_table(result: SpeedResult) -> Table:
 
 def stage_table(result: SpeedResult) -> Table:
     """Where the time goes, as medians."""
+    runs = [run for run in result.runs if is_whole(run)]
+    on_gpu = any(host_a_token(run) is not None for run in runs)
     rows = [
         (
             run.workload.name,
@@ -58,64 +63,30 @@ def stage_table(result: SpeedResult) -> Table:
             units.share(host_share(run)),
             units.duration(run.step_p50),
             units.duration(run.step_p90),
+            *([units.duration(host_a_token(run))] if on_gpu else []),
         )
-        for run in result.runs
-        if is_whole(run)
+        for run in runs
     ]
     return Table(
         title="Stages",
-        heading=("task", "system", *STAGES, "search share", "step p50", "step p90"),
+        heading=(
+            *("task", "system", *STAGES, "search share", "step p50", "step p90"),
+            *(["host a token"] if on_gpu else []),
+        ),
         rows=tuple(rows),
-        kinds="nn" + "f" * (len(STAGES) + 3),
+        kinds="nn" + "f" * (len(STAGES) + 3 + on_gpu),
         note=(
             "Medians over the rounds. Decoder is the engine's time for all steps, search the time "
             "between them, and its share is of both; a step is one decoded token, of all beams."
+            + (_HOST if on_gpu else "")
         ),
     )
 
 
-def start_table(result: SpeedResult) -> Table:
-    """Import, loading, memory and size of the systems that started."""
-    rows = [
-        (
-            row.system.label,
-            row.precision,
-            *(
-                units.duration(seconds)
-                for seconds in (
-                    row.start.import_seconds,
-                    row.start.load_seconds,
-                    row.start.first_answer_seconds,
-                )
-            ),
-            *(
-                units.size(count)
-                for count in (
-                    row.start.loaded_bytes,
-                    row.start.answering_bytes,
-                    row.start.peak_bytes,
-                    row.start.disk_bytes,
-                )
-            ),
-        )
-        for row in result.systems
-        if row.start is not None
-    ]
-    return Table(
-        title="Start, memory and size",
-        heading=(
-            *("system", "precision", "import", "load", "cold start"),
-            *("loaded", "peak answering", "peak", "model on disk"),
-        ),
-        rows=tuple(rows),
-        kinds="nnfffffff",
-        note=(
-            "A process of its own each, apart from the timing. Cold start is process to first "
-            "answer, with files perhaps in the page cache. Memory is resident memory, mapped "
-            "files included; the peak includes loading, for transformers by florence-export's "
-            "reader of checkpoints."
-        ),
-    )
+_HOST = (
+    " Host a token is what decoding takes but for waiting for the GPU: search and launches. "
+    "ONNX Runtime waits within its runs, which are left out whole; of transformers it is not known."
+)
 
 
 def failure_table(result: SpeedResult) -> Table:
@@ -140,6 +111,12 @@ def host_share(run: RunRow) -> float:
     """The part of decoding that is spent outside of the engine."""
     search, decoder = (stage_median(run, stage) for stage in ("search", "decoder"))
     return search / max(search + decoder, 1e-12)
+
+
+def host_a_token(run: RunRow) -> float | None:
+    """Median seconds of the host's own work a token; see `Timing.host`."""
+    known = [each.host / each.tokens for each in run.rounds if each.host is not None]
+    return percentile(known, 50) if known else None
 
 
 def decoding_seconds(each: Round) -> float:

@@ -23,11 +23,14 @@ STAGES = (
     "post-process",
 )
 
-Engine = Literal["look", "read", "step"]
+Engine = Literal["look", "read", "step", "wait"]
 
 
 class Call(NamedTuple):
-    """One call into the engine: vision encoder, text encoder or decoder step."""
+    """One call into the engine: vision encoder, text encoder or decoder step.
+
+    A `wait` lies within another call, or between steps: the host does nothing but wait for a GPU.
+    """
 
     what: Engine
     begin: float
@@ -44,6 +47,9 @@ class Timing:
     """Engine time of each decoder step."""
     token_ids: tuple[tuple[int, ...], ...]
     """The answer of each picture, from the start token on."""
+    host: float | None = None
+    """Of decoding, what the host did but for waiting for a GPU: search and launches. None where
+    no GPU is waited for, or nobody says when."""
 
     @property
     def tokens(self) -> int:
@@ -58,6 +64,7 @@ class Timing:
             stages=dict(found["stages"]),
             steps=tuple(found["steps"]),
             token_ids=tuple(tuple(ids) for ids in found["token_ids"]),
+            host=found["host"],
         )
 
 
@@ -85,6 +92,14 @@ def stages_from_calls(
         "search": stepped - read - steps,
         "post-process": end - stepped,
     }
+
+
+def host_seconds(calls: Sequence[Call]) -> float | None:
+    """From the end of reading to that of the last step, without the waits; None without waits."""
+    begin = max(call.end for call in calls if call.what == "read")
+    end = max(call.end for call in calls if call.what == "step")
+    waits = [call for call in calls if call.what == "wait" and begin <= call.begin < end]
+    return end - begin - _inside(waits, "wait") if waits else None
 
 
 def _inside(calls: Sequence[Call], what: Engine) -> float:

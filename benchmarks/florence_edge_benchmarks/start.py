@@ -40,6 +40,12 @@ class Start:
     peak_bytes: int | None
     """The most that was resident at all, loading included."""
     disk_bytes: int | None
+    device_bytes: int | None = None
+    """What is held of an NVIDIA GPU's memory once it has answered, beyond the CUDA context."""
+    reader: str | None = None
+    """Who read the checkpoint, where one was read."""
+    versions: Mapping[str, str] | None = None
+    """Of packages in an environment of its own."""
 
 
 def measure_start(system: System, first: Workload, heaviest: Workload) -> Start:
@@ -64,7 +70,8 @@ def measure_start(system: System, first: Workload, heaviest: Workload) -> Start:
         first_answer = perf_counter() - begin
         if heaviest != first:
             competitor.answer(heaviest)
-        answering = competitor.memory()["peak_bytes"]
+        used = competitor.memory()
+    answering = used["peak_bytes"]
     peaks = [peak for peak in (loaded["peak_bytes"], answering) if peak is not None]
     return Start(
         import_seconds=import_seconds(system),
@@ -74,6 +81,9 @@ def measure_start(system: System, first: Workload, heaviest: Workload) -> Start:
         answering_bytes=answering,
         peak_bytes=max(peaks, default=None),
         disk_bytes=disk_bytes(system),
+        device_bytes=used["device_bytes"],
+        reader=loaded.get("reader"),
+        versions=loaded.get("versions"),
     )
 
 

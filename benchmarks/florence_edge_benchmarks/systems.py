@@ -9,6 +9,7 @@ from typing import Any, Literal
 from florence_edge.bundle import MANIFEST, Bundle
 from florence_edge.errors import FlorenceEdgeError, RequestError
 
+from .devices import CPU, Device, device_of
 from .transformers_variants import VARIANTS
 
 Kind = Literal["bundle", "transformers", "optimum"]
@@ -30,10 +31,17 @@ class System:
     bundle: str
     threads: int
     device: str = "cpu"
+    engine_precision: str = ""
+    """What the engine computes in, where that is a choice; empty is its default."""
     variant: str = ""
     checkpoint: str = ""
     python: str = ""
     """The interpreter that runs it; empty means this one."""
+
+    @property
+    def runs_on(self) -> Device:
+        """Engine, device and what is computed in."""
+        return Device(self.device, self.engine_precision)
 
     @staticmethod
     def from_json(found: Mapping[str, Any]) -> "System":
@@ -45,14 +53,33 @@ class System:
         return json.dumps(asdict(self))
 
 
+@dataclass(frozen=True, slots=True)
+class Entrant:
+    """A bundle's folder, and the devices to run it on."""
+
+    folder: Path
+    devices: tuple[Device, ...] = (CPU,)
+
+
+def entrant_of(text: str, devices: Sequence[Device]) -> Entrant:
+    """`BUNDLE`, on all of `devices`, or `BUNDLE@cpu,openvino+bf16`.
+
+    Raises:
+        RequestError: what stands behind the @ is no device.
+    """
+    folder, at, said = text.rpartition("@")
+    if not at or Path(text).exists():  # a folder may have an @ in its name
+        return Entrant(Path(text), tuple(devices))
+    return Entrant(Path(folder), tuple(device_of(part) for part in said.split(",")))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What bundles are compared with, and on what.
+    """What bundles are compared with: `NAME`, or `NAME@cuda:1` for transformers elsewhere.
 
     `checkpoint` empty means the one that a bundle's manifest names.
     """
 
-    devices: Sequence[str] = ("cpu",)
     competitors: Sequence[str] = ()
     threads: int = 1
     checkpoint: str = ""
@@ -62,77 +89,118 @@ class Comparison:
 
 
 def systems_of(
-    bundles: Sequence[Path], comparison: Comparison, failed: Collection[str] = ()
+    entrants: Sequence[Entrant], comparison: Comparison, failed: Collection[str] = ()
 ) -> list[System]:
-    """Every bundle on every device, then the competitors with the first bundle's checkpoint.
+    """Every bundle on its devices, then the competitors with the first bundle's checkpoint.
+
+    transformers runs on the first NVIDIA GPU that a bundle runs on, else on the CPU.
 
     Args:
-        bundles: their folders.
-        comparison: on which devices, and beside what.
+        entrants: the bundles.
+        comparison: beside what.
         failed: folders of bundles that could not be made; nothing is compared with those.
 
     Raises:
         RequestError: a competitor is not known, or there is no bundle to compare it with.
     """
-    ours = _distinct(
-        [
-            System(
-                label=_label(folder, device),
-                kind="bundle",
-                bundle=str(folder),
-                threads=comparison.threads,
-                device=device,
-            )
-            for folder in bundles
-            for device in comparison.devices
-        ]
-    )
-    whole = [folder for folder in bundles if str(folder) not in failed]
-    return ours + [_competitor(name, whole, comparison) for name in comparison.competitors]
+    ours = [
+        System(
+            label=_label(entrant.folder, device),
+            kind="bundle",
+            bundle=str(entrant.folder),
+            threads=comparison.threads,
+            device=device.engine,
+            engine_precision=device.precision,
+        )
+        for entrant in entrants
+        for device in entrant.devices
+    ]
+    whole = [entrant.folder for entrant in entrants if str(entrant.folder) not in failed]
+    gpus = [system.runs_on.gpu for system in ours if system.runs_on.gpu is not None]
+    place = _cuda(gpus[0]) if gpus else CPU
+    theirs = [_competitor(name, whole, comparison, place) for name in comparison.competitors]
+    return [*_distinct(_once(ours)), *_once(theirs)]
 
 
-def _label(folder: Path, device: str) -> str:
+def _once(systems: Sequence[System]) -> list[System]:
+    return list(dict.fromkeys(systems))
+
+
+def _label(folder: Path, device: Device) -> str:
     """`fp32 on cpu`; a folder that is no bundle is called by its name until it fails."""
     try:
         bundle = Bundle.load(folder)
     except FlorenceEdgeError:
-        return f"{folder.name} on {device}"
-    return f"{bundle.precision} on {device}"
+        return f"{folder.name} on {device.name}"
+    return f"{bundle.precision} on {device.name}"
+
+
+def _cuda(index: int) -> Device:
+    return Device(f"cuda:{index}" if index else "cuda")
 
 
 def _distinct(systems: Sequence[System]) -> list[System]:
-    """Systems of one label are told apart by their folders."""
+    """Systems of one label are told apart by their folders' names, or by the whole paths."""
     labels = [system.label for system in systems]
-    return [
+    named = [
         system
         if labels.count(system.label) == 1
-        else replace(system, label=f"{system.label} ({system.bundle})")
+        else replace(system, label=f"{system.label} ({Path(system.bundle).name})")
         for system in systems
+    ]
+    names = [system.label for system in named]
+    return [
+        new if names.count(new.label) == 1 else replace(old, label=f"{old.label} ({old.bundle})")
+        for old, new in zip(systems, named, strict=True)
     ]
 
 
-def _competitor(name: str, bundles: Sequence[Path], comparison: Comparison) -> System:
+def _competitor(
+    asked: str, bundles: Sequence[Path], comparison: Comparison, place: Device
+) -> System:
+    name, at, said = asked.partition("@")
     if name not in COMPETITORS:
         raise RequestError(f"There is no {name!r} to compare with: {', '.join(COMPETITORS)}.")
     if not bundles:
         raise RequestError(f"{name} is compared with a bundle: name one, or use --architecture.")
-    if name == OPTIMUM and not comparison.optimum_python:
+    if name == OPTIMUM:
+        return _optimum(bundles[0], comparison, said)
+    device = _place_of_torch(asked, said) if at else place
+    return System(
+        label=name if device.gpu is None else f"{name} on {device.name}",
+        kind="transformers",
+        bundle=str(bundles[0]),
+        threads=comparison.threads,
+        device=device.engine,
+        variant=name,
+        checkpoint=comparison.checkpoint or stated_checkpoint(bundles[0]),
+    )
+
+
+def _place_of_torch(asked: str, said: str) -> Device:
+    device = device_of(said)
+    if device.engine == "cpu" or (device.engine.startswith("cuda") and device.gpu is not None):
+        return device
+    raise RequestError(f"{asked}: transformers runs on cpu, cuda or cuda:N.")
+
+
+def _optimum(bundle: Path, comparison: Comparison, said: str) -> System:
+    if said not in ("", "cpu"):
+        raise RequestError(f"optimum@{said}: optimum is run on the CPU alone.")
+    if not comparison.optimum_python:
         raise RequestError(
             "optimum needs an environment of its own: --optimum-python PATH/bin/python. "
             "benchmarks/README.md says how to make it."
         )
-    alike = System(
-        label=name,
-        kind="transformers",
-        bundle=str(bundles[0]),
+    return System(
+        label=OPTIMUM,
+        kind="optimum",
+        bundle=str(bundle),
         threads=comparison.threads,
-        variant=name,
-        checkpoint=comparison.checkpoint or stated_checkpoint(bundles[0]),
+        variant=OPTIMUM,
+        checkpoint=comparison.bart,
+        python=comparison.optimum_python,
     )
-    if name != OPTIMUM:
-        return alike
-    python = comparison.optimum_python
-    return replace(alike, kind="optimum", checkpoint=comparison.bart, python=python)
 
 
 def stated_checkpoint(bundle: Path) -> str:

@@ -1,20 +1,20 @@
 """A data folder with truth, in COCO's form and a little more, as questions that can be judged.
 
-benchmarks/README.md describes the tables. All are optional but `images`.
+benchmarks/DATA.md describes the tables. All are optional but `images`.
 """
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from florence_edge.errors import RequestError
+from florence_edge.tasks import find_task
 from florence_edge_calibration.fidelity import Boxes
 
-VQA = "VQA"
-Row = Mapping[str, Any]
+from .truth_rows import Row, check_categories, check_table
 
+VQA = "VQA"
 _TABLES = (
     *("images", "categories", "annotations", "captions", "questions"),
     *("phrases", "expressions", "words", "vqa"),
@@ -70,28 +70,23 @@ def read_truth(
         RequestError: there are no such files, they lack a field, or no picture is there.
     """
     files = list(annotations) or _annotation_files(folder)
-    try:
-        tables = _tables(files)
-        pictures = _pictures(folder, tables["images"], limit)
-        kept = {name: _about(rows, pictures) for name, rows in tables.items()}
-        return Truth(
-            name=folder.name,
-            pictures=pictures,
-            asked=tuple(_questions(kept, pictures)),
-            categories=tuple(tables["categories"]),
-            instances=tuple(row for row in kept["annotations"] if "bbox" in row),
-        )
-    except RequestError:
-        raise
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        names = ", ".join(file.name for file in files)
-        raise RequestError(
-            f"{names} in {folder} lack or garble a field: {error}. benchmarks/README.md describes "
-            "the tables."
-        ) from error
+    tables = _tables(files)
+    pictures = _pictures(folder, tables["images"], limit)
+    kept = {name: _about(rows, pictures) for name, rows in tables.items()}
+    instances = tuple(row for row in kept["annotations"] if "bbox" in row)
+    check_categories(instances, tables["categories"])
+    return Truth(
+        name=folder.name,
+        pictures=pictures,
+        asked=tuple(_questions(kept, pictures)),
+        categories=tuple(tables["categories"]),
+        instances=instances,
+    )
 
 
 def _annotation_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise RequestError(f"There is no folder {folder}. Give one with pictures and truth.")
     found = sorted(folder.glob("*.json"))
     if not found:
         for pattern in _OFFICIAL:
@@ -99,7 +94,7 @@ def _annotation_files(folder: Path) -> list[Path]:
     if not found:
         raise RequestError(
             f"There is no truth in {folder}: no *.json, and no annotations/instances_val*.json. "
-            "Give a folder as benchmarks/README.md describes it, or name --annotations."
+            "Give a folder as benchmarks/DATA.md describes it, or name --annotations."
         )
     return found
 
@@ -115,6 +110,10 @@ def _tables(files: Iterable[Path]) -> dict[str, list[Row]]:
         if not isinstance(found, dict) or not isinstance(found.get("images"), list):
             raise RequestError(f"{file} has no table `images`. Expected COCO's JSON.")
         for name in _TABLES:
+            try:
+                check_table(name, found.get(name, []))
+            except RequestError as error:
+                raise RequestError(f"{file}: {error}") from error
             tables[name] += found.get(name, [])
     tables["captions"] += [row for row in tables["annotations"] if "caption" in row]
     tables["images"] = list({row["id"]: row for row in tables["images"]}.values())
@@ -144,12 +143,12 @@ def _about(rows: Iterable[Row], pictures: Collection[int]) -> list[Row]:
 
 def _questions(tables: Mapping[str, Sequence[Row]], pictures: Collection[int]) -> Iterable[Asked]:
     """What all tables ask; `questions` about a task take the place of the others."""
-    told = {row["task"] for row in tables["questions"]}
+    told = {find_task(row["task"]).name for row in tables["questions"]}
     for row in tables["questions"]:
         is_caption = row["task"].endswith("CAPTION") and "REGION" not in row["task"]
         yield Asked(
             image_id=row["image_id"],
-            task=row["task"],
+            task=find_task(row["task"]).name,
             text=row["text"] or None,
             answer=row["answer"],
             references=(row["answer"],) if is_caption else (),

@@ -3,10 +3,12 @@
 A process a system keeps thread pools, memory and crashes apart, and lets each have its own
 environment. It speaks JSON lines:
 
-    -> {"ready": {"load_seconds": 1.2, "resident_bytes": ..., "peak_bytes": ...}}
+    -> {"ready": {"load_seconds": 1.2, "reader": null, memory}}
     <- {"answer": {workload}}      -> {"timing": {...}}        or {"error": "..."}
-    <- {"memory": "forget"}        -> {"memory": {"resident_bytes": ..., "peak_bytes": ...}}
+    <- {"memory": "forget"}        -> {"memory": {memory}}
     end of input: the process ends
+
+where `memory` is resident_bytes, peak_bytes and, on an NVIDIA GPU, device_bytes beyond its context.
 """
 
 import json
@@ -16,10 +18,11 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from florence_edge.errors import FlorenceEdgeError, RequestError
 
+from .device_memory import DeviceMemory, open_device_memory
 from .memory import forget_peak, peak_bytes, resident_bytes
 from .stages import Timing
 from .systems import System
@@ -27,9 +30,17 @@ from .transformers_variants import VARIANTS
 from .workload import Workload
 
 Answer = Callable[[Workload], Timing]
+Sizes = dict[str, int | None]
 
 
-def open_system(system: System) -> Answer:
+class Opened(NamedTuple):
+    """A loaded system; `reader` says who read a checkpoint."""
+
+    answer: Answer
+    reader: str | None = None
+
+
+def open_system(system: System) -> Opened:
     """Load what `system` names; imports what it needs, and nothing of the others.
 
     Raises:
@@ -39,21 +50,27 @@ def open_system(system: System) -> Answer:
     if system.kind == "bundle":
         from .bundle_system import BundleSystem
 
-        return BundleSystem.load(folder, system.device, system.threads).answer
+        return Opened(BundleSystem.load(folder, system.runs_on, system.threads).answer)
     if system.kind == "transformers":
         from .transformers_system import TransformersSystem
 
-        variant = VARIANTS[system.variant]
-        return TransformersSystem.load(variant, folder, system.checkpoint, system.threads).answer
+        loaded = TransformersSystem.load(
+            VARIANTS[system.variant], folder, system.checkpoint, system.threads, system.runs_on
+        )
+        return Opened(loaded.answer, loaded.reader)
     raise RequestError(f"{system.label} is not run by this program.")
 
 
-def serve(answer: Answer, requests: TextIO, replies: TextIO) -> None:
+def serve(
+    answer: Answer, requests: TextIO, replies: TextIO, device: DeviceMemory | None = None
+) -> None:
     """Answer requests until there are no more; one that fails is answered by its error."""
     for line in requests:
         request = json.loads(line)
         if "memory" in request:
-            reply = {"memory": _memory(forget=request["memory"] == "forget")}
+            reply: dict[str, Any] = {"memory": _memory(device)}
+            if request["memory"] == "forget":
+                forget_peak()
         else:
             reply = _answered(answer, Workload.from_json(request["answer"]))
         _say(replies, reply)
@@ -71,11 +88,12 @@ def _message(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _memory(*, forget: bool) -> dict[str, int | None]:
-    found = {"resident_bytes": resident_bytes(), "peak_bytes": peak_bytes()}
-    if forget:
-        forget_peak()
-    return found
+def _memory(device: DeviceMemory | None) -> Sizes:
+    return {
+        "resident_bytes": resident_bytes(),
+        "peak_bytes": peak_bytes(),
+        "device_bytes": None if device is None else device.taken(),
+    }
 
 
 def _say(replies: TextIO, reply: dict[str, Any]) -> None:
@@ -87,15 +105,20 @@ def main() -> int:
     """Load the system that the first argument describes and serve it over stdin and stdout."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever a library prints must not come between the replies
+    system = System.from_json(json.loads(sys.argv[1]))
     begin = perf_counter()
     try:
-        answer = open_system(System.from_json(json.loads(sys.argv[1])))
+        device = open_device_memory(system)
+        opened = open_system(system)
     except (FlorenceEdgeError, ImportError, RuntimeError, MemoryError, OSError) as error:
         _say(replies, {"error": _message(error)})
         return 1
-    loaded = {"load_seconds": perf_counter() - begin, **_memory(forget=False)}
-    _say(replies, {"ready": loaded})
-    serve(answer, sys.stdin, replies)
+    seconds = perf_counter() - begin
+    _say(
+        replies,
+        {"ready": {"load_seconds": seconds, "reader": opened.reader, **_memory(device)}},
+    )
+    serve(opened.answer, sys.stdin, replies, device)
     return 0
 
 

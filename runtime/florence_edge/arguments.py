@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import __version__
+from .bundle import Bundle
 from .errors import RequestError
 from .options import GenerationOptions
 from .series.asking import Asked, asked_of, prompt_of
+from .series.origin import Origin, origin_of
 from .tasks import TASKS
 
 
@@ -19,6 +21,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     video = {"--every": parsed.every != 1, "--show": parsed.show, "--track": parsed.track}
     video |= {"--save": parsed.save is not None}
     still = {"--output": parsed.output is not None, "--answers": parsed.answers is not None}
+    still |= {"--batch": parsed.batch != 1}
     if bool(parsed.images) == (parsed.source is not None):
         parser.error("give pictures or --source, one of the two")
     for name, given in (video if parsed.source is None else still).items():
@@ -48,6 +51,21 @@ def options_from(arguments: argparse.Namespace) -> GenerationOptions:
         num_beams=arguments.beams,
         max_new_tokens=arguments.max_new_tokens,
         max_time=arguments.max_time,
+    )
+
+
+def origin_from(arguments: argparse.Namespace) -> Origin:
+    """What answers will come from.
+
+    Raises:
+        BundleError: there is no bundle, or it is damaged.
+        RequestError: an option is out of range.
+    """
+    shown = ("engine_precision", "min_score", "convention")
+    return origin_of(
+        Bundle.load(arguments.bundle),
+        options_from(arguments),
+        {name: getattr(arguments, name) for name in shown},
     )
 
 
@@ -127,6 +145,9 @@ def _add_pictures(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--resume", action="store_true", help="go on with FILE: pictures answered there are skipped"
+    )
+    group.add_argument(
+        "--batch", type=_count, default=1, metavar="N", help="pictures at once (default 1)"
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .answers.report import describe
 from .answers.result import Result
-from .arguments import asked_from, options_from, parse_arguments
+from .arguments import asked_from, options_from, origin_from, parse_arguments
 from .bundle import Bundle
 from .errors import FlorenceEdgeError, RequestError
 from .image import SUFFIXES
@@ -83,14 +83,15 @@ def _run_pictures(images: Sequence[Path], asked: Asked, arguments: argparse.Name
     with ExitStack() as stack:
         answers = None
         if arguments.answers is not None:
-            opened = open_answers(arguments.answers, asked, resume=arguments.resume)
+            origin = origin_from(arguments)
+            opened = open_answers(arguments.answers, asked, origin, resume=arguments.resume)
             answers = stack.enter_context(opened)
             images = [image for image in images if not answers.has(image)]
         model = _load(arguments)
         line = stack.enter_context(StatusLine(wanted=len(images) > 1))
         pace, pictures = Pace(len(images)), _Pictures(arguments.output, asked)
-        options = options_from(arguments)
-        for answered in run_many(model, images, asked, options, arguments.convention):
+        options, convention = options_from(arguments), arguments.convention
+        for answered in run_many(model, images, asked, options, convention, arguments.batch):
             path = Path(str(answered.image))
             results = [result.filter(arguments.min_score) for result in answered.results]
             line.clear()

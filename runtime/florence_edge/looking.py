@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from .answers.regions import Convention
 from .backends.base import Pixels
 from .options import GenerationOptions
@@ -38,6 +40,21 @@ def prepare(images: Sequence[PictureLike], side: int) -> Prepared:
         pictures = load_pictures(images)
         seen = squares(pictures, side)
     return Prepared(pictures=pictures, seen=seen, watch=watch)
+
+
+def join_prepared(parts: Sequence[Prepared]) -> Prepared:
+    """Pictures that were prepared one by one as one batch; all on the host or all on the GPU."""
+    if len(parts) == 1:
+        return parts[0]
+    watch = Stopwatch()
+    for part in parts:
+        watch.add(part.watch)
+    arrays = [part.seen for part in parts if isinstance(part.seen, np.ndarray)]
+    return Prepared(
+        pictures=[picture for part in parts for picture in part.pictures],
+        seen=np.concatenate(arrays) if arrays else [frame for part in parts for frame in part.seen],
+        watch=watch,
+    )
 
 
 def look_at(

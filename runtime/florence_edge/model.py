@@ -16,7 +16,7 @@ from threading import Event
 
 from .answers.regions import Convention, check_convention
 from .answers.result import Result
-from .backends import Backend, open_backend
+from .backends import Backend, open_backend, within_engine
 from .backends.features import join_features
 from .bundle import TOKENIZER, Bundle
 from .generate import generate
@@ -57,9 +57,8 @@ class Florence2:
     ) -> "Florence2":
         """Open the bundle in `folder` on `device`: `cpu`, `cuda:1`, `tensorrt`, `openvino`, ...
 
-        `threads` limits the threads of the CPU engine; None leaves the choice to it. `engine_dir`
-        is where florence-build put TensorRT engines, if not into the bundle. `engine_precision`
-        "bf16" lets OpenVINO round to bfloat16; otherwise it computes in float32.
+        `threads` limits the CPU engine's; `engine_dir` has TensorRT engines that are not in the
+        bundle; `engine_precision` "bf16" lets OpenVINO round, which else computes in float32.
 
         Raises:
             BundleError: there is no bundle, or it is damaged or of another contract version.
@@ -69,6 +68,7 @@ class Florence2:
         backend = open_backend(
             bundle, device, threads=threads, engine_dir=engine_dir, precision=engine_precision
         )
+        bundle = within_engine(bundle, backend)
         return Florence2(bundle, backend, Tokenizer(bundle.folder / TOKENIZER, bundle.generation))
 
     def run(  # noqa: PLR0913 - the door; all but three are named by the caller
@@ -122,7 +122,7 @@ class Florence2:
         sizes = [view.size for view in views]
         return self.answer(views, questions_of(task, sizes, texts, regions), options, cancel)
 
-    def run_many(
+    def run_many(  # noqa: PLR0913 - as run
         self,
         images: Iterable[PictureLike],
         tasks: str | Task | Sequence[str | Task],
@@ -131,14 +131,14 @@ class Florence2:
         region: Box | None = None,
         options: GenerationOptions | None = None,
         convention: Convention = "native",
+        batch: int = 1,
     ) -> Iterator[Answered]:
-        """Answer the same tasks about any number of pictures, in order, as the answers come.
+        """Answer the same tasks about any number of pictures, in order, `batch` of them at once.
 
-        The next pictures are read while the engine answers, and few are in memory at a time. One
-        that cannot be read is `Answered` with its error, and the rest goes on. Of several tasks,
-        text and region go to those that take them.
+        The next ones are read meanwhile, and few are in memory at a time. One that cannot be read
+        is `Answered` with its error. Of several tasks, text and region go to those that take them.
         """
-        return run_many(self, images, asked_of(tasks, text, region), options, convention)
+        return run_many(self, images, asked_of(tasks, text, region), options, convention, batch)
 
     def watch(  # noqa: PLR0913 - as run
         self,

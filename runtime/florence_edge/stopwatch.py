@@ -20,6 +20,11 @@ class Stopwatch:
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - begin
 
+    def add(self, other: "Stopwatch") -> None:
+        """Add what another watch has measured."""
+        for name, seconds in other.seconds.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
     def share(self, parts: int) -> dict[str, float]:
         """The seconds of one of `parts` equal parts."""
         return {name: seconds / parts for name, seconds in self.seconds.items()}

@@ -14,7 +14,8 @@ from florence_edge_benchmarks.detection import (
     coco_figures,
     detection_figures,
 )
-from florence_edge_benchmarks.truth import Row, Truth, read_truth
+from florence_edge_benchmarks.truth import Truth, read_truth
+from florence_edge_benchmarks.truth_rows import Row
 from florence_edge_calibration.fidelity import Boxes, average_precision
 from florence_edge_calibration.held_out import FOLDER
 

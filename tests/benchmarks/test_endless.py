@@ -31,6 +31,12 @@ def test_the_end_token_is_never_among_the_best() -> None:
     assert scores.top_log_probs.tolist() == [[-2, -3, -4], [-1, -2, -3]]
 
 
+def test_rows_without_the_end_token_are_as_long_as_those_with_it() -> None:
+    scores = endless_scores([-1, -2, -9, -3, -4])
+    assert scores.top_ids.tolist() == [[0, 1, 3]]
+    assert scores.full()[0, END] == -np.inf
+
+
 def test_the_end_token_is_impossible_in_the_whole_vocabulary_too() -> None:
     inner = np.array([[-3.0, -2, -1, -4, -5]])
     scores = endless_scores(inner[0].tolist())

@@ -1,5 +1,6 @@
 import argparse
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,14 @@ from florence_edge_jetson.energy import Plan, Work
 from florence_edge_jetson.meter import Meter
 from florence_edge_jetson.tree import Tree
 
-SHORT = Plan(idle_seconds=0.05, load_seconds=0.05, hertz=1000)
+SHORT = Plan(idle_seconds=0.3, load_seconds=0.3, hertz=1000)  # 30 times what is needed
 METER = Meter(source="hwmon", rails=("VDD_IN",), covers="the module", watts=lambda: 5.0)
+
+
+def work(images: int, tokens: int) -> Work:
+    """Takes a moment, in which the thread of the meter gets its turn."""
+    time.sleep(0.002)
+    return Work(images, tokens)
 
 
 def picture(folder: Path) -> Path:
@@ -35,7 +42,7 @@ def test_an_answer_counts_the_tokens_that_were_generated(
 
 
 def test_what_was_measured_is_json_with_machine_and_shares(tmp_path: Path) -> None:
-    measured = measure_energy(lambda: Work(2, 10), METER, SHORT, Tree(tmp_path))
+    measured = measure_energy(lambda: work(2, 10), METER, SHORT, Tree(tmp_path))
     write_energy(tmp_path / "energy.json", measured, {"model": "tiny"})
     content = json.loads((tmp_path / "energy.json").read_text())
     assert content["florence-bench"] == "energy"
@@ -50,7 +57,7 @@ def test_what_was_measured_is_json_with_machine_and_shares(tmp_path: Path) -> No
 
 
 def test_the_text_says_which_rails_were_summed(tmp_path: Path) -> None:
-    measured = measure_energy(lambda: Work(1, 0), METER, SHORT, Tree(tmp_path))
+    measured = measure_energy(lambda: work(1, 0), METER, SHORT, Tree(tmp_path))
     measured["energy"]["throttling"] = {"gpu": 2}
     text = energy_text(measured)
     assert "hwmon: VDD_IN (the module)" in text
@@ -73,7 +80,7 @@ def test_the_command_measures_and_writes(
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
     asked = [str(tiny_bundle), "--image", str(picture(tmp_path)), "--threads", "1"]
-    times = ["--idle", "0.05", "--load", "0.05", "--hertz", "1000", "--max-new-tokens", "3"]
+    times = ["--idle", "0.3", "--load", "0.3", "--hertz", "1000", "--max-new-tokens", "3"]
     output = tmp_path / "energy.json"
     text = command.run(parser.parse_args([*asked, *times, "--output", str(output)]))
     assert "tiny fp32 on cpu, OD" in text

@@ -54,3 +54,12 @@ def test_the_power_mode_is_what_nvpmodel_says(
     assert machine.describe_machine(root)["power_mode"] == "NV Power Mode: 15W; 0"
     program.write_text("#!/bin/sh\nexit 1\n")
     assert machine.describe_machine(root)["power_mode"] is None
+
+
+def test_a_machine_is_named_once_in_its_line() -> None:
+    from florence_edge_benchmarks.machine_tables import machine_line
+
+    machine = {"board": "Some Processor", "processor": "Some Processor", "cores": 1}
+    assert machine_line(machine) == "Some Processor, 1 core"
+    orin = {"board": "Orin", "processor": "ARMv8", "cores": 6, "power_mode": "15W"}
+    assert machine_line(orin) == "Orin, ARMv8, 6 cores, 15W"

@@ -73,3 +73,11 @@ def test_sizes_are_of_a_million_bytes() -> None:
     assert [units.size(count) for count in (None, 3_450_000, 1_234_567_890)] == [
         "-", "3.5 MB", "1,235 MB"
     ]  # fmt: skip
+
+
+def test_a_name_that_is_too_long_loses_its_middle() -> None:
+    name = "fp32 on openvino, bf16 (/some/where/far/away/from/here/bundle)"
+    svg = bars(["one"], [Bar(name, [1.0], "1"), Bar("short", [1.0], "1")], "ms")
+    assert name not in svg
+    assert re.search(r">fp32 on openvi[^<]*…[^<]*here/bundle\)<", svg)
+    assert ">short<" in svg

@@ -1,4 +1,4 @@
-"""Reports of stored results. After a change that is meant, write the expected ones anew:
+"""Reports of stored, invented results. After a change that is meant, write the expected ones anew:
 `florence-bench report tests/benchmarks/stored/*.json --output tests/benchmarks/stored/report.md`
 and the same with `report.html`, and look at them.
 """
@@ -15,6 +15,7 @@ import pytest
 
 from florence_edge.errors import RequestError
 from florence_edge_benchmarks.cli import main
+from florence_edge_benchmarks.energy_result import EnergyResult
 from florence_edge_benchmarks.figures import trade_off_figures
 from florence_edge_benchmarks.markdown import BLOCK_BEGINS, BLOCK_ENDS, markdown_of, with_block
 from florence_edge_benchmarks.page import page_of
@@ -22,7 +23,7 @@ from florence_edge_benchmarks.results import AccuracyResult, SpeedResult, read_r
 
 from .conftest import STORED
 
-RESULTS = [STORED / "accuracy.json", STORED / "speed.json"]
+RESULTS = [STORED / f"{name}.json" for name in ("accuracy", "energy", "gpu", "speed")]
 _RUN = "import sys; from florence_edge_benchmarks.cli import main; sys.exit(main())"
 
 
@@ -79,17 +80,17 @@ def test_the_page_needs_nothing_from_outside(page: str) -> None:
 
 def test_every_drawing_is_well_formed_and_names_model_and_machine(page: str) -> None:
     figures = page.split("<figure>")[1:]
-    assert len(figures) == 3 + 2 + 1 + 2, "stages, tokens, memory, accuracy against speed"
+    assert len(figures) == (3 + 2 + 1) + (1 + 1 + 2) + 2, "speed, GPU, accuracy against speed"
     for figure in figures:
         svg = figure[figure.index("<svg") : figure.index("</svg>") + len("</svg>")]
         ElementTree.fromstring(svg)
         caption = figure[figure.index("<figcaption>") :]
         assert "random base (seed 0, 768 px)" in caption
-        assert "Test Processor &lt;1&gt;" in caption
+        assert "Test Processor" in caption
 
 
 def test_accuracy_and_speed_meet_though_files_know_different_tasks() -> None:
-    speed, accuracy = (read_result(path) for path in reversed(RESULTS))
+    speed, accuracy = (read_result(STORED / f"{name}.json") for name in ("speed", "accuracy"))
     assert isinstance(speed, SpeedResult)
     assert isinstance(accuracy, AccuracyResult)
     parts = [
@@ -99,6 +100,36 @@ def test_accuracy_and_speed_meet_though_files_know_different_tasks() -> None:
     assert [figure.title.partition(":")[0] for figure in figures] == ["CAPTION", "OD"]
     assert "AP50:95" in figures[1].svg
     assert trade_off_figures([speed], [replace(accuracy, model="another")]) == []
+
+
+def test_energy_is_a_section_with_its_rails_and_no_invented_token(page: str) -> None:
+    result = read_result(STORED / "energy.json")
+    text = markdown_of([result])
+    assert text.startswith("**Test model** on Test Orin, Test Processor, 6 cores")
+    assert "Energy: int8 on tensorrt, OD, 3 beams:" in text
+    assert "| an image | 1.250 J | 120 images, 0.500 J above rest |" in text
+    assert "| a token | 0.0125 J | 12000 tokens, 0.0050 J above rest |" in text
+    assert "| throttling | 2 x gpu-thermal |  |" in text
+    assert "VDD_IN (the module) by hwmon, 1200 samples." in text
+    assert "51 °C and 63 °C" in text
+    assert "<h2>Energy of Test model</h2>" in page
+    assert isinstance(result, EnergyResult)
+    without = replace(result, energy={**result.energy, "joules_per_token": None})
+    assert "a token" not in markdown_of([without])
+    assert "Energy: int8" in markdown_of([result], brief=True)
+
+
+def test_a_gpu_has_columns_that_a_cpu_has_not(page: str) -> None:
+    text = markdown_of([read_result(STORED / "gpu.json")])
+    assert "| host a token |" in text
+    assert "| on the GPU |" in text
+    assert "beyond the CUDA context" in text
+    assert "for transformers by its own from_pretrained." in text
+    assert "times transformers-fp16 on cuda" in text
+    assert "GPU memory held after the answers" in page
+    on_cpu = markdown_of([read_result(STORED / "speed.json")])
+    assert "host a token" not in on_cpu
+    assert "on the GPU" not in on_cpu
 
 
 def test_failures_are_rows(page: str) -> None:

@@ -1,26 +1,45 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from florence_edge.errors import RequestError
-from florence_edge_benchmarks.results import read_result, write_result, write_whole
+from florence_edge_benchmarks.results import (
+    AccuracyResult,
+    SpeedResult,
+    read_result,
+    write_result,
+    write_whole,
+)
 
 from .conftest import STORED
 
 
-@pytest.mark.parametrize("name", ["speed.json", "accuracy.json"])
+@pytest.mark.parametrize("name", ["speed.json", "gpu.json", "accuracy.json"])
 def test_what_is_read_is_written_byte_for_byte(name: str, tmp_path: Path) -> None:
-    write_result(tmp_path / name, read_result(STORED / name))
+    result = read_result(STORED / name)
+    assert isinstance(result, SpeedResult | AccuracyResult)
+    write_result(tmp_path / name, result)
     assert (tmp_path / name).read_bytes() == (STORED / name).read_bytes()
 
 
+def test_results_of_before_the_gpu_are_read(tmp_path: Path) -> None:
+    content = json.loads((STORED / "speed.json").read_text())
+    for row in content["systems"]:
+        del row["system"]["engine_precision"]
+        for name in ("device_bytes", "reader", "versions"):
+            if row["start"]:
+                del row["start"][name]
+    for run in content["runs"]:
+        for each in run["rounds"]:
+            del each["host"]
+    (tmp_path / "old.json").write_text(json.dumps(content))
+    assert read_result(tmp_path / "old.json") == read_result(STORED / "speed.json")
+
+
 def test_figures_keep_microseconds_and_no_more(tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    from florence_edge_benchmarks.results import AccuracyResult
-
     result = read_result(STORED / "accuracy.json")
     assert isinstance(result, AccuracyResult)
     write_result(tmp_path / "a.json", replace(result, figures={"OD": {"AP50": 1 / 3}}))
@@ -59,6 +78,12 @@ def _without(name: str) -> dict[str, Any]:
         (json.dumps(_without("runs")), "lacks or garbles a field: 'runs'"),
         (json.dumps(_without("baseline")), "lacks or garbles a field: .*baseline"),
         (json.dumps({**_without("runs"), "runs": [{}]}), "lacks or garbles a field"),
+        ('{"florence-bench": ["speed"], "schema": 1}', "is no result of this florence-bench"),
+        ('{"florence-bench": "energy", "schema": 1}', "lacks or garbles a field: 'energy'"),
+        (
+            json.dumps({**json.loads((STORED / "energy.json").read_text()), "energy": {}}),
+            "lacks or garbles a field: 'idle_watts'",
+        ),
     ],
 )
 def test_other_files_give_one_clear_message(content: str, message: str, tmp_path: Path) -> None:

@@ -52,15 +52,34 @@ def _files(system: System) -> list[Path]:
 
 
 def test_the_baseline_is_transformers_if_it_is_there(system: System) -> None:
-    def labelled(*labels: str) -> list[System]:
-        return [replace(system, label=label) for label in labels]
+    def named(*names: str) -> list[System]:
+        return [
+            replace(system, label=f"{name}!", variant=name if "transformers" in name else "")
+            for name in names
+        ]
 
-    assert (
-        baseline_of(labelled("fp32 on cpu", "transformers-bf16", "transformers")) == "transformers"
-    )
-    assert baseline_of(labelled("fp32 on cpu", "transformers-bf16")) == "transformers-bf16"
-    assert baseline_of(labelled("fp32 on cpu", "int8 on cpu")) == "fp32 on cpu"
+    both = named("fp32 on cpu", "transformers-bf16", "transformers")
+    assert baseline_of(both) == "transformers!"
+    assert baseline_of(named("fp32 on cpu", "transformers-bf16")) == "transformers-bf16!"
+    assert baseline_of(named("fp32 on cpu", "int8 on cpu")) == "fp32 on cpu!"
     assert baseline_of([]) == ""
+
+
+def test_one_run_holds_several_engines_and_precisions(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("openvino")
+    output = tmp_path / "result.json"
+    arguments = ["speed", f"{tiny_bundle}@cpu,openvino", str(tiny_bundle), "--device", "openvino"]
+    arguments += ["--engine-precision", "bf16", "--tasks", "CAPTION", "--beams", "1"]
+    arguments += ["--rounds", "1", "--threads", "1", "--new-tokens", "3"]
+    assert main([*arguments, "--output", str(output)]) == 0
+    result = read_result(output)
+    assert isinstance(result, SpeedResult)
+    labels = ["fp32 on cpu", "fp32 on openvino", "fp32 on openvino, bf16"]
+    assert [run.label for run in result.runs] == labels
+    assert all(run.rounds for run in result.runs)
+    assert "| fp32 on openvino, bf16 |" in capsys.readouterr().out
 
 
 def test_the_command_measures_a_random_model_in_every_precision(
@@ -112,9 +131,11 @@ def _page(result: Path) -> str:
     [
         (["speed"], "Name a BUNDLE, or give --architecture"),
         (["speed", "x", "--compare", "keras"], "There is no 'keras'"),
+        (["speed", "x", "--engine-precision", "bf16"], "--engine-precision is for openvino"),
+        (["speed", "x@"], "'' is no device"),
         (["speed", "x", "--compare", "optimum"], "--optimum-python"),
         (["speed", "x", "--new-tokens", "many"], "'many' is no number of new tokens"),
-        (["accuracy", "x", "--data", "nowhere"], "There is no truth in nowhere"),
+        (["accuracy", "x", "--data", "nowhere"], "There is no folder nowhere"),
         (["accuracy", "nowhere", "--data", str(STORED)], "has no table `images`"),
     ],
 )

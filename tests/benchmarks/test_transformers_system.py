@@ -7,6 +7,7 @@ pytest.importorskip("torch", reason="compares with transformers: [verify]")
 pytest.importorskip("transformers")
 
 from florence_edge_benchmarks.bundle_system import BundleSystem
+from florence_edge_benchmarks.devices import CPU
 from florence_edge_benchmarks.stages import STAGES
 from florence_edge_benchmarks.transformers_system import TransformersSystem
 from florence_edge_benchmarks.transformers_variants import VARIANTS, Variant
@@ -15,7 +16,7 @@ from florence_edge_benchmarks.workload import Workload
 
 @pytest.fixture(scope="module")
 def ours(tiny_bundle: Path) -> BundleSystem:
-    return BundleSystem.load(tiny_bundle, "cpu", 1)
+    return BundleSystem.load(tiny_bundle, CPU, 1)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def test_both_answer_with_the_same_tokens(
 
 def test_a_model_that_ends_its_answers_ends_them_alike(miniature: Path, picture: Path) -> None:
     workload = Workload(task="OD", beams=3, new_tokens=None, batch=1, image=str(picture))
-    expected = BundleSystem.load(miniature, "cpu", 1).answer(workload)
+    expected = BundleSystem.load(miniature, CPU, 1).answer(workload)
     found = TransformersSystem.load(VARIANTS["transformers"], miniature, "miniature", 1)
     assert found.answer(workload).token_ids == expected.token_ids
 

@@ -98,8 +98,8 @@ def test_pictures_that_are_not_there_are_left_out(folder: Path) -> None:
         ("{", "cannot be read"),
         ("[]", "has no table `images`"),
         ('{"images": 3}', "has no table `images`"),
-        ('{"images": [3]}', "lack or garble a field"),
-        ('{"images": [{"id": 3}]}', "lack or garble a field: 'file_name'"),
+        ('{"images": [3]}', "row 1 of `images` is no object"),
+        ('{"images": [{"id": 3}]}', "row 1 of `images` lacks 'file_name', expected a text"),
         ('{"images": [{"id": 3, "file_name": "a.jpg"}], "questions": [{"image_id": 3}]}', "'task'"),
         ('{"images": [{"id": 3, "file_name": "a.jpg"}], "vqa": [{"image_id": 3}]}', "'question'"),
     ],
@@ -110,6 +110,46 @@ def test_other_files_give_one_clear_message(folder: Path, content: str, message:
         read_truth(folder)
 
 
+@pytest.mark.parametrize(
+    ("table", "row", "message"),
+    [
+        ("images", {"id": "a", "file_name": "a.jpg"}, "'id' is 'a', expected a whole number"),
+        ("annotations", {"bbox": [1, 2], "category_id": 1}, "expected x, y, width, height"),
+        ("annotations", {"bbox": [1, 2, 3, float("nan")], "category_id": 1}, "expected x, y"),
+        ("annotations", {"bbox": [1, 2, 3, 4]}, "lacks 'category_id'"),
+        ("annotations", {"bbox": [1, 2, 3, 4], "category_id": 9}, "name the category 9"),
+        ("annotations", {"caption": 7}, "'caption' is 7, expected a text"),
+        ("captions", {"caption": " "}, "'caption' is ' ', expected a text"),
+        ("words", {"text": None}, "'text' is None, expected a text"),
+        ("phrases", {"caption": "a", "phrase": "a", "bbox": "x" * 99}, r"'xxx+\.\.\., expected"),
+        ("expressions", {"text": "a", "segmentation": [[1, 2]]}, "expected polygons"),
+        ("vqa", {"question": 3, "answers": ["a"]}, "'question' is 3, expected a text"),
+        ("vqa", {"question": "a", "answers": []}, r"'answers' is \[\], expected texts"),
+        ("questions", {"task": "FLY", "text": None, "answer": "x"}, "There is no task 'FLY'"),
+        ("words", 3, "row 1 of `words` is no object"),
+    ],
+)
+def test_a_row_that_is_wrong_is_named(folder: Path, table: str, row: Any, message: str) -> None:
+    rows = [{"image_id": 3, **row} if isinstance(row, dict) else row]
+    write(folder, "truth.json", **{table: rows})
+    with pytest.raises(RequestError, match=message):
+        read_truth(folder)
+
+
+def test_a_table_that_is_no_list_is_named_with_its_file(folder: Path) -> None:
+    write(folder, "truth.json", captions=5)
+    with pytest.raises(RequestError, match=r"truth\.json: table `captions` is no list"):
+        read_truth(folder)
+
+
+def test_a_task_may_be_written_as_its_token(folder: Path) -> None:
+    asked = {"image_id": 3, "task": "<OCR>", "text": None, "answer": "STOP"}
+    write(folder, "truth.json", questions=[asked], words=[{"image_id": 3, "text": "STOP"}])
+    assert [each.task for each in read_truth(folder).asked] == ["OCR"]
+
+
 def test_a_folder_without_truth_says_what_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"no annotations/instances_val\*\.json"):
         read_truth(tmp_path)
+    with pytest.raises(RequestError, match=r"There is no folder .*nowhere"):
+        read_truth(tmp_path / "nowhere")

@@ -41,9 +41,20 @@ def run(tiny_bundle: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureF
 
 
 def lines(tmp_path: Path) -> list[dict[str, Any]]:
+    """The lines but for the first, which says where the answers come from."""
     text = (tmp_path / "out.jsonl").read_text()
-    assert text.endswith("\n") or not text
-    return [json.loads(line) for line in text.splitlines()]
+    assert text.endswith("\n")
+    first, *others = [json.loads(line) for line in text.splitlines()]
+    assert list(first) == ["florence-run", "bundle", "options"]
+    assert not any("florence-run" in line for line in others)
+    return others
+
+
+def rewrite(tmp_path: Path, *kept: int) -> None:
+    """Keep these lines of the file; 0 is the first."""
+    path = tmp_path / "out.jsonl"
+    whole = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(whole[number] for number in kept))
 
 
 def names(tmp_path: Path) -> list[str]:
@@ -76,8 +87,7 @@ def test_a_file_that_is_there_is_not_written_over(run: Run, tmp_path: Path) -> N
 
 def test_resuming_skips_what_is_answered(run: Run, tmp_path: Path) -> None:
     run()
-    whole = lines(tmp_path)
-    (tmp_path / "out.jsonl").write_text("".join(json.dumps(each) + "\n" for each in whole[1:3]))
+    rewrite(tmp_path, 0, 2, 3)
     assert run("--resume")[0] == 0
     assert names(tmp_path) == ["b", "c", "a", "d"]
     assert run("--resume")[0] == 0
@@ -89,11 +99,32 @@ def test_resuming_without_a_file_begins_one(run: Run, tmp_path: Path) -> None:
     assert names(tmp_path) == list("abcd")
 
 
+def test_of_a_picture_that_is_answered_in_part_only_the_rest_is_added(
+    run: Run, tmp_path: Path
+) -> None:
+    run(task="OD,CAPTION")
+    rewrite(tmp_path, 0, 1, 2, 3)  # killed between two tasks of b
+    assert run("--resume", task="OD,CAPTION")[0] == 0
+    assert names(tmp_path) == list("aabbccdd")
+    assert len({(line["image"], line["task"]) for line in lines(tmp_path)}) == 8
+
+
+def test_a_run_that_was_killed_before_its_first_answer_is_begun_anew(
+    run: Run, tmp_path: Path
+) -> None:
+    for begun in ("", '{"florence-run": "0.1.0", "bun'):
+        (tmp_path / "out.jsonl").write_text(begun)
+        assert run("--resume")[0] == 0
+        assert names(tmp_path) == list("abcd")
+    (tmp_path / "out.jsonl").write_text("")
+    assert run()[0] == 0, "an empty file is none that could be lost"
+
+
 @pytest.mark.parametrize("torn", ['{"image": "a', '{"image": "x", "error": "y"}', "\u00e4"])
 def test_a_torn_last_line_is_taken_off(run: Run, tmp_path: Path, torn: str) -> None:
     run()
     whole = (tmp_path / "out.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "out.jsonl").write_bytes("".join(whole[:2]).encode() + torn.encode()[:-1])
+    (tmp_path / "out.jsonl").write_bytes("".join(whole[:3]).encode() + torn.encode()[:-1])
     assert run("--resume")[0] == 0
     assert names(tmp_path) == list("abcd")
 
@@ -135,7 +166,111 @@ def test_a_picture_that_fails_has_a_line_with_its_error_and_is_tried_again(
     assert names(tmp_path) == list("abcdb")
 
 
-@pytest.mark.parametrize("line", ["no json", "[1]", '{"image": "a"}', "3"])
+# Where answers come from.
+
+
+@pytest.mark.parametrize(
+    ("others", "then", "now"),
+    [
+        (["--beams", "2"], "num_beams 1", "num_beams 2"),
+        (["--max-new-tokens", "9"], "max_new_tokens 8", "max_new_tokens 9"),
+        (["--max-time", "50"], "max_time None", "max_time 50.0"),
+        (["--min-score", "0.5"], "min_score 0.0", "min_score 0.5"),
+        (["--convention", "microsoft"], "convention native", "convention microsoft"),
+        (["--beams", "2", "--min-score", "1"], "num_beams 1, min_score", "num_beams 2, min_score"),
+    ],
+)
+def test_other_options_are_refused_with_what_differs(
+    run: Run, tmp_path: Path, others: list[str], then: str, now: str
+) -> None:
+    run()
+    before = (tmp_path / "out.jsonl").read_bytes()
+    status, _, err = run("--resume", *others)
+    assert status == 1
+    assert err.count("\n") == 1
+    assert f"was begun with {then}" in err
+    assert f"asked for now: {now}" in err
+    assert "Ask as then to go on with it, or choose another --answers." in err
+    assert (tmp_path / "out.jsonl").read_bytes() == before
+
+
+def test_another_bundle_is_refused_whatever_its_name(
+    run: Run,
+    pointing_bundle: Path,
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run()
+    answers = ["--answers", str(tmp_path / "out.jsonl"), "--resume"]
+    short = ["--beams", "1", "--max-new-tokens", "8", "--threads", "1"]
+    assert main([str(pointing_bundle), str(photos), "--task", "OD", *answers, *short]) == 1
+    told = capsys.readouterr().err
+    assert "was begun with bundle tiny fp32 for any (" in told
+    assert "asked for now: bundle pointing fp32 for any (" in told
+
+
+def test_the_same_bundle_elsewhere_and_other_threads_go_on(
+    run: Run,
+    tiny_bundle: Path,
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run()
+    rewrite(tmp_path, 0, 1)
+    moved = tmp_path / "moved"
+    moved.symlink_to(tiny_bundle)
+    answers = ["--answers", str(tmp_path / "out.jsonl"), "--resume"]
+    same = ["--beams", "1", "--max-new-tokens", "8", "--threads", "2", "--batch", "2"]
+    assert main([str(moved), str(photos), "--task", "OD", *answers, *same]) == 0
+    assert names(tmp_path) == list("abcd")
+
+
+def test_files_that_were_joined_may_have_several_first_lines(run: Run, tmp_path: Path) -> None:
+    run()
+    rewrite(tmp_path, 0, 1, 0, 2)
+    assert run("--resume")[0] == 0
+    rewrite(tmp_path, 0, 1, 3, 4, 5)
+    assert names(tmp_path) == list("abcd")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"image": "a", "task": "<OD>", "text_input": null}', "does not begin with the bundle"),
+        ('{"image": "a", "error": "b"}', "does not begin with the bundle"),
+        ('{"florence-run": "9"}', "in a way that this florence-run does not read"),
+        ('{"florence-run": "9", "bundle": 3, "options": {}}', "in a way that this florence-run"),
+    ],
+)
+def test_answers_of_unknown_origin_are_left_alone(
+    run: Run, tmp_path: Path, line: str, message: str
+) -> None:
+    (tmp_path / "out.jsonl").write_text(f"{line}\n")
+    status, _, err = run("--resume")
+    assert status == 1
+    assert message in err
+    assert "Choose another --answers" in err
+    assert (tmp_path / "out.jsonl").read_text() == f"{line}\n"
+
+
+def test_batches_answer_alike(run: Run, tmp_path: Path) -> None:
+    (photos := tmp_path / "photos" / "b.png").write_bytes(b"no picture")
+    run(task="OD,CAPTION")
+    alone = lines(tmp_path)
+    (tmp_path / "out.jsonl").unlink()
+    status, _, err = run("--batch", "3", task="OD,CAPTION")
+    assert (status, err.count(str(photos))) == (1, 1)
+    for expected, found in zip(alone, lines(tmp_path), strict=True):
+        for line in (expected, found):
+            line.pop("seconds", None)
+            line.pop("scores", None)
+            line.pop("label_scores", None)
+        assert found == expected
+
+
+@pytest.mark.parametrize("line", ["no json", "[1]", '{"image": "a"}', "3", '"error"'])
 def test_a_file_of_something_else_is_left_alone(run: Run, tmp_path: Path, line: str) -> None:
     (tmp_path / "out.jsonl").write_text(f"{line}\n")
     status, _, err = run("--resume")
@@ -143,6 +278,20 @@ def test_a_file_of_something_else_is_left_alone(run: Run, tmp_path: Path, line: 
     assert "Line 1 of" in err
     assert "is no answer of florence-run" in err
     assert (tmp_path / "out.jsonl").read_text() == f"{line}\n"
+
+
+@pytest.mark.parametrize("content", ["precious", "a poem\n\nof two lines", "{"])
+def test_what_is_not_ours_is_not_cut_where_its_last_line_does_not_end(
+    run: Run, tmp_path: Path, content: str
+) -> None:
+    (tmp_path / "out.jsonl").write_text(content)
+    status, _, err = run("--resume")
+    if content == "{":  # may be the beginning of ours, and is nothing to lose
+        assert status == 0
+        return
+    assert status == 1
+    assert "is no answer of florence-run" in err
+    assert (tmp_path / "out.jsonl").read_text() == content
 
 
 def test_a_full_disk_is_one_message_that_says_how_to_go_on(run: Run, tmp_path: Path) -> None:
@@ -155,7 +304,9 @@ def test_a_full_disk_is_one_message_that_says_how_to_go_on(run: Run, tmp_path: P
     assert "No space left on device. Make room, then go on with --resume" in err
 
 
-@pytest.mark.parametrize("arguments", [["--resume"], ["--every", "2"], ["--track"], ["--show"]])
+@pytest.mark.parametrize(
+    "arguments", [["--resume"], ["--every", "2"], ["--track"], ["--show"], ["--save", "x"]]
+)
 def test_options_that_go_with_others_are_refused_alone(
     tiny_bundle: Path, photos: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -163,3 +314,10 @@ def test_options_that_go_with_others_are_refused_alone(
         main([str(tiny_bundle), str(photos), "--task", "OD", *arguments])
     assert leaving.value.code == 2
     assert "needs --" in capsys.readouterr().err
+
+
+def test_a_video_has_no_batches(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        main([str(tiny_bundle), "--source", "0", "--task", "OD", "--batch", "2"])
+    assert leaving.value.code == 2
+    assert "--batch does not go with --source" in capsys.readouterr().err

@@ -120,6 +120,107 @@ def test_an_error_of_the_one_who_gives_the_pictures_is_raised_in_its_place(
         next(answers)
 
 
+# In batches.
+
+
+@pytest.mark.parametrize("batch", [2, 3, 9])
+def test_answers_in_batches_are_those_of_single_runs_in_order(
+    tiny_model: Florence2, folder: Path, batch: int
+) -> None:
+    paths = sorted(folder.iterdir())
+    tasks = ["OD", "CAPTION"]
+    alone = list(tiny_model.run_many(paths, tasks, options=SHORT))
+    together = list(tiny_model.run_many(paths, tasks, options=SHORT, batch=batch))
+    assert [each.image for each in together] == paths
+    for one, other in zip(alone, together, strict=True):
+        assert [r.token_ids for r in one.results] == [r.token_ids for r in other.results]
+        assert list(other.results[0].seconds) == ["image", "vision", "prompt", "decode", "parse"]
+
+
+def test_the_engine_sees_whole_batches(tiny_model: Florence2, folder: Path) -> None:
+    backend, sizes = Counting(tiny_model.backend), [2, 2, 1]
+    model = Florence2(tiny_model.bundle, backend, tiny_model._tokenizer)
+    list(model.run_many(sorted(folder.iterdir()), ["OD", "CAPTION"], options=SHORT, batch=2))
+    assert backend.looks == sizes
+    assert backend.reads == [size for size in sizes for _ in range(2)]
+
+
+class Counting:
+    """A backend that notes how many pictures it is given at once."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        self.looks: list[int] = []
+        self.reads: list[int] = []
+
+    def look(self, pixels: Any) -> Any:
+        self.looks.append(len(pixels))
+        return self._backend.look(pixels)
+
+    def read(self, features: Any, input_ids: Any, encoder_mask: Any, *, beams: int) -> Any:
+        self.reads.append(len(input_ids))
+        return self._backend.read(features, input_ids, encoder_mask, beams=beams)
+
+
+def test_one_bad_picture_does_not_spoil_its_batch(tiny_model: Florence2, folder: Path) -> None:
+    (folder / "1.png").write_bytes(b"no picture")
+    Image.new("RGB", (20, 20)).save(folder / "2.png")
+    answers = list(
+        tiny_model.run_many(
+            sorted(folder.iterdir()), "REGION_TO_OCR", region=(0, 0, 50, 50), options=SHORT, batch=5
+        )
+    )
+    assert [bool(each.results) for each in answers] == [True, False, False, True, True]
+    assert isinstance(answers[1].error, ImageError)
+    assert "leaves the picture" in str(answers[2].error)
+
+
+def test_a_batch_of_bad_pictures_alone_is_no_trouble(tiny_model: Florence2) -> None:
+    answers = list(tiny_model.run_many([b"no", b"none"], "OD", options=SHORT, batch=2))
+    assert [isinstance(each.error, ImageError) for each in answers] == [True, True]
+
+
+def test_a_batch_reads_no_more_than_itself_ahead(tiny_model: Florence2) -> None:
+    read: list[int] = []
+
+    def pictures() -> Iterator[np.ndarray]:
+        for number in range(50):
+            read.append(number)
+            yield np.zeros((60, 80, 3), np.uint8)
+
+    answers = tiny_model.run_many(pictures(), "OD", options=SHORT, batch=4)
+    for done, _ in enumerate(answers, start=1):
+        assert len(read) <= 4 * -(-done // 4) + 4 + 2
+        if done == 13:
+            break
+
+
+def test_what_came_before_an_error_is_answered_first(tiny_model: Florence2) -> None:
+    def pictures() -> Iterator[np.ndarray]:
+        yield np.zeros((60, 80, 3), np.uint8)
+        yield np.zeros((60, 80, 3), np.uint8)
+        raise ZeroDivisionError
+
+    answers = tiny_model.run_many(pictures(), "OD", options=SHORT, batch=4)
+    assert next(answers).results
+    assert next(answers).results
+    with pytest.raises(ZeroDivisionError):
+        next(answers)
+
+
+def test_leaving_early_ends_in_batches_as_well(tiny_model: Florence2, folder: Path) -> None:
+    before = set(threading.enumerate())
+    answers = tiny_model.run_many(sorted(folder.iterdir()), "OD", options=SHORT, batch=2)
+    next(answers)
+    answers.close()  # type: ignore[attr-defined]
+    assert set(threading.enumerate()) <= before
+
+
+def test_a_batch_of_none_is_refused_at_once(tiny_model: Florence2) -> None:
+    with pytest.raises(RequestError, match="batch is 0; it must be 1 or more"):
+        tiny_model.run_many([], "OD", batch=0)
+
+
 # What runs ahead.
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from florence_edge import GenerationOptions
 
 from ..accuracy import Examination, measure_accuracy
+from ..devices import device_of
 from ..markdown import markdown_of
 from ..results import write_result
 from ..truth import VQA, read_truth
@@ -14,7 +15,7 @@ from .arguments import count, names, tasks
 HELP = "detection mAP, captions, grounding, segmentation, OCR and VQA on a data folder"
 DESCRIPTION = (
     "Ask a bundle everything that a data folder has truth for, and grade the answers. "
-    "The folder is in COCO's form, with a few tables more; benchmarks/README.md describes them."
+    "The folder is in COCO's form, with a few tables more; benchmarks/DATA.md describes them."
 )
 
 
@@ -44,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help="how the fine-tune is asked, for example '<DocVQA>{question}'",
     )
-    parser.add_argument("--device", default="cpu", metavar="D")
+    parser.add_argument("--device", default="cpu", metavar="D", help="such as openvino+bf16")
     parser.add_argument("--threads", type=count, metavar="N")
     parser.add_argument("--output", type=Path, metavar="FILE", help="result as JSON")
 
@@ -64,7 +65,7 @@ def run(arguments: argparse.Namespace) -> str:
         arguments.bundle,
         truth,
         examination,
-        device=arguments.device,
+        device=device_of(arguments.device),
         threads=arguments.threads,
     )
     if arguments.output:

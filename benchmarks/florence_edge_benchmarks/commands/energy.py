@@ -8,6 +8,7 @@ from florence_edge import Florence2, GenerationOptions
 from florence_edge_jetson.energy import Plan
 from florence_edge_jetson.meter import open_meter
 
+from ..devices import device_of
 from ..energy import answering, energy_text, measure_energy, write_energy
 from ..pictures import scene_picture
 from .arguments import count, names
@@ -47,9 +48,15 @@ def run(arguments: argparse.Namespace) -> str:
     """Measure, write the result and give it as text."""
     plan = Plan(idle_seconds=arguments.idle, load_seconds=arguments.load, hertz=arguments.hertz)
     options = GenerationOptions(num_beams=arguments.beams, max_new_tokens=arguments.max_new_tokens)
+    device = device_of(arguments.device)
     meter = open_meter(rails=arguments.rails, gpu=arguments.gpu)
     try:
-        model = Florence2.load(arguments.bundle, arguments.device, threads=arguments.threads)
+        model = Florence2.load(
+            arguments.bundle,
+            device.engine,
+            threads=arguments.threads,
+            engine_precision=device.precision or None,
+        )
         with tempfile.TemporaryDirectory(prefix="florence-bench-") as temporary:
             picture = arguments.image or scene_picture(Path(temporary))
             answer = answering(model, picture, arguments.task, arguments.text, options)
@@ -60,12 +67,12 @@ def run(arguments: argparse.Namespace) -> str:
     settings = {
         "model": bundle.model,
         "precision": bundle.precision,
-        "device": arguments.device,
+        "device": device.name,
         "task": arguments.task,
         "beams": model.resolve(options).num_beams,
         "picture": str(arguments.image or "a generated scene"),
     }
     if arguments.output:
         write_energy(arguments.output, measured, settings)
-    head = f"{bundle.model} {bundle.precision} on {arguments.device}, {arguments.task}"
+    head = f"{bundle.model} {bundle.precision} on {device.name}, {arguments.task}"
     return f"{head}\n{energy_text(measured)}"

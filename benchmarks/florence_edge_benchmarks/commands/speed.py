@@ -11,6 +11,7 @@ from florence_edge.errors import FlorenceEdgeError, RequestError
 from florence_edge_calibration.int8.targets import TARGETS
 
 from ..accuracy import Examination, measure_accuracy
+from ..devices import Device, device_of
 from ..interleave import Rounds
 from ..machine import usable_cores
 from ..markdown import markdown_of
@@ -18,7 +19,16 @@ from ..pictures import scene_picture
 from ..random_models import RandomModel, export_bundles, make_checkpoint
 from ..results import AccuracyResult, SpeedResult, write_result
 from ..speed import measure_speed
-from ..systems import COMPETITORS, OPTIMUM, Comparison, System, stated_checkpoint, systems_of
+from ..systems import (
+    COMPETITORS,
+    OPTIMUM,
+    Comparison,
+    Entrant,
+    System,
+    entrant_of,
+    stated_checkpoint,
+    systems_of,
+)
 from ..truth import read_truth
 from ..workload import Workload, new_tokens_of, workloads
 from .arguments import count, counts, names, tasks
@@ -34,7 +44,9 @@ DESCRIPTION = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say which arguments the command takes."""
-    parser.add_argument("bundles", type=Path, nargs="*", metavar="BUNDLE", help="exported folder")
+    parser.add_argument(
+        "bundles", nargs="*", metavar="BUNDLE[@D,D]", help="exported folder, and engines for it"
+    )
     parser.add_argument("--tasks", type=tasks, default=["CAPTION", "OD", "OCR_WITH_REGION"])
     parser.add_argument("--beams", type=counts, default=[1, 3], metavar="1,3")
     parser.add_argument("--batch", type=counts, default=[1], metavar="1,4", help="pictures at once")
@@ -48,10 +60,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--warmup", type=count, default=1, metavar="N", help="not timed (1)")
     parser.add_argument("--threads", type=count, metavar="N", help="default: all usable cores")
     parser.add_argument(
-        "--device", type=names, default=["cpu"], metavar="D,D", help="engines for the bundles"
+        "--device",
+        type=names,
+        default=["cpu"],
+        metavar="D,D",
+        help="engines for bundles that name none, such as cpu,openvino,openvino+bf16",
     )
     parser.add_argument(
-        "--compare", type=names, default=[], metavar="C,C", help=", ".join(COMPETITORS)
+        "--engine-precision",
+        choices=("fp32", "bf16"),
+        help="what openvino computes in where --device does not say it",
+    )
+    parser.add_argument(
+        "--compare",
+        type=names,
+        default=[],
+        metavar="C,C",
+        help=f"{', '.join(COMPETITORS)}; transformers is on the bundles' GPU, or @cpu, @cuda:1",
     )
     parser.add_argument(
         "--checkpoint", default="", help="what to compare with; default: the bundle's own"
@@ -91,34 +116,42 @@ def run(arguments: argparse.Namespace) -> str:
 
 
 def _measure(arguments: argparse.Namespace, temporary: Path) -> SpeedResult:
-    bundles, failed = list(arguments.bundles), dict[str, str]()
+    devices, failed = _devices(arguments), dict[str, str]()
+    entrants = [entrant_of(text, devices) for text in arguments.bundles]
     checkpoint = arguments.checkpoint
     if arguments.architecture:
         model, work = _random_model(arguments), arguments.work or temporary
         made = make_checkpoint(model, work)
         checkpoint = checkpoint or str(made)
         for folder, problem in export_bundles(model, made, work):
-            bundles.append(folder)
+            entrants.append(Entrant(folder, devices))
             if problem:
                 failed[str(folder)] = problem
-    if not bundles:
+    if not entrants:
         raise RequestError("There is nothing to measure. Name a BUNDLE, or give --architecture.")
     threads = arguments.threads or usable_cores()
     comparison = Comparison(
-        devices=arguments.device,
         competitors=arguments.compare,
         threads=threads,
         checkpoint=checkpoint,
         bart=str(temporary / "bart"),
         optimum_python=arguments.optimum_python,
     )
-    systems = systems_of(bundles, comparison, failed)
+    systems = systems_of(entrants, comparison, failed)
     asked = _workloads(arguments, temporary)
     for system in systems:
         if system.kind == OPTIMUM:
             _write_bart(system, checkpoint, asked)
     rounds = Rounds(warmup=arguments.warmup, timed=arguments.rounds)
     return measure_speed(systems, asked, rounds, _settings(arguments, threads), failed)
+
+
+def _devices(arguments: argparse.Namespace) -> tuple[Device, ...]:
+    precision = arguments.engine_precision
+    devices = tuple(device_of(text, precision=precision) for text in arguments.device)
+    if precision is not None and not any(device.precision for device in devices):
+        raise RequestError("--engine-precision is for openvino. Add it to --device.")
+    return devices
 
 
 def _workloads(arguments: argparse.Namespace, temporary: Path) -> list[Workload]:
@@ -144,9 +177,11 @@ def _accuracies(arguments: argparse.Namespace, result: SpeedResult) -> Iterator[
         if system.kind != "bundle" or row.error is not None:
             continue
         logger.info("%s: accuracy", system.label)
-        folder, device, threads = Path(system.bundle), system.device, system.threads
+        where, threads = system.runs_on, system.threads
         try:
-            yield measure_accuracy(folder, truth, examination, device=device, threads=threads)
+            yield measure_accuracy(
+                Path(system.bundle), truth, examination, device=where, threads=threads
+            )
         except FlorenceEdgeError as error:
             logger.warning("%s: %s", system.label, error)
 
@@ -163,7 +198,7 @@ def _random_model(arguments: argparse.Namespace) -> RandomModel:
 
 def _settings(arguments: argparse.Namespace, threads: int) -> dict[str, object]:
     """What a reader needs to measure the same again."""
-    left_out = {"command", "output", "work"}
+    left_out = {"command", "output", "work", "optimum_python"}
     if not arguments.architecture:
         left_out |= {"precision", "target", "seed", "image_size"}
     given = {

@@ -11,10 +11,13 @@ from collections.abc import Callable
 from functools import wraps
 from importlib import import_module
 from importlib.machinery import SourceFileLoader
+from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 from types import ModuleType
 from typing import Any
+
+_PACKAGES = ("optimum-onnx", "transformers", "torch", "onnxruntime")
 
 
 def _neighbour(name: str) -> Any:
@@ -79,7 +82,13 @@ class Bart:
             "decoder": sum(steps),
             "search": end - read - sum(steps),
         }
-        return {"seconds": end - begin, "stages": stages, "steps": steps, "token_ids": ids.tolist()}
+        return {
+            "seconds": end - begin,
+            "stages": stages,
+            "steps": steps,
+            "token_ids": ids.tolist(),
+            "host": None,
+        }
 
 
 def _timed(function: Callable[..., Any], calls: list[tuple[float, float]]) -> Callable[..., Any]:
@@ -104,11 +113,13 @@ def main() -> None:
         replies.flush()
 
     def sizes() -> dict[str, Any]:
-        return {"resident_bytes": memory.resident_bytes(), "peak_bytes": memory.peak_bytes()}
+        host = {"resident_bytes": memory.resident_bytes(), "peak_bytes": memory.peak_bytes()}
+        return {**host, "device_bytes": None}
 
     begin = perf_counter()
     bart = Bart(json.loads(sys.argv[1]))
-    say({"ready": {"load_seconds": perf_counter() - begin, **sizes()}})
+    loaded = {"load_seconds": perf_counter() - begin, **sizes()}
+    say({"ready": {**loaded, "versions": {name: version(name) for name in _PACKAGES}}})
     for line in sys.stdin:
         request = json.loads(line)
         if "memory" in request:

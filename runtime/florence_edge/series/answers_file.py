@@ -1,6 +1,8 @@
 """Answers as JSON lines in a file that a later run can go on with.
 
-One line a picture and task; a picture that failed has a line with its error and is tried again.
+{"florence-run": "0.1.0", "bundle": {...}, "options": {...}}     where answers come from, first
+{"image": "a.jpg", "task": "<OD>", ...}                          a line a picture and task
+{"image": "b.jpg", "error": "..."}                               tried again by a later run
 """
 
 import json
@@ -12,17 +14,26 @@ from typing import IO, Any
 from ..answers.result import Result
 from ..errors import FlorenceEdgeError, RequestError
 from .asking import Asked
+from .origin import KEY, Origin
 
 _Key = tuple[str, str, str | None, tuple[float, ...]]  # picture, task, text, region
 
 
 class AnswersFile:
-    """A file of answers; see `open_answers`."""
+    """A file of answers; see `open_answers`. `first` is written before them, if there is one."""
 
-    def __init__(self, path: Path, file: IO[str], answered: set[_Key], asked: Asked) -> None:
+    def __init__(
+        self,
+        path: Path,
+        file: IO[str],
+        answered: set[_Key],
+        asked: Asked,
+        first: Mapping[str, Any] | None,
+    ) -> None:
         self._path = path
         self._file = file
         self._answered = answered
+        self._first = first
         self._asked = asked
         self._questions = asked.questions(None)
         self._region = () if asked.region is None else tuple(float(x) for x in asked.region)
@@ -35,14 +46,17 @@ class AnswersFile:
         )
 
     def write(self, image: Path, results: Sequence[Result]) -> None:
-        """Append the answers about a picture.
+        """Append the answers about a picture that the file does not have.
 
         Raises:
             FlorenceEdgeError: the disk is full; the lines before are complete.
         """
         beside = {"region": list(self._region)} if self._region else {}
         for result in results:
-            self._append({"image": str(image), **result.to_json(), **beside})
+            key = self._key(image, result.task.token, result.text_input)
+            if key not in self._answered:
+                self._append({"image": str(image), **result.to_json(), **beside})
+                self._answered.add(key)
 
     def write_error(self, image: Path, error: Exception) -> None:
         """Append why there is no answer."""
@@ -52,8 +66,10 @@ class AnswersFile:
         return str(image), task, None if self._region else text, self._region
 
     def _append(self, line: Mapping[str, Any]) -> None:
+        lines = [line] if self._first is None else [self._first, line]
+        self._first = None
         try:
-            self._file.write(json.dumps(line) + "\n")
+            self._file.write("".join(json.dumps(each) + "\n" for each in lines))
             self._file.flush()
         except OSError as error:
             with suppress(OSError):  # or closing would try to write the same once more
@@ -64,55 +80,113 @@ class AnswersFile:
 
 
 @contextmanager
-def open_answers(path: Path, asked: Asked, *, resume: bool) -> Iterator[AnswersFile]:
+def open_answers(
+    path: Path, asked: Asked, origin: Origin, *, resume: bool
+) -> Iterator[AnswersFile]:
     """Open a file for answers, new or, with `resume`, after the lines that it has.
 
     A last line that was torn when a run was killed is taken off; its picture is answered again.
 
     Raises:
-        RequestError: the file is there and is not to be continued, or is none of answers.
+        RequestError: the file is there and is not to be continued, is none of answers, or its
+            answers come from another bundle or other options.
         FlorenceEdgeError: it cannot be read or written.
     """
-    if path.is_file() and not resume:
+    begun = path.is_file() and path.stat().st_size > 0
+    if begun and not resume:
         raise RequestError(
             f"{path} is there already. Add --resume to go on with it, or choose another --answers."
         )
     try:
-        answered = _mended(path) if path.is_file() else set()
+        answered = _answered(path, origin) if begun else set()
+        begun = begun and _mend(path) > 0
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a", encoding="utf-8")
     except OSError as error:
         raise FlorenceEdgeError(f"Cannot write {path}: {error}. Choose another.") from error
     with file:
-        yield AnswersFile(path, file, answered, asked)
+        yield AnswersFile(path, file, answered, asked, None if begun else origin.line())
 
 
-def _mended(path: Path) -> set[_Key]:
-    """What is answered in a file; a torn last line is cut off."""
+def _answered(path: Path, origin: Origin) -> set[_Key]:
+    """What is answered in a file of ours; a last line that was torn is passed over."""
     answered: set[_Key] = set()
-    good = 0
     with path.open("rb") as file:
         for number, raw in enumerate(file, 1):
             if not raw.endswith(b"\n"):
+                _check_torn(raw, path, number)
                 break
-            answered |= _keys(raw, path, number)
-            good += len(raw)
-    if good < path.stat().st_size:
-        with path.open("rb+") as file:
-            file.truncate(good)
+            line = _line(raw, path, number)
+            if KEY in line:
+                _check_origin(line, path, origin)
+            elif number == 1:
+                raise RequestError(
+                    f"{path} does not begin with the bundle and the options that its answers come "
+                    "from, so it will not be continued. Choose another --answers."
+                )
+            elif "error" not in line:
+                answered.add(_key_of(line))
     return answered
 
 
-def _keys(raw: bytes, path: Path, number: int) -> set[_Key]:
+def _mend(path: Path) -> int:
+    """Cut a torn last line off; how many bytes are left."""
+    good = 0
+    with path.open("rb") as file:
+        for raw in file:
+            good += len(raw) if raw.endswith(b"\n") else 0
+    if good < path.stat().st_size:
+        with path.open("rb+") as file:
+            file.truncate(good)
+    return good
+
+
+def _check_torn(raw: bytes, path: Path, number: int) -> None:
+    """A torn first line must be the beginning of ours, or somebody's file would be cut."""
+    first = f'{{"{KEY}"'.encode()
+    if number == 1 and raw[: len(first)] != first[: len(raw)]:
+        raise _not_ours(path, number)
+
+
+def _line(raw: bytes, path: Path, number: int) -> Mapping[str, Any]:
+    """A line of ours.
+
+    Raises:
+        RequestError: it is none.
+    """
     try:
         line = json.loads(raw)
-        if "error" in line:
-            return set()
-        region = tuple(float(edge) for edge in line.get("region", ()))
-        text = None if region else line["text_input"]
-        return {(line["image"], line["task"], text, region)}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if not isinstance(line, dict):
+            raise TypeError("no object")
+        if KEY not in line and "error" not in line:
+            _key_of(line)
+    except (ValueError, KeyError, TypeError) as error:
+        raise _not_ours(path, number) from error
+    return line
+
+
+def _not_ours(path: Path, number: int) -> RequestError:
+    return RequestError(
+        f"Line {number} of {path} is no answer of florence-run, so it will not be continued. "
+        "Choose another --answers."
+    )
+
+
+def _key_of(line: Mapping[str, Any]) -> _Key:
+    region = tuple(float(edge) for edge in line.get("region", ()))
+    return line["image"], line["task"], None if region else line["text_input"], region
+
+
+def _check_origin(line: Mapping[str, Any], path: Path, origin: Origin) -> None:
+    try:
+        then, now = origin.differences(line)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RequestError(
-            f"Line {number} of {path} is no answer of florence-run, so it will not be continued. "
-            "Choose another --answers."
+            f"{path} says in a way that this florence-run does not read where its answers come "
+            "from. Choose another --answers."
         ) from error
+    if then:
+        raise RequestError(
+            f"{path} was begun with {', '.join(then)}; asked for now: {', '.join(now)}. Ask as "
+            "then to go on with it, or choose another --answers."
+        )

@@ -46,6 +46,23 @@ class Asked:
             for task in self.tasks
         ]
 
+    def answers_of(self, views: Sequence["View"]) -> list[tuple[Result, ...] | RequestError]:
+        """The answers about each picture of a batch, or why there are none.
+
+        Where a batch is refused, every picture is asked alone, so that it has its own error.
+        """
+        try:
+            asked = [self.questions(view.size) for view in views]
+            model, options = views[0].model, views[0].options
+            columns = [
+                model.answer(views, each, options) for each in map(list, zip(*asked, strict=True))
+            ]
+        except RequestError as error:
+            if len(views) == 1:
+                return [error]
+            return [answers for view in views for answers in self.answers_of([view])]
+        return list(zip(*columns, strict=True))
+
     def answers(self, view: "View", cancel: Event | None = None) -> tuple[Result, ...]:
         """What the model answers about one picture, which was encoded once."""
         return tuple(

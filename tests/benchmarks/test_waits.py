@@ -1,0 +1,71 @@
+"""Waits for a GPU, over the scripted CUDA of the runtime's tests."""
+
+from pathlib import Path
+
+import pytest
+
+from florence_edge import Florence2
+from florence_edge_benchmarks.bundle_system import BundleSystem
+from florence_edge_benchmarks.calls import Calls
+from florence_edge_benchmarks.stages import STAGES, Call, host_seconds
+from florence_edge_benchmarks.workload import Workload
+
+from ..runtime.fake_cuda import FakeCuda
+from ..runtime.test_ort_cuda import fake  # noqa: F401 - a fixture
+from ..runtime.test_trt import Machine, bare, machine  # noqa: F401 - fixtures
+from .scripted_time import Clock
+
+TOKENS = 6
+ONCE_FOR_ALL = 1  # reading: before the second step, the search fetches and awaits all scores
+
+
+@pytest.fixture
+def caption(picture: Path) -> Workload:
+    return Workload(task="CAPTION", beams=1, new_tokens=TOKENS, batch=1, image=str(picture))
+
+
+def test_the_host_works_from_reading_to_the_last_step_but_for_waiting() -> None:
+    calls = [
+        Call("look", 0, 10), Call("wait", 5, 9),
+        Call("wait", 12, 19), Call("read", 11, 20),
+        Call("wait", 22, 25), Call("step", 21, 26),
+        Call("wait", 31, 34), Call("step", 30, 35),
+    ]  # fmt: skip
+    assert host_seconds(calls) == (35 - 20) - 3 - 3
+    assert host_seconds([call for call in calls if call.what != "wait"]) is None
+
+
+def test_tensorrt_is_launched_and_waited_for(
+    machine: Machine,  # noqa: F811
+    caption: Workload,
+) -> None:
+    system = BundleSystem(machine.load(), Calls(Clock()))
+    timing = system.answer(caption)
+    assert tuple(timing.stages) == STAGES
+    # Readings: after read, four a step: its begin, its wait's two, its end.
+    assert timing.steps == (3.0,) * TOKENS
+    assert timing.host == TOKENS * 3 + ONCE_FOR_ALL
+    on_cpu = BundleSystem(Florence2.load(machine.folder, threads=1), Calls())
+    expected = on_cpu.answer(caption)
+    assert timing.token_ids == expected.token_ids
+    assert expected.host is None
+
+
+def test_runs_of_onnxruntime_count_as_waiting(
+    fake: FakeCuda,  # noqa: F811
+    tiny_bundle: Path,
+    caption: Workload,
+) -> None:
+    system = BundleSystem(Florence2.load(tiny_bundle, "cuda"), Calls(Clock()))
+    timing = system.answer(caption)
+    assert timing.steps == (5.0,) * TOKENS, "its run and its wait lie within"
+    assert timing.host == TOKENS * 4 + ONCE_FOR_ALL
+
+
+def test_everything_is_freed_with_the_model(machine: Machine, caption: Workload) -> None:  # noqa: F811
+    model = machine.load()
+    system = BundleSystem(model, Calls())
+    system.answer(caption)
+    assert machine.cuda.held
+    del model, system
+    assert machine.cuda.held == []
