@@ -28,15 +28,12 @@ def quantize_portably(graph: ir.Graph, choices: Sequence[Choice]) -> tuple[str, 
     """
     _fold_all(graph, choices)
     for choice in choices:
-        insertion = Insertion(graph, choice.linears[0].scope, before=choice.linears[0].node)
-        scale = insertion.constant(representable(choice.limit / LEVELS), "scale")
-        zero = insertion.constant(np.int8(0), "zero")
-        steps = insertion.op("QuantizeLinear", [_equalized(insertion, choice), scale, zero], _INT8)
-        activation = insertion.op("DequantizeLinear", [steps, scale, zero], _FLOAT)
+        first = choice.linears[0]
+        equalized = _equalized(Insertion(graph, first.scope, before=first.node), choice)
         for linear in choice.linears:
-            weight = _quantized_weight(linear, choice)
-            linear.node.replace_input_with(0, activation)
-            linear.node.replace_input_with(1, _dequantized(graph, linear, weight))
+            weight = _dequantized(graph, linear, _quantized_weight(linear, choice))
+            linear.node.replace_input_with(0, _rounded(graph, linear, equalized, choice.limit))
+            linear.node.replace_input_with(1, weight)
     drop_unused(graph)
     return scopes([linear for choice in choices for linear in choice.linears])
 
@@ -72,6 +69,19 @@ def _equalized(insertion: Insertion, choice: Choice) -> ir.Value:
         return activation
     factors = insertion.constant(1 / choice.factors, "equalize")
     return insertion.op("Mul", [activation, factors], _FLOAT)
+
+
+def _rounded(graph: ir.Graph, linear: Linear, activation: ir.Value, limit: float) -> ir.Value:
+    """The activation by way of int8, for one linear.
+
+    Others that read it get a pair of their own, though all say the same: ONNX Runtime's CPU
+    multiplies unsigned numbers, and makes those only of a pair that nobody shares.
+    """
+    insertion = Insertion(graph, linear.scope, before=linear.node)
+    scale = insertion.constant(representable(limit / LEVELS), "scale")
+    zero = insertion.constant(np.int8(0), "zero")
+    steps = insertion.op("QuantizeLinear", [activation, scale, zero], _INT8)
+    return insertion.op("DequantizeLinear", [steps, scale, zero], _FLOAT)
 
 
 def _quantized_weight(linear: Linear, choice: Choice) -> Quantized:
