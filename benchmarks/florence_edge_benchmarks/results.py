@@ -102,19 +102,38 @@ def write_result(path: Path, result: SpeedResult | AccuracyResult) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file beside its place first, and rename it.
+    """Write a file beside its place first, and rename it; a device or a pipe is written to.
 
     Raises:
         RequestError: it cannot be written; what was there before is left.
     """
-    temporary = path.with_name(f".{path.name}.part")
+    target = path.resolve()  # a link stays a link
+    temporary = target.with_name(f".{target.name}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists() and not target.is_file():
+            target.write_text(text, encoding="utf-8")
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        temporary.replace(target)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise RequestError(f"Cannot write {path}: {error}. Choose another --output.") from error
+
+
+def check_writable(path: Path | None) -> None:
+    """Refuse before the measurement what could not be written after it.
+
+    Raises:
+        RequestError: the place is a folder, or in something that is none.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        raise RequestError(f"Cannot write {path}: it is a folder. Choose another file.")
+    above = next(parent for parent in path.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise RequestError(f"Cannot write {path}: {above} is no folder. Choose another file.")
 
 
 def read_result(path: Path) -> Result:

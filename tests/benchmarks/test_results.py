@@ -1,4 +1,5 @@
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from florence_edge.errors import RequestError
 from florence_edge_benchmarks.results import (
     AccuracyResult,
     SpeedResult,
+    check_writable,
     read_result,
     write_result,
     write_whole,
@@ -93,3 +95,28 @@ def test_other_files_give_one_clear_message(content: str, message: str, tmp_path
         read_result(path)
     with pytest.raises(RequestError, match="Cannot read"):
         read_result(tmp_path / "nowhere.json")
+
+
+def test_a_pipe_is_written_to_and_a_link_stays_one(tmp_path: Path) -> None:
+    pipe, link, file = tmp_path / "pipe", tmp_path / "link", tmp_path / "file"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_whole(pipe, "figures")
+    assert os.read(reader, 100) == b"figures"
+    os.close(reader)
+    assert pipe.is_fifo()
+    file.write_text("old")
+    link.symlink_to(file)
+    write_whole(link, "new")
+    assert link.is_symlink()
+    assert file.read_text() == "new"
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_measurement(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    check_writable(None)
+    check_writable(tmp_path / "new" / "result.json")
+    with pytest.raises(RequestError, match="it is a folder"):
+        check_writable(tmp_path)
+    with pytest.raises(RequestError, match="is no folder"):
+        check_writable(tmp_path / "file" / "result.json")

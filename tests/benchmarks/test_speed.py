@@ -149,6 +149,15 @@ def test_bad_input_gives_one_line_and_status_1(
     assert message in told[0]
 
 
+def test_a_run_in_which_no_bundle_answered_has_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "result.json"
+    assert main(["speed", str(tmp_path / "none"), "--rounds", "1", "--output", str(output)]) == 1
+    assert "No bundle was measured" in capsys.readouterr().err
+    assert read_result(output)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -8,7 +8,7 @@ from florence_edge import GenerationOptions
 from ..accuracy import Examination, measure_accuracy
 from ..devices import device_of
 from ..markdown import markdown_of
-from ..results import write_result
+from ..results import check_writable, write_result
 from ..truth import VQA, read_truth
 from .arguments import count, names, tasks
 
@@ -52,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> str:
     """Measure, write the result and give its tables."""
+    check_writable(arguments.output)
     truth = read_truth(arguments.data, arguments.annotations, limit=arguments.limit)
     examination = Examination(
         tasks=arguments.tasks,

@@ -11,6 +11,7 @@ from florence_edge_jetson.meter import open_meter
 from ..devices import device_of
 from ..energy import answering, energy_text, measure_energy, write_energy
 from ..pictures import scene_picture
+from ..results import check_writable
 from .arguments import count, names
 
 HELP = "joules per image and per token"
@@ -46,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> str:
     """Measure, write the result and give it as text."""
+    check_writable(arguments.output)
     plan = Plan(idle_seconds=arguments.idle, load_seconds=arguments.load, hertz=arguments.hertz)
     options = GenerationOptions(num_beams=arguments.beams, max_new_tokens=arguments.max_new_tokens)
     device = device_of(arguments.device)

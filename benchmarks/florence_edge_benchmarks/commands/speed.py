@@ -17,7 +17,7 @@ from ..machine import usable_cores
 from ..markdown import markdown_of
 from ..pictures import scene_picture
 from ..random_models import RandomModel, export_bundles, make_checkpoint
-from ..results import AccuracyResult, SpeedResult, write_result
+from ..results import AccuracyResult, SpeedResult, check_writable, write_result
 from ..speed import measure_speed
 from ..systems import (
     COMPETITORS,
@@ -106,13 +106,26 @@ def _add_random_model(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> str:
     """Measure, write the result and give its tables."""
+    check_writable(arguments.output)
     with tempfile.TemporaryDirectory(prefix="florence-bench-") as temporary:
         result = _measure(arguments, Path(temporary))
         if arguments.data:
             result = replace(result, accuracy=tuple(_accuracies(arguments, result)))
     if arguments.output:
         write_result(arguments.output, result)
+    _check_measured(result)
     return markdown_of([result])
+
+
+def _check_measured(result: SpeedResult) -> None:
+    """A failure is a row, but a run in which no bundle answered has failed as a whole."""
+    bundles = {row.system.label: row.error for row in result.systems if row.system.kind == "bundle"}
+    runs = [run for run in result.runs if run.label in bundles]
+    if not bundles or any(run.rounds for run in runs):
+        return
+    label, error = next(iter(bundles.items()))
+    error = error or next((run.error for run in runs if run.error), "it did not answer")
+    raise RequestError(f"No bundle was measured. {label}: {error}")
 
 
 def _measure(arguments: argparse.Namespace, temporary: Path) -> SpeedResult:

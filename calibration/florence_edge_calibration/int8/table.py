@@ -68,10 +68,11 @@ class CalibrationTable:
             "bins": _BINS,
             "activations": {name: _pack(seen) for name, seen in self.activations.items()},
         }
-        unfinished = path.with_name(f".{path.name}.part")
+        target = path.resolve()  # a link stays a link
+        unfinished = target.with_name(f".{target.name}.part")
         try:
             unfinished.write_text(json.dumps(content) + "\n", encoding="utf-8")
-            unfinished.replace(path)
+            unfinished.replace(target)
         finally:
             unfinished.unlink(missing_ok=True)
 
