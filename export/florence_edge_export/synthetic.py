@@ -28,7 +28,6 @@ _TEXT = {
     "base": {"d_model": 768, "layers": 6, "heads": 12, "ffn": 3072, "vocab_size": 51289},
     "large": {"d_model": 1024, "layers": 12, "heads": 16, "ffn": 4096, "vocab_size": 51289},
 }
-ARCHITECTURES = tuple(_TEXT)
 
 
 def write_checkpoint(

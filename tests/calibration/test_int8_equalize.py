@@ -12,8 +12,8 @@ from florence_edge.bundle import Bundle
 from florence_edge_calibration.int8.activations import Activation
 from florence_edge_calibration.int8.clipping import limit_by_minmax, limit_by_mse
 from florence_edge_calibration.int8.equalize import Choice, Place, choose, fold, foldable_into
-from florence_edge_calibration.int8.insertion import Insertion
 from florence_edge_calibration.int8.linears import Linear, by_activation, find_linears
+from florence_edge_calibration.int8.rewrite import Insertion
 from florence_edge_calibration.int8.samples import Sample
 from florence_edge_calibration.int8.table import CalibrationTable
 

@@ -7,9 +7,8 @@ stored as [width, vocabulary], as the product wants it; lookup gathers its colum
 
 import onnx_ir as ir
 
-from .insertion import Insertion
 from .linears import Linear, find_linears, weight_values
-from .quantize import drop_unused, replace_node
+from .rewrite import Insertion, drop_unused, replace_node
 from .scales import quantize_weight
 from .weight_only import embedding_nodes
 

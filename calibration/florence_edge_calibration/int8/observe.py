@@ -14,8 +14,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from .activations import BINS, BINS_AN_OCTAVE, LOWEST_OCTAVE, Activation
-from .insertion import Insertion
 from .linears import by_activation, find_linears
+from .rewrite import Insertion
 
 _SAMPLED_ROWS = 256  # of each activation of a picture, evenly spread
 _SEEN = ".seen_"

@@ -12,8 +12,8 @@ import onnx_ir as ir
 
 from .clipping import LEVELS
 from .equalize import Choice, Place, fold
-from .insertion import Insertion
 from .linears import Linear, scopes
+from .rewrite import Insertion, drop_unused, replace_node
 from .scales import Quantized, quantize_weight, representable
 
 _FLOAT, _INT8, _UINT8 = ir.DataType.FLOAT, ir.DataType.INT8, ir.DataType.UINT8
@@ -139,20 +139,3 @@ def _integer_product(
     )
     product.shape = last.outputs[0].shape
     replace_node(graph, last, product)
-
-
-def replace_node(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
-    """Let everybody who reads a node's output read `value`, under the output's name."""
-    output = node.outputs[0]
-    ir.convenience.replace_all_uses_with(output, value, replace_graph_outputs=True)
-    value.name, output.name = output.name, f"{output.name}.replaced"
-
-
-def drop_unused(graph: ir.Graph) -> None:
-    """Remove nodes and initializers that nothing reads any more."""
-    for node in reversed(list(graph)):
-        if not any(output.uses() or output.is_graph_output() for output in node.outputs):
-            graph.remove(node, safe=True)
-    for name, value in list(graph.initializers.items()):
-        if not value.uses():
-            del graph.initializers[name]

@@ -6,9 +6,8 @@ stored once, as int8 [vocabulary, width] with a scale a word, for lookup and for
 
 import onnx_ir as ir
 
-from .insertion import Insertion
 from .linears import Linear, find_linears, weight_values
-from .quantize import drop_unused
+from .rewrite import Insertion, drop_unused
 from .scales import quantize_weight
 
 _FLOAT = ir.DataType.FLOAT

@@ -5,7 +5,8 @@
       -> + learned positions -> pooled token first, then the grid -> projection -> [B, I, d_model]
 
 The feature map stays [B, H, W, C] from the stem on: layer norms and linears work on it as it is,
-and only convolutions, windows and channel groups move data. Queries come scaled: the factor
+and only convolutions, windows and channel groups move data. The checkpoint's `qkv` is three
+linears, since taking its output apart would copy all of it. Queries come scaled: the factor
 (head_dim ** -0.5, or tokens ** -0.5 for channels) is folded into `q_proj` when weights are loaded.
 """
 
@@ -156,7 +157,9 @@ class WindowAttention(Module):
         self.heads = config.heads[stage]
         self.window = config.window_size
         self.side = side
-        self.q_proj, self.k_proj, self.v_proj = query_key_value(self.width, config.qkv_bias)
+        self.q_proj = Linear(self.width, self.width, bias=config.qkv_bias)
+        self.k_proj = Linear(self.width, self.width, bias=config.qkv_bias)
+        self.v_proj = Linear(self.width, self.width, bias=config.qkv_bias)
         self.proj = Linear(self.width, self.width)
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
@@ -191,7 +194,9 @@ class ChannelAttention(Module):
         self.width = config.dims[stage]
         self.groups = config.groups[stage]
         self.side = side
-        self.q_proj, self.k_proj, self.v_proj = query_key_value(self.width, config.qkv_bias)
+        self.q_proj = Linear(self.width, self.width, bias=config.qkv_bias)
+        self.k_proj = Linear(self.width, self.width, bias=config.qkv_bias)
+        self.v_proj = Linear(self.width, self.width, bias=config.qkv_bias)
         self.proj = Linear(self.width, self.width)
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
@@ -231,8 +236,3 @@ class Projector(Module):
         features = [pooled if source == "spatial_avg_pool" else x for source in self.sources]
         x = op.Concat(*features, axis=1)
         return self.image_proj_norm(op, self.image_projection(op, x))
-
-
-def query_key_value(width: int, bias: bool) -> tuple[Linear, Linear, Linear]:
-    """The checkpoint's `qkv` as three linears: taking its output apart would copy all of it."""
-    return tuple(Linear(width, width, bias=bias) for _ in range(3))  # type: ignore[return-value]

@@ -16,12 +16,12 @@ label. No text is an error: what cannot be read is not found.
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from ..errors import RequestError
 from ..tasks import AnswerKind, Task, find_task, free_prompt
 from .mentions import Span, find_mentions
-from .regions import Convention, Ring, Shape, check_convention, check_image_size, dequantize
+from .regions import Convention, Region, Ring, Shape, check_convention, check_image_size, dequantize
 
 _BIN = re.compile(r"<loc_(\d+)>")
 
@@ -35,22 +35,6 @@ class FoundRegion:
     rings: tuple[Ring, ...]  # pixels, as in `regions.Region`
     label_span: Span  # empty without a label
     location_spans: tuple[Span, ...]  # one a ring
-
-
-class Outlined(Protocol):
-    """What Hugging Face's dictionary tells of a region; `FoundRegion` and `Region` are such."""
-
-    @property
-    def label(self) -> str:
-        """The words; '' without any."""
-
-    @property
-    def shape(self) -> Shape:
-        """How to understand the rings."""
-
-    @property
-    def rings(self) -> tuple[Ring, ...]:
-        """The coordinates in pixels."""
 
 
 def parse(
@@ -121,7 +105,7 @@ def find_regions(
     )
 
 
-def hf_from_regions(kind: AnswerKind, regions: Iterable[Outlined]) -> dict[str, Any]:
+def hf_from_regions(kind: AnswerKind, regions: Iterable[FoundRegion | Region]) -> dict[str, Any]:
     """The dictionary that Hugging Face gives for these regions; its keys depend on the kind."""
     if kind is AnswerKind.BOXES_OR_POLYGONS:
         regions = tuple(regions)
@@ -135,7 +119,7 @@ def hf_from_regions(kind: AnswerKind, regions: Iterable[Outlined]) -> dict[str, 
     return _columns(rings, "labels", regions)
 
 
-def _columns(rings: str, labels: str, regions: Iterable[Outlined]) -> dict[str, Any]:
+def _columns(rings: str, labels: str, regions: Iterable[FoundRegion | Region]) -> dict[str, Any]:
     columns: dict[str, Any] = {rings: [], labels: []}
     for region in regions:
         lists = [list(ring) for ring in region.rings]

@@ -1,4 +1,4 @@
-"""Putting nodes and constants into a finished graph."""
+"""Changing a finished graph: nodes and constants in, what nobody reads out."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -61,3 +61,20 @@ class Insertion:
 
 
 _ORT_OPS = frozenset({"DynamicQuantizeMatMul", "MatMulIntegerToFloat"})
+
+
+def replace_node(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
+    """Let everybody who reads a node's output read `value`, under the output's name."""
+    output = node.outputs[0]
+    ir.convenience.replace_all_uses_with(output, value, replace_graph_outputs=True)
+    value.name, output.name = output.name, f"{output.name}.replaced"
+
+
+def drop_unused(graph: ir.Graph) -> None:
+    """Remove nodes and initializers that nothing reads any more."""
+    for node in reversed(list(graph)):
+        if not any(output.uses() or output.is_graph_output() for output in node.outputs):
+            graph.remove(node, safe=True)
+    for name, value in list(graph.initializers.items()):
+        if not value.uses():
+            del graph.initializers[name]
