@@ -57,9 +57,11 @@ esac
 echo "Jetson Linux $release: $python, extras cpu, camera and $extra"
 
 # packages of the system
-# `import tensorrt` of JetPack 6 asks for a library of the DLA's compiler.
+# `import tensorrt` of JetPack 6 asks for a library of the DLA's compiler; GStreamer's pipelines
+# (CSI cameras: nvarguscamerasrc) are reached through gi, which only the system's Python has.
 missing=()
-for package in "$python-venv" python3-libnvinfer ${dla:+"$dla"}; do
+for package in "$python-venv" python3-libnvinfer ${dla:+"$dla"} python3-gi \
+    gir1.2-gst-plugins-base-1.0; do
     if [ -n "$root" ] || ! dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q ' installed$'; then
         missing+=("$package")
     fi

@@ -1,16 +1,14 @@
 """One power meter, whatever this machine measures with: sysfs, tegrastats, or NVML."""
 
 import shutil
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO
 
-from florence_edge.errors import BackendError
+from florence_edge.errors import BackendError, RequestError
 
 from .nvml import open_gpu
 from .rails import find_rails, read_watts, total_of
-from .tegrastats import parse
+from .tegrastats_process import Tegrastats
 from .thermal import active_alerts, over_current_events
 from .tree import Tree
 
@@ -104,27 +102,15 @@ def sysfs_meter(tree: Tree, chosen: Sequence[str] = ()) -> Meter:
 
 def tegrastats_meter(tree: Tree, chosen: Sequence[str], command: Sequence[str]) -> Meter:
     """Reads the lines of a tegrastats that runs beside us until `close`."""
+    tegrastats = Tegrastats(command)
     try:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace")
-    except OSError as error:
-        raise BackendError(f"{command[0]} cannot be started: {error}.") from error
-    lines = process.stdout
-    if lines is None:
-        raise BackendError(f"{command[0]} has no output to read.")
-
-    def close() -> None:
-        process.terminate()
-        process.wait()
-        lines.close()
-
-    try:
-        total = total_of(_line(lines), chosen)
-    except (BackendError, ValueError):
-        close()
+        total = total_of(tegrastats.watts(), chosen)
+    except (BackendError, RequestError):
+        tegrastats.close()
         raise
 
     def watts() -> float | None:
-        found = _line(lines)
+        found = tegrastats.watts()
         return _sum([found.get(label) for label in total.rails])
 
     return Meter(
@@ -135,15 +121,8 @@ def tegrastats_meter(tree: Tree, chosen: Sequence[str], command: Sequence[str]) 
         paced=True,
         alerts=lambda: active_alerts(tree),
         counters=lambda: over_current_events(tree),
-        close=close,
+        close=tegrastats.close,
     )
-
-
-def _line(lines: IO[str]) -> Mapping[str, float]:
-    line = lines.readline()
-    if not line:
-        raise BackendError("tegrastats ended. Run it by hand to see why: tegrastats")
-    return parse(line).watts
 
 
 def _sum(watts: Sequence[float | None]) -> float | None:

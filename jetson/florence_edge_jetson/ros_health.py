@@ -71,16 +71,16 @@ def manifest_of(folder: Path) -> bytes | None:
         return None
 
 
-def bundle_news(folder: Path, loaded: bytes | None) -> str:
-    """What has happened to a bundle since it was loaded; empty if nothing."""
+def bundle_news(folder: Path, loaded: bytes | None, node: str) -> str:
+    """What has happened to the bundle of a node since it was loaded; empty if nothing."""
     now = manifest_of(folder)
     if now == loaded:
         return ""
     fate = "is gone" if now is None else "was replaced"
     return (
         f"The bundle at {folder} {fate} since it was loaded; the node still answers with the one "
-        "it loaded. To load anew: ros2 lifecycle set /florence_edge deactivate, then cleanup, "
-        "configure and activate."
+        "it loaded. To load anew: ros2 lifecycle set "
+        f"{node} deactivate, then cleanup, configure and activate."
     )
 
 

@@ -14,6 +14,7 @@ from florence_edge.errors import ImageError, RequestError
 from florence_edge.image import load_image
 
 from .ros_types import COMPRESSED_IMAGE, IMAGE
+from .ros_yuv import PACKINGS, rgb_from_packed
 
 RgbImage = npt.NDArray[np.uint8]  # [height, width, 3]
 
@@ -24,7 +25,7 @@ class _Layout:
 
     bytes_a_value: int
     channels: int
-    red_green_blue: tuple[int, int, int]  # which channel holds what
+    red_green_blue: tuple[int, int, int] = (0, 1, 2)  # which channel holds what
 
 
 # Names are those of sensor_msgs/image_encodings.hpp; one-channel pictures become grey.
@@ -41,6 +42,7 @@ _LAYOUTS = {
     "bgra16": _Layout(2, 4, (2, 1, 0)),
     "mono16": _Layout(2, 1, (0, 0, 0)),
     "16UC1": _Layout(2, 1, (0, 0, 0)),
+    **{name: _Layout(1, 2) for name in PACKINGS},  # a light and half a colour
 }
 
 ENCODINGS = tuple(_LAYOUTS)
@@ -51,7 +53,8 @@ def rgb_from_image(message: Any, topic: str) -> RgbImage:
 
     Rows may be padded (`step`). Alpha is dropped, one channel becomes grey. Values of 16 bits are
     scaled over their whole range, 65535 to 255, as the runtime scales deep grey files; a depth map
-    in millimetres therefore comes out nearly black: colour it before asking about it.
+    in millimetres therefore comes out nearly black: colour it before asking about it. YUV 4:2:2 is
+    read as `ros_yuv` says.
 
     Args:
         message: of rclpy or rosbags.
@@ -69,6 +72,12 @@ def rgb_from_image(message: Any, topic: str) -> RgbImage:
             "patterns), or choose another pixel format in the camera's driver."
         )
     _check_extent(message, layout, topic)
+    packing = PACKINGS.get(message.encoding)
+    if packing is not None and message.width % 2:
+        raise ImageError(
+            f"A frame of {topic} is {message.width} pixels wide, but {message.encoding} has pixels "
+            "in pairs. Mend the camera's driver."
+        )
     order = ">" if message.is_bigendian else "<"
     size = layout.bytes_a_value
     values: npt.NDArray[np.unsignedinteger[Any]] = np.ndarray(
@@ -77,6 +86,8 @@ def rgb_from_image(message: Any, topic: str) -> RgbImage:
         buffer=message.data,
         strides=(message.step, layout.channels * size, size),
     )
+    if packing is not None:
+        return rgb_from_packed(values.reshape(message.height, -1).astype(np.uint8), packing)
     colours = values[:, :, layout.red_green_blue]
     if size == 2:
         colours = colours // 257  # 65535 -> 255

@@ -3,6 +3,9 @@
 Everything else about them lives in `ros_images` (reading) and `ros_messages` (writing).
 """
 
+from importlib import import_module
+from typing import Any
+
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
 
@@ -49,3 +52,9 @@ VISION_MSGS: dict[str, str] = {
     ),
     DETECTION_2D_ARRAY: "std_msgs/Header header\nvision_msgs/Detection2D[] detections\n",
 }
+
+
+def class_of(name: str) -> Any:
+    """rclpy's class of "sensor_msgs/msg/Image"; needs ROS."""
+    package, _, kind = name.rpartition("/")
+    return getattr(import_module(package.replace("/", ".")), kind)

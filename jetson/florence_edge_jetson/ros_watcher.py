@@ -17,20 +17,27 @@ from florence_edge.model import Florence2
 from florence_edge.questions import Question, question
 from florence_edge.view import View
 
+from .ros_complaints import Complaints
 from .ros_health import Tally, bundle_news, health_of, manifest_of
 from .ros_images import READERS
 from .ros_messages import Health, Messages
 from .ros_settings import CONFIGURED, Settings
 from .ros_types import IMAGE
-from .ros_worker import Worker
+from .ros_worker import Worker, refusal
 
 _logger = logging.getLogger(__name__)
+
+_REQUESTS = 2  # at a time: each keeps a thread of the node's executor waiting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outlet:
     """Where messages go: publishers in the node, lists in a test."""
 
+    node: str
+    """The node's full name, for the commands that messages to people name."""
+    open: Callable[[], bool]
+    """Whether anything can be published still; what fails after that is not worth a word."""
     detections: Callable[[Any], None]
     answers: Callable[[Any], None]
     annotated: Callable[[Any], None]
@@ -84,7 +91,9 @@ class Watcher:
         self._news = ""
         self._latest: Any = None
         self._tally = Tally()
-        self._worker = Worker(self._take, self._note)
+        self._complaints = Complaints(outlet.complain)
+        self._requests = threading.BoundedSemaphore(_REQUESTS)
+        self._worker = Worker(self._take, self._note, idle=refusal(outlet.node))
         self._worker.rate = settings.rate
 
     @property
@@ -97,7 +106,7 @@ class Watcher:
         self._worker.start()
 
     def stop(self) -> None:
-        """Finish the answer at hand and stop; waiting requests are refused."""
+        """Cut the answer at hand short and stop; requests are refused, waiting ones too."""
         self._worker.stop()
         self._latest = None
 
@@ -126,26 +135,36 @@ class Watcher:
         Args:
             message: a sensor_msgs/Image; None for the latest frame.
             asked: see `questions_from`.
-            cancel: once it is set, the answer at hand is cut short and no further question asked.
+            cancel: once it is set, the answer at hand is cut short and no further question asked;
+                `stop` sets it, too.
 
         Raises:
-            FlorenceEdgeError: no frame yet, a frame that cannot be read, or the node is not active.
+            FlorenceEdgeError: no frame yet, a frame that cannot be read, two requests are at work
+                already, or the node is not active any more.
         """
-        kind = IMAGE if message is not None else self.image_type
-        frame = message if message is not None else self._latest
-        view = self._worker.run(partial(self._look, frame, kind))
-        for each in asked:
-            if cancel.is_set():
-                return
-            result = self._worker.run(partial(_ask, view, each, cancel))
-            yield Answer(
-                detections=self._messages.detections(result, frame.header),
-                text=self._messages.text(result, frame.header),
+        if not self._requests.acquire(blocking=False):
+            raise RequestError(
+                f"{_REQUESTS} requests are being answered or wait already. Ask again when one is "
+                "done."
             )
+        try:
+            kind = IMAGE if message is not None else self.image_type
+            frame = message if message is not None else self._latest
+            view = self._worker.run(partial(self._look, frame, kind), cancel)
+            for each in asked:
+                if cancel.is_set():
+                    return
+                result = self._worker.run(partial(_ask, view, each, cancel), cancel)
+                yield Answer(
+                    detections=self._messages.detections(result, frame.header),
+                    text=self._messages.text(result, frame.header),
+                )
+        finally:
+            self._requests.release()
 
     def health(self) -> Health:
         """How it is doing."""
-        news = bundle_news(self._model.bundle.folder, self._manifest)
+        news = bundle_news(self._model.bundle.folder, self._manifest, self._outlet.node)
         if news and news != self._news:
             self._outlet.complain(news)
         self._news = news
@@ -161,25 +180,29 @@ class Watcher:
             )
         return self._model.look(READERS[kind](frame, self._topic), options=self._settings.options)
 
-    def _take(self, frame: Any) -> None:
+    def _take(self, frame: Any, cancel: threading.Event) -> None:
         asked = self._settings.question
         view = self._look(frame, self.image_type)
-        result = _ask(view, asked)
+        result = _ask(view, asked, cancel)
+        if cancel.is_set() or not self._outlet.open():
+            return
         self._outlet.detections(self._messages.detections(result, frame.header))
         self._outlet.answers(self._messages.text(result, frame.header))
         if self._outlet.annotated_wanted():
             picture = result.draw(view.image)
             self._outlet.annotated(self._messages.image(picture, frame.header))
         self._tally.answer(sum(result.seconds.values()))
+        self._complaints.settled()
 
     def _note(self, error: BaseException) -> None:
-        if not isinstance(error, FlorenceEdgeError):
-            _logger.error("A frame was not answered.", exc_info=error)
+        if not (self._worker.running and self._outlet.open()):
+            return  # whatever fails on the way down
         text = str(error) or type(error).__name__
-        if text != self._tally.error:  # a broken camera says the same thirty times a second
-            self._outlet.complain(text)
+        said = self._complaints.about(text)
+        if said and not isinstance(error, FlorenceEdgeError):
+            _logger.error("A frame was not answered.", exc_info=error)
         self._tally.failure(text)
 
 
-def _ask(view: View, asked: Question, cancel: threading.Event | None = None) -> Result:
+def _ask(view: View, asked: Question, cancel: threading.Event) -> Result:
     return view.run(asked.task, asked.text, cancel=cancel)

@@ -10,7 +10,10 @@ from florence_edge.errors import RequestError
 
 _Value = TypeVar("_Value")
 
-_IDLE = "The node is not active. Activate it: ros2 lifecycle set /florence_edge activate"
+
+def refusal(node: str) -> str:
+    """What a request hears while the node of this full name is not active."""
+    return f"The node is not active. Activate it: ros2 lifecycle set {node} activate"
 
 
 class Worker:
@@ -18,23 +21,26 @@ class Worker:
 
     At most one frame waits: a newer one replaces it. As it stands in the same queue as the
     requests, neither can starve the other. What `take` raises goes to `failed`, and the next frame
-    has its turn.
+    has its turn. Both get an event to ask with, which `stop` sets.
     """
 
     def __init__(
         self,
-        take: Callable[[Any], None],
+        take: Callable[[Any, threading.Event], None],
         failed: Callable[[BaseException], None],
         *,
+        idle: str = "The node is not active.",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.rate = 0.0  # most frames a second; 0: no limit
         self._take = take
         self._failed = failed
+        self._idle = idle
         self._clock = clock
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
         self._frame: Any = None
+        self._cancels: set[threading.Event] = set()
         self._next = -float("inf")
 
     @property
@@ -48,9 +54,11 @@ class Worker:
             self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="florence-edge")
 
     def stop(self) -> None:
-        """Finish what is being worked on, drop what waits, and end the thread."""
+        """Cut short what is being worked on, drop what waits, and end the thread."""
         with self._lock:
             pool, self._pool, self._frame = self._pool, None, None
+            for cancel in self._cancels:
+                cancel.set()
         if pool is not None:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -72,26 +80,45 @@ class Worker:
                 self._pool.submit(self._take_latest).add_done_callback(self._report)
             return nobody_waited
 
-    def run(self, job: Callable[[], _Value]) -> _Value:
+    def run(self, job: Callable[[], _Value], cancel: threading.Event) -> _Value:
         """What `job` returns or raises, after the work that was there before it.
 
+        Args:
+            job: should end soon once `cancel` is set.
+            cancel: is set by `stop`, too.
+
         Raises:
-            RequestError: the worker does not run, or was stopped before the job's turn.
+            RequestError: the worker does not run, or was stopped before the job was done.
         """
         with self._lock:
             if self._pool is None:
-                raise RequestError(_IDLE)
+                raise RequestError(self._idle)
             future = self._pool.submit(job)
+            self._cancels.add(cancel)
         try:
-            return future.result()
+            value = future.result()
         except CancelledError:
-            raise RequestError(_IDLE) from None
+            raise RequestError(self._idle) from None
+        finally:
+            self._forget(cancel)
+        if not self.running:
+            raise RequestError(self._idle)
+        return value
 
     def _take_latest(self) -> None:
+        cancel = threading.Event()
         with self._lock:
             frame, self._frame = self._frame, None
-        if frame is not None:
-            self._take(frame)
+            self._cancels.add(cancel)
+        try:
+            if frame is not None:
+                self._take(frame, cancel)
+        finally:
+            self._forget(cancel)
+
+    def _forget(self, cancel: threading.Event) -> None:
+        with self._lock:
+            self._cancels.discard(cancel)
 
     def _report(self, future: Future[None]) -> None:
         if not future.cancelled() and (error := future.exception()) is not None:

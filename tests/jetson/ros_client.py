@@ -166,6 +166,7 @@ def main():
         frames(client, seen.check, scenes)
         mistakes(client, seen.check, scenes[0])
         requests(client, seen.check)
+        crowd(client, seen.check)
         silence(client, seen.check, scenes[0], bundle)
         end(client, seen.check, scenes[0], bundle)
     finally:
@@ -203,9 +204,9 @@ def frames(client, check, scenes):
 
 def mistakes(client, check, scene):
     for _ in range(4):
-        client.show(scene, "yuv422", 15)
+        client.show(scene, "nv12", 15)
         time.sleep(0.3)
-    check("unknown encoding", client.health("yuv422"), client.state() == "active")
+    check("unknown encoding", client.health("nv12"), client.state() == "active")
     check("and on", labels_of(client.shown("detections", scene, stamp=16)))
     refused = client.set("task", "COUNT")
     check("a task that is none", refused.reason, not refused.successful)
@@ -227,6 +228,32 @@ def requests(client, check):
     check("ask_several, cancelled", [status, result.message], good)
     status, result, _ = several(client, [])
     check("a goal without tasks", result.message, status == GoalStatus.STATUS_ABORTED)
+
+
+def crowd(client, check):
+    goals = [long_goal(client) for _ in range(2)]
+    for _ in range(10):  # the second may not have begun yet
+        late = client.call(Ask, "ask", Ask.Request(task="OD"))
+        if not late.success:
+            break
+    check("a third request", late.message, "Ask again" in late.message)
+    for goal in goals:
+        wait(goal.cancel_goal_async())
+    ended = [wait(goal.get_result_async()).status for goal in goals]
+    check("the two, cancelled", ended, ended == [GoalStatus.STATUS_CANCELED] * 2)
+    goal = long_goal(client)
+    check("deactivate during a goal", client.change(Transition.TRANSITION_DEACTIVATE))
+    ended = wait(goal.get_result_async())
+    good = ended.status == GoalStatus.STATUS_ABORTED and "not active" in ended.result.message
+    check("the goal", [ended.status, ended.result.message], good)
+    check("active again", client.change(Transition.TRANSITION_ACTIVATE))
+
+
+def long_goal(client):
+    action = ActionClient(client.node, AskSeveral, f"{_NODE}/ask_several")
+    action.wait_for_server(_PATIENCE)
+    picture = Image(height=64, width=64, encoding="mono8", step=64, data=bytes(64 * 64))
+    return wait(action.send_goal_async(AskSeveral.Goal(image=picture, tasks=["OD"] * 500)))
 
 
 def silence(client, check, scene, bundle):

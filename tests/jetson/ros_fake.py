@@ -60,6 +60,7 @@ class LifecycleNode:
     """The state machine of a lifecycle node, its parameters and its entities by name."""
 
     overrides: ClassVar[dict[str, Any]] = {}
+    namespace: ClassVar[str] = ""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -73,6 +74,11 @@ class LifecycleNode:
         self.timers: list[Callable[[], None]] = []
         self.checks: list[Callable[[Any], Any]] = []
         self.destroyed = False
+        self.context = SimpleNamespace(valid=True)
+        self.context.ok = lambda: self.context.valid
+
+    def get_fully_qualified_name(self) -> str:
+        return f"{self.namespace}/{self.name}"
 
     def get_name(self) -> str:
         return self.name
@@ -133,8 +139,11 @@ class LifecycleNode:
     def destroy_subscription(self, subscription: Any) -> None:
         self.subscriptions.remove(subscription)
 
-    def create_timer(self, seconds: float, callback: Callable[[], None]) -> None:
+    def create_timer(
+        self, seconds: float, callback: Callable[[], None], *, callback_group: Any
+    ) -> None:
         assert seconds == 1.0
+        assert callback_group is not None  # or configure would hold it up
         self.timers.append(callback)
 
     def create_service(
@@ -329,7 +338,10 @@ def modules() -> Mapping[str, ModuleType]:
             "ActionServer": ActionServer,
             "CancelResponse": SimpleNamespace(ACCEPT="accept"),
         },
-        "rclpy.callback_groups": {"ReentrantCallbackGroup": SimpleNamespace},
+        "rclpy.callback_groups": {
+            "MutuallyExclusiveCallbackGroup": SimpleNamespace,
+            "ReentrantCallbackGroup": SimpleNamespace,
+        },
         "rclpy.executors": {
             "ExternalShutdownException": ExternalShutdownException,
             "MultiThreadedExecutor": Executor,

@@ -280,11 +280,22 @@ def test_a_recording_without_images_says_so(answer: Answer, tmp_path: Path) -> N
 
 
 def test_an_unknown_encoding_ends_it(answer: Answer, tmp_path: Path) -> None:
-    def yuv(picture: Rgb, number: int) -> Any:
-        return raw(picture, number, "yuv422")
+    def nv12(picture: Rgb, number: int) -> Any:
+        return raw(picture, number, "nv12")
 
-    message = refused(answer, record(tmp_path / "in", make=yuv), tmp_path / "out")
-    assert "/camera/image carries the encoding 'yuv422'" in message
+    message = refused(answer, record(tmp_path / "in", make=nv12), tmp_path / "out")
+    assert "/camera/image carries the encoding 'nv12'" in message
+
+
+@pytest.mark.parametrize("encoding", ["yuv422", "uyvy", "yuv422_yuy2", "yuyv"])
+def test_yuv_of_a_usb_camera_is_answered(answer: Answer, tmp_path: Path, encoding: str) -> None:
+    def yuv(picture: Rgb, number: int) -> Any:
+        message = raw(np.full((4, 6, 2), 128, dtype=np.uint8), number, encoding)
+        message.step, message.width = 12, 6
+        return message
+
+    answer(record(tmp_path / "in", make=yuv), tmp_path / "out")
+    assert len(told(tmp_path / "out")[DETECTIONS]) == len(FRAMES)
 
 
 def test_a_topic_without_frames_is_refused(answer: Answer, tmp_path: Path) -> None:
@@ -308,6 +319,8 @@ def test_a_file_of_another_kind_is_refused(answer: Answer, tmp_path: Path) -> No
     (tmp_path / "film.mp4").write_bytes(b"film")
     message = refused(answer, tmp_path / "film.mp4", tmp_path / "out")
     assert "film.mp4 cannot be read" in message
+    assert "Name a rosbag2 folder, or its .db3 or .mcap file." in message
+    assert "recover" not in message
 
 
 @pytest.mark.parametrize("storage", STORAGES)
@@ -469,8 +482,9 @@ def test_the_old_recording_comes_back_if_the_last_step_fails(
 
 def test_an_output_that_cannot_be_is_named(answer: Answer, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(FlorenceEdgeError, match="Writing out failed"):
+    with pytest.raises(FlorenceEdgeError, match=r"Writing out failed.* Choose another") as refusal:
         answer(record(tmp_path / "in"), tmp_path / "file" / "out")
+    assert "Make room" not in str(refusal.value)
 
 
 # The command.
@@ -492,6 +506,15 @@ def test_the_command_answers_a_recording(
     assert (status, err) == (0, "")
     assert out == f"{target}: 2 frames of {TOPIC} answered.\n"
     assert len(told(target)[ANSWERS]) == 2
+
+
+def test_an_answer_of_the_command_takes_no_longer_than_max_time(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("--topic", TOPIC, "--task", "OD", "--bundle", tiny_bundle, "--max-time", "1e-9")
+    assert run(capsys, record(tmp_path / "in"), tmp_path / "out", *asked)[0] == 0
+    said = [json.loads(each.message.data) for each in told(tmp_path / "out")[ANSWERS]]
+    assert {each["status"] for each in said} == {"truncated"}
 
 
 def test_the_command_names_damaged_frames_and_is_no_success(

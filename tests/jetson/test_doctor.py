@@ -97,6 +97,45 @@ def test_changed_weights_are_found_by_their_hash(tiny_bundle: Path, tmp_path: Pa
     assert "weights.bin is not what was exported" in finding.found
 
 
+def test_a_quick_look_at_a_bundle_reads_its_manifest_and_no_weights(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    check_content = Bundle.check_content
+
+    def without_weights(bundle: Bundle, *, weights: bool = True) -> None:
+        assert not weights
+        check_content(bundle, weights=weights)
+
+    monkeypatch.setattr(Bundle, "check_content", without_weights)
+    monkeypatch.setattr(bundles, "check_answers", lambda *_: pytest.fail("it was run"))
+    findings = examine.examine(Tree(), folder, scope=examine.Scope(quick=True))
+    assert findings[0].check == "bundle"  # what matters most comes first
+    assert "the weights were not hashed" in findings[0].found
+    assert main([str(folder), "--quick"]) == 0
+
+
+def test_for_tensorrt_engines_that_do_not_fit_stop_a_quick_start(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    monkeypatch.setattr(examine, "find_tensorrt", lambda: TensorRT(object(), "tensorrt", "10.3.0"))
+    monkeypatch.setattr(examine, "this_device", lambda _: DEVICE)
+    assert main([str(folder), "--quick", "--device", "tensorrt"]) == 1
+    assert main([str(folder), "--quick"]) == 0
+    store_engines(Bundle.load(folder), DEVICE)
+    assert main([str(folder), "--quick", "--device", "tensorrt"]) == 0
+    no_gpu = errors.BackendError("There is no NVIDIA driver here.")
+    (finding,) = bundles.check_engines(Bundle.load(tiny_bundle), no_gpu, needed=True)
+    assert finding.state == "fail"
+
+
+def test_a_quick_examination_is_of_a_bundle() -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--quick"])
+    assert stop.value.code == 2
+
+
 def test_a_bundle_for_another_engine_is_not_tried_here(tiny_bundle: Path) -> None:
     bundle = replace(Bundle.load(tiny_bundle), target="tensorrt")
     finding = bundles.check_answers(bundle, "cpu")

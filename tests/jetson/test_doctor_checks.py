@@ -11,7 +11,7 @@ from florence_edge.errors import BackendError
 from florence_edge_jetson.board import Board
 from florence_edge_jetson.clocks import GpuClock, PowerMode
 from florence_edge_jetson.doctor import hardware, software
-from florence_edge_jetson.doctor.finding import Finding, fail, ok, table, warn, worst
+from florence_edge_jetson.doctor.finding import Finding, exit_status, fail, ok, table, warn, worst
 from florence_edge_jetson.doctor.smoke import Trial
 from florence_edge_jetson.jetpack import Release, jetpack_of
 from florence_edge_jetson.memory import GIB, Memory
@@ -105,10 +105,13 @@ def test_power_modes() -> None:
 
 def test_clocks() -> None:
     clock = GpuClock(now=306, limit=1020, most=1020, governor="nvhost_podgov")
-    assert hardware.check_gpu_clock(clock, PC) is None
-    assert hardware.check_gpu_clock(None, NANO) is None
-    assert state(hardware.check_gpu_clock(clock, NANO)) == "ok"
-    assert state(hardware.check_gpu_clock(replace(clock, limit=624), NANO)) == "warn"
+    assert hardware.check_gpu_clock(clock, (), PC) is None
+    assert hardware.check_gpu_clock(None, (), NANO) is None
+    assert state(hardware.check_gpu_clock(clock, (), NANO)) == "ok"
+    held = replace(clock, limit=624)
+    finding = hardware.check_gpu_clock(held, (PowerMode(2, "MAXN_SUPER"),), NANO)
+    assert finding is not None
+    assert (finding.state, finding.mend) == ("warn", "sudo nvpmodel -m 2")  # as for power mode
 
 
 @pytest.mark.parametrize(
@@ -135,7 +138,7 @@ def test_a_zone_without_limits_matters_only_where_none_has_any() -> None:
     bare = Zone(name="cpu", celsius=88.0)
     finding = hardware.check_temperature([bare])
     assert finding is not None
-    assert (finding.state, finding.found) == ("warn", "cpu 88 C, no limit stated")
+    assert (finding.state, finding.found) == ("warn", "cpu 88 C, no limit stated, 95 C assumed")
     limited = Zone(name="gpu", celsius=48.0, critical=114.5)
     assert hardware.check_temperature([bare, limited]) == ok(
         "temperature", "gpu 48 C, off at 114 C"
@@ -170,7 +173,7 @@ def test_gpus() -> None:
     assert software.check_gpu(ORIN, NANO).state == "ok"
     assert software.check_gpu(NO_DRIVER, PC).state == "ok"
     assert software.check_gpu(NO_DRIVER, PC, driver=True).state == "fail"
-    assert software.check_gpu(NO_DRIVER, NANO) == fail("gpu", "There is no NVIDIA driver here.")
+    assert software.check_gpu(NO_DRIVER, NANO).state == "fail"
 
 
 def test_cudas() -> None:
@@ -185,9 +188,10 @@ def test_cudas() -> None:
 def test_tensorrts() -> None:
     found = TensorRT(SimpleNamespace(), "tensorrt", "10.3.0")
     missing = BackendError("TensorRT is not installed. apt install python3-libnvinfer")
-    assert software.check_tensorrt(found, gpu=True) == ok("tensorrt", "10.3.0")
-    assert software.check_tensorrt(missing, gpu=False).state == "ok"
-    assert software.check_tensorrt(missing, gpu=True).state == "fail"
+    assert software.check_tensorrt(found, True, NANO) == ok("tensorrt", "10.3.0")
+    assert software.check_tensorrt(missing, False, PC).state == "ok"
+    assert software.check_tensorrt(missing, True, NANO).state == "fail"
+    assert "pip install" in software.check_tensorrt(missing, True, PC).mend
     assert software.check_tensorrt_library(None, PC) is None
     assert state(software.check_tensorrt_library(None, NANO)) == "fail"
     assert state(software.check_tensorrt_library("10.3.0", NANO)) == "ok"
@@ -234,17 +238,32 @@ def test_cameras() -> None:
 
 def test_the_worst_finding_decides() -> None:
     assert worst([]) == "ok"
-    assert worst([ok("a", ""), warn("b", "")]) == "warn"
-    assert worst([warn("b", ""), fail("c", ""), ok("a", "")]) == "fail"
+    assert worst([ok("a", ""), warn("b", "", "x")]) == "warn"
+    assert worst([warn("b", "", "x"), fail("c", "", "x"), ok("a", "")]) == "fail"
+
+
+@pytest.mark.parametrize(
+    ("bad", "thorough", "quick"),
+    [("disk", 1, 0), ("memory", 1, 0), ("gpu", 1, 0), ("bundle", 1, 1), ("engines", 1, 1)],
+)
+def test_a_quick_examination_fails_for_bundle_and_engines_alone(
+    bad: str, thorough: int, quick: int
+) -> None:
+    findings = [ok("board", ""), warn("swap", "", "x"), fail(bad, "", "x")]
+    assert exit_status(findings, quick=False) == thorough
+    assert exit_status(findings, quick=True) == quick
+    assert exit_status([warn(bad, "", "x")], quick=False) == 0
 
 
 def test_the_table_shows_what_mends_below_what_was_found() -> None:
-    findings = [ok("gpu", "Orin"), warn("power mode", "15W", "sudo nvpmodel -m 2"), fail("x", "y")]
+    findings = [ok("gpu", "Orin"), warn("power mode", "15W", "sudo nvpmodel -m 2")]
+    findings.append(fail("x", "y", "z"))
     assert table(findings) == (
         "  ok    gpu         Orin\n"
         "  warn  power mode  15W\n"
         "                    -> sudo nvpmodel -m 2\n"
         "  fail  x           y\n"
+        "                    -> z\n"
         "\n"
         "  1 ok, 1 warning, 1 failure."
     )

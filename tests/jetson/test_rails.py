@@ -1,4 +1,5 @@
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -89,8 +90,9 @@ def test_alerts_and_counters_come_along(tmp_path: Path) -> None:
 
 
 def fake_tegrastats(*lines: str) -> list[str]:
-    program = "\n".join(f"print({line!r}, flush=True)" for line in lines)
-    return [sys.executable, "-c", f"{program}\nimport time; time.sleep(60)"]
+    """Says a line every tenth of a second, then nothing."""
+    said = f"for line in {lines!r}: print(line, flush=True); time.sleep(0.1)"
+    return [sys.executable, "-c", f"import time\n{said}\ntime.sleep(60)"]
 
 
 def test_tegrastats_is_read_line_by_line_until_it_is_closed(tmp_path: Path) -> None:
@@ -101,8 +103,36 @@ def test_tegrastats_is_read_line_by_line_until_it_is_closed(tmp_path: Path) -> N
         assert [meter.watts(), meter.watts()] == [5.0, 6.0]  # the first named the rails
     finally:
         meter.close()
-    with pytest.raises(ValueError, match="closed"):
+    with pytest.raises(errors.BackendError, match="tegrastats ended"):
         meter.watts()
+
+
+def test_tegrastats_that_falls_silent_is_an_error_and_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+    program = deaf + "print('RAM 1/2MB VDD_IN 5000mW/1mW', flush=True); time.sleep(60)"
+    meter = tegrastats_meter(Tree(tmp_path), (), [sys.executable, "-c", program])
+    monkeypatch.setattr("florence_edge_jetson.tegrastats_process._SILENCE", 1.0)
+    begin = time.monotonic()
+    with pytest.raises(errors.BackendError, match="said nothing for 1 s"):
+        meter.watts()
+    meter.close()  # which it does not obey
+    assert time.monotonic() - begin < 10
+
+
+def test_lines_of_the_past_are_not_taken_for_the_present(tmp_path: Path) -> None:
+    lines = [f"RAM 1/2MB VDD_IN {watts}mW/1mW" for watts in range(1000, 100_000, 1000)]
+    meter = tegrastats_meter(Tree(tmp_path), (), fake_tegrastats(*lines))
+    try:
+        before = meter.watts()
+        time.sleep(0.5)  # a warm-up; some five lines are said meanwhile
+        after = meter.watts()
+    finally:
+        meter.close()
+    assert before is not None
+    assert after is not None
+    assert after - before >= 3
 
 
 def test_tegrastats_that_ends_is_an_error(tmp_path: Path) -> None:

@@ -62,10 +62,51 @@ SIXTEEN_BITS = {
     "16UC1": (deep(GREY[:, :, :1]), GREY),
 }
 ALL = {**EIGHT_BITS, **SIXTEEN_BITS}
+YUV = ("yuv422", "uyvy", "yuv422_yuy2", "yuyv")
+# White, black, and BT.601's red, green, blue and a grey, as (light, blue, red).
+COLOURS = {
+    (235, 128, 128): (255, 255, 255),
+    (16, 128, 128): (0, 0, 0),
+    (81, 90, 240): (254, 0, 0),
+    (145, 54, 34): (0, 255, 1),
+    (41, 240, 110): (0, 0, 255),
+    (126, 128, 128): (128, 128, 128),
+}
 
 
 def test_every_encoding_is_tried_here() -> None:
-    assert set(ALL) == set(ENCODINGS)
+    assert {*ALL, *YUV} == set(ENCODINGS)
+
+
+def packed(encoding: str, pixels: list[tuple[int, int, int]]) -> Any:
+    """One row; each colour is that of its pair's first pixel."""
+    octets = []
+    for (first, blue, red), (second, _, _) in zip(pixels[::2], pixels[1::2], strict=True):
+        four = [blue, first, red, second]
+        octets += four if encoding in ("yuv422", "uyvy") else [first, blue, second, red]
+    return np.array(octets, dtype=np.uint8).reshape(1, len(pixels), 2)
+
+
+@pytest.mark.parametrize("encoding", YUV)
+@pytest.mark.parametrize("padding", [0, 6])
+def test_yuv_becomes_the_colours_of_the_standard(encoding: str, padding: int) -> None:
+    pixels = [yuv for yuv in COLOURS for _ in range(2)]
+    rows = np.concatenate([packed(encoding, pixels)] * 2)
+    rgb = rgb_from_image(frame(encoding, rows, padding=padding), TOPIC)
+    assert rgb.shape == (2, 12, 3)
+    wanted = [rgb for rgb in COLOURS.values() for _ in range(2)]
+    assert np.abs(rgb.astype(int) - wanted).max() <= 1
+
+
+@pytest.mark.parametrize("encoding", YUV)
+def test_two_pixels_of_yuv_have_lights_of_their_own(encoding: str) -> None:
+    rgb = rgb_from_image(frame(encoding, packed(encoding, [(16, 128, 128), (235, 0, 0)])), TOPIC)
+    assert rgb[0].tolist() == [[0, 0, 0], [255, 255, 255]]
+
+
+def test_an_odd_width_of_yuv_is_refused() -> None:
+    with pytest.raises(ImageError, match="is 3 pixels wide, but uyvy has pixels in pairs"):
+        rgb_from_image(frame("uyvy", np.zeros((1, 3, 2), np.uint8)), TOPIC)
 
 
 @pytest.mark.parametrize("encoding", ALL)

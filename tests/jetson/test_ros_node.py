@@ -256,7 +256,7 @@ def test_parameters_that_cannot_be_fail_to_configure(
     assert message in world.node.log[-1][1]
 
 
-def test_deactivating_finishes_the_answer_and_stops_the_thread(world: World) -> None:
+def test_deactivating_cuts_the_answer_short_and_stops_the_thread(world: World) -> None:
     world.up()
     world.backend.gate.clear()
     world.show(grey(1))
@@ -269,7 +269,8 @@ def test_deactivating_finishes_the_answer_and_stops_the_thread(world: World) -> 
     assert threads() == []
     assert world.node.subscriptions == []
     assert world.backend.seen == [1]
-    assert len(world.node.publishers[DETECTIONS].sent) == 1
+    assert world.node.publishers[DETECTIONS].sent == []
+    assert world.node.log == []
     subscription.callback(frame(grey(3), 3))  # one that was on its way
     assert world.backend.seen == [1]
     assert world.status()[:2] == (0, "not active")
@@ -338,11 +339,11 @@ def test_the_command_ends_quietly_when_it_is_told_to(
 def test_a_frame_with_an_unknown_encoding_does_not_stop_the_node(world: World) -> None:
     world.up()
     for number in range(3):
-        world.show(grey(1), number, "yuv422")
+        world.show(grey(1), number, "nv12")
         world.settled("frames failed", number + 1)
     (complaint,) = world.node.log  # once, not with every frame
     assert complaint[0] == "warning"
-    assert "/image carries the encoding 'yuv422', which is not known here" in complaint[1]
+    assert "/image carries the encoding 'nv12', which is not known here" in complaint[1]
     level, message, _ = world.status()
     assert (level, message) == (2, complaint[1])
     world.show(grey(2))
@@ -456,7 +457,7 @@ def test_an_answer_takes_no_longer_than_max_time(world: World) -> None:
 def test_no_more_frames_are_taken_than_the_rate_says() -> None:
     now, taken, done = [0.0], [], threading.Semaphore(0)
 
-    def take(frame: int) -> None:
+    def take(frame: int, cancel: threading.Event) -> None:
         taken.append(frame)
         done.release()
 
@@ -471,7 +472,77 @@ def test_no_more_frames_are_taken_than_the_rate_says() -> None:
     assert taken == [0, 5, 10]
 
 
+def test_a_frame_that_fails_on_the_way_down_is_no_news(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.up()
+    world.backend.gate.clear()
+    world.backend.mishap = RuntimeError("the context is invalid")
+    world.show(grey(1))
+    assert world.backend.looking.wait(10)
+    world.node.context.valid = False
+    world.backend.gate.set()
+    assert world.node.trigger("deactivate") == SUCCESS
+    assert (world.node.log, caplog.text) == ([], "")
+    world.node.publish_diagnostics()  # the timer, at the wrong moment
+    assert "/diagnostics" in world.node.publishers
+    assert world.node.publishers["/diagnostics"].sent == []
+
+
+def test_complaints_that_differ_from_frame_to_frame_do_not_flood_the_log(world: World) -> None:
+    world.up()
+    for number in range(5):
+        world.show(grey(1), number, f"colour{number}")
+        world.settled("frames failed", number + 1)
+    assert len(world.node.log) == 1
+    assert "'colour0'" in world.node.log[0][1]
+    assert "'colour4'" in world.status()[1]
+
+
 # Requests.
+
+
+def test_a_long_answer_is_cut_short_when_the_node_stops(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = threading.Event()
+
+    def endless(*arguments: Any) -> Any:
+        begun.set()
+        assert arguments[-1].wait(10), "nobody set cancel"
+        return answer(*arguments)
+
+    answer = Florence2.answer
+    monkeypatch.setattr(Florence2, "answer", endless)
+    world.up()
+    goal = world.ask_several("CAPTION", "OD", picture=grey(1))
+    assert begun.wait(10)
+    assert world.node.trigger("deactivate") == SUCCESS
+    assert goal.done.wait(10)
+    assert (goal.status, len(goal.result.answers)) == ("aborted", 0)
+    assert goal.result.message.startswith("The node is not active. Activate it: ros2 lifecycle")
+
+
+def test_a_third_request_is_refused_while_two_wait(world: World) -> None:
+    world.up()
+    world.backend.gate.clear()
+    goals = [world.ask_several("OD", picture=grey(1))]
+    assert world.backend.looking.wait(10)
+    goals.append(world.ask_several("OD", picture=grey(2)))
+    deadline = time.monotonic() + 10
+    while "2 requests are being answered" not in (said := world.ask("OD", "", grey(3)).message):
+        assert time.monotonic() < deadline, said
+    world.backend.gate.set()
+    assert all(goal.done.wait(10) for goal in goals)
+    assert [goal.status for goal in goals] == ["succeeded"] * 2
+    assert world.ask("OD", "", grey(3)).success
+
+
+def test_commands_name_the_node_with_its_namespace(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(world.node), "namespace", "/front")
+    assert "lifecycle set /front/florence_edge configure" in world.ask("OD", "", grey(1)).message
 
 
 def test_a_question_about_a_picture_is_answered(world: World) -> None:

@@ -1,5 +1,6 @@
 """The scripts, the unit and the Dockerfiles of jetson/, as far as no Jetson is needed."""
 
+import math
 import os
 import re
 import shutil
@@ -8,6 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from florence_edge.arguments import parse_arguments
+from florence_edge_jetson.doctor import cli as doctor
 
 from .recorded import board_tree, write_tree
 
@@ -83,7 +87,8 @@ def test_set_up_takes_what_belongs_to_the_jetpack(
     done = run("setup.sh", "--dry-run", "--venv", str(venv), FLORENCE_ROOT=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert f"{python} -m venv --system-site-packages {venv}" in done.stdout
-    assert f" {python}-venv {packages}\n" in done.stdout
+    camera = "python3-gi gir1.2-gst-plugins-base-1.0"  # CSI cameras, through GStreamer
+    assert f" {python}-venv {packages} {camera}\n" in done.stdout
     assert f"[cpu,camera,{extra}]" in done.stdout
     assert not venv.exists()
 
@@ -191,6 +196,28 @@ def test_the_unit_is_one_that_systemd_understands(tmp_path: Path) -> None:
 
 
 def test_the_unit_gives_up_instead_of_crashing_in_a_loop() -> None:
-    unit = (JETSON / "florence-edge.service").read_text()
-    assert "StartLimitBurst=" in unit
-    assert "Restart=on-failure" in unit
+    unit = settings_of_the_unit()
+    assert unit["Restart"] == "on-failure"
+    slowest = 60 * int(unit["TimeoutStartSec"].removesuffix("min")) + int(unit["RestartSec"])
+    assert int(unit["StartLimitBurst"]) * slowest < int(unit["StartLimitIntervalSec"])
+
+
+def settings_of_the_unit() -> dict[str, str]:
+    unit = (JETSON / "florence-edge.service").read_text().replace("\\\n", " ")
+    lines = [line for line in unit.splitlines() if "=" in line and not line.startswith("#")]
+    return {name: value for name, _, value in (line.partition("=") for line in lines)}
+
+
+def test_the_unit_waits_for_its_camera_for_ever() -> None:
+    program, *arguments = settings_of_the_unit()["ExecStart"].split()
+    assert program.endswith("/florence-run")
+    parsed = parse_arguments(arguments)
+    assert (parsed.wait, parsed.patience) == (True, math.inf)
+
+
+def test_the_unit_examines_quickly_before_it_starts() -> None:
+    program, *arguments = settings_of_the_unit()["ExecStartPre"].split()
+    assert program.endswith("/florence-doctor")
+    parsed = doctor._parser().parse_args(arguments)
+    assert parsed.quick
+    assert (str(parsed.bundle), parsed.device) == ("${FLORENCE_BUNDLE}", "${FLORENCE_DEVICE}")

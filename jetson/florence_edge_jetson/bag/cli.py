@@ -41,7 +41,9 @@ def _run(arguments: argparse.Namespace) -> int:
         annotated=arguments.annotated,
         overwrite=arguments.overwrite,
         options=GenerationOptions(
-            num_beams=arguments.beams, max_new_tokens=arguments.max_new_tokens
+            num_beams=arguments.beams,
+            max_new_tokens=arguments.max_new_tokens,
+            max_time=arguments.max_time,
         ),
     )
     count = answer_recording(
@@ -110,6 +112,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier output")
     parser.add_argument("--beams", type=int, metavar="N", help="1 (greedy) to 8; default: model's")
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer")
+    parser.add_argument(
+        "--max-time", type=float, metavar="S", help="seconds after which an answer is cut short"
+    )
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, tensorrt, ...")
     parser.add_argument(
         "--engine-dir", type=Path, metavar="DIR", help="where florence-build put TensorRT engines"

@@ -146,10 +146,17 @@ def _read_errors(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         raise RequestError(
-            f"{path} cannot be read (any further): {_first_line(error)} It is damaged or was cut "
-            "short. An .mcap file may be mended with: mcap recover FILE --output MENDED; a .db3 "
-            "file with: sqlite3 FILE .recover | sqlite3 MENDED"
+            f"{path} cannot be read (any further): {_first_line(error)} {_advice(path)}"
         ) from error
+
+
+def _advice(path: Path) -> str:
+    if path.is_file() and path.suffix not in (".db3", ".mcap"):
+        return "Name a rosbag2 folder, or its .db3 or .mcap file."
+    return (
+        "It is damaged or was cut short. An .mcap file may be mended with: mcap recover FILE "
+        "--output MENDED; a .db3 file with: sqlite3 FILE .recover | sqlite3 MENDED"
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """Writing a recording: under a temporary name until it is whole."""
 
+import errno
 import os
 import shutil
 import tempfile
@@ -122,6 +123,11 @@ def _swap(new: Path, target: Path, old: Path) -> None:
         raise
 
 
+def _advice(error: Exception) -> str:
+    full = "full" in str(error) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    return "Make room on the disk, or choose another output." if full else "Choose another output."
+
+
 @contextmanager
 def _write_errors(target: Path) -> Iterator[None]:
     """Whatever the disk, SQLite or rosbags says, as one message."""
@@ -130,5 +136,5 @@ def _write_errors(target: Path) -> Iterator[None]:
     except Exception as error:
         raise FlorenceEdgeError(
             f"Writing {target.name} failed: {error or type(error).__name__}. Nothing was changed "
-            "there. Make room on the disk, or choose another output."
+            f"there. {_advice(error)}"
         ) from error

@@ -1,5 +1,6 @@
 """Checks of a bundle: its files, its answers, its TensorRT engines."""
 
+import shlex
 from pathlib import Path
 
 from florence_edge.backends import open_backend
@@ -14,16 +15,18 @@ from .finding import Finding, fail, ok, warn
 _CLOSE = 0.05  # log-probability, and feature values of size one; what fp16 may lose
 
 
-def load_bundle(folder: Path) -> tuple[Bundle | None, Finding]:
-    """Load a bundle and compare all of its files with their hashes."""
+def load_bundle(folder: Path, *, quick: bool = False) -> tuple[Bundle | None, Finding]:
+    """Load a bundle and, unless it has to be quick, compare its weights with their hash."""
     try:
         bundle = Bundle.load(folder)
-        bundle.check_content()
+        if not quick:
+            bundle.check_content()
     except (BundleError, OSError) as error:
-        return None, fail("bundle", str(error))
+        return None, fail("bundle", str(error), f"florence-export MODEL --output {_quoted(folder)}")
     target = "any engine" if bundle.target == "any" else bundle.target
     found = f"{bundle.model}, {bundle.precision}, for {target}, {bundle_bytes(bundle) / 1e6:.0f} MB"
-    return bundle, ok("bundle", f"{found}; every file as it was exported")
+    state = "the weights were not hashed" if quick else "every file as it was exported"
+    return bundle, ok("bundle", f"{found}; {state}")
 
 
 def bundle_bytes(bundle: Bundle) -> int:
@@ -40,7 +43,7 @@ def check_answers(bundle: Bundle, device: str, engine_dir: Path | None = None) -
     try:
         errors = self_test(bundle, open_backend(bundle, device, threads=1, engine_dir=engine_dir))
     except (BackendError, BundleError) as error:
-        return fail(f"self-test {device}", str(error))
+        return fail(f"self-test {device}", *_mended(error, _engine_mend(bundle, device)))
     return judge_answers(errors, device)
 
 
@@ -57,30 +60,38 @@ def judge_answers(errors: dict[str, float], device: str) -> Finding:
 
 
 def check_engines(
-    bundle: Bundle, device: Device | BackendError, engine_dir: Path | None = None
+    bundle: Bundle,
+    device: Device | BackendError,
+    engine_dir: Path | None = None,
+    *,
+    needed: bool = False,
 ) -> list[Finding]:
     """What engines lie there; the last finding says whether some fit this GPU.
 
-    `device` may be the reason why there is none.
+    `device` may be the reason why there is none. Where nothing but engines shall answer (`needed`),
+    it is a failure that none fits.
     """
+    bad = fail if needed else warn
+    build = f"florence-build {_quoted(bundle.folder)}"
     root = engines_root(bundle, engine_dir)
     folders = sorted(path.parent for path in root.glob(f"[!.]*/{ENGINE_MANIFEST}"))
-    findings = [_describe(folder) for folder in folders]
+    findings = [_describe(folder, build) for folder in folders]
+    if isinstance(device, BackendError) and needed:
+        return [*findings, fail("engines", *_mended(device, "florence-doctor"))]
     if isinstance(device, BackendError):
         return findings or [ok("engines", f"none in {root}; there is no GPU to build them for")]
     try:
         engines = find_engines(bundle, device, engine_dir=engine_dir)
     except BackendError as error:
-        problem, _, command = str(error).partition(" Run: ")
-        return [*findings, warn("engines", problem, command)]
+        return [*findings, bad("engines", *_mended(error, build))]
     return [*findings, ok("engines", f"{engines.folder.name} fits this device")]
 
 
-def _describe(folder: Path) -> Finding:
+def _describe(folder: Path, build: str) -> Finding:
     try:
         record = read_record(folder)
     except BackendError as error:
-        return warn("engines", str(error))
+        return warn("engines", *_mended(error, f"rm -r {_quoted(folder)} && {build}"))
     return ok("engines", f"{folder.name}: {built_for(record)}")
 
 
@@ -90,3 +101,19 @@ def built_for(record: EngineRecord) -> str:
     where = f"{device.gpu or 'any GPU'} (SM {device.compute_capability}), {device.flavour}"
     calls = f"batch {options.batch}, {options.beams} beams, {options.max_new_tokens} tokens"
     return f"{where} {device.tensorrt}, {record.precision}; {calls}"
+
+
+def _mended(error: Exception, command: str) -> tuple[str, str]:
+    """What went wrong, and the command that the error names, or else this one."""
+    problem, _, named = str(error).partition(" Run: ")
+    return problem, named or command
+
+
+def _engine_mend(bundle: Bundle, device: str) -> str:
+    if device.startswith("tensorrt"):
+        return f"florence-build {_quoted(bundle.folder)}"
+    return "pip install --force-reinstall 'florence-edge[cpu]'"
+
+
+def _quoted(folder: Path) -> str:
+    return shlex.quote(str(folder))

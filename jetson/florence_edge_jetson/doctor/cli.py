@@ -12,8 +12,8 @@ from pathlib import Path
 from florence_edge import __version__
 
 from ..tree import Tree
-from .examine import examine
-from .finding import Finding, table, worst
+from .examine import Scope, examine
+from .finding import Finding, exit_status, table, worst
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,12 +22,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, 1 where a check failed, 2 for wrong usage.
     """
-    asked = _parser().parse_args(arguments)
+    parser = _parser()
+    asked = parser.parse_args(arguments)
+    if asked.quick and asked.bundle is None:
+        parser.error("--quick is about a bundle: name one")
     if not asked.root.is_dir():
         print(f"florence-doctor: there is no folder {asked.root}.", file=sys.stderr)
         return 1
     try:
-        findings = examine(Tree(asked.root.resolve()), asked.bundle, asked.engine_dir)
+        scope = Scope(quick=asked.quick, device=asked.device)
+        findings = examine(Tree(asked.root.resolve()), asked.bundle, asked.engine_dir, scope)
     except OSError as error:  # a path that cannot even be looked up
         print(f"florence-doctor: {error}. Check the paths.", file=sys.stderr)
         return 1
@@ -35,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(_json(findings) if asked.json else _text(findings), flush=True)
     except BrokenPipeError:  # whoever read our output has left (| head)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 1 if worst(findings) == "fail" else 0
+    return exit_status(findings, quick=asked.quick)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -46,6 +50,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("bundle", type=Path, nargs="?", help="folder that florence-export wrote")
     parser.add_argument(
         "--engine-dir", type=Path, metavar="DIR", help="where florence-build put TensorRT engines"
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="no hashing of weights, no self-test; only bundle and engines decide the exit status",
+    )
+    parser.add_argument(
+        "--device", default="cpu", help="with tensorrt, engines that do not fit are a failure"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(

@@ -41,25 +41,47 @@ class Installed:
         return any(trial.provider.startswith("CPU") and not trial.problem for trial in trials)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """How thoroughly to look. `quick`: no hashing of weights, no self-test.
+
+    `device` is the engine that shall answer; TensorRT's must then be there.
+    """
+
+    quick: bool = False
+    device: str = "cpu"
+
+    @property
+    def needs_engines(self) -> bool:
+        """Whether nothing but TensorRT shall answer."""
+        return self.device.startswith("tensorrt")
+
+
 def examine(
-    tree: Tree, folder: Path | None = None, engine_dir: Path | None = None
+    tree: Tree,
+    folder: Path | None = None,
+    engine_dir: Path | None = None,
+    scope: Scope | None = None,
 ) -> list[Finding]:
-    """All findings about a machine, the bundle in `folder`, and its engines there or elsewhere.
+    """All findings about the bundle in `folder`, a machine, and engines in the bundle or elsewhere.
 
     Of a recorded machine only the files are judged: neither Python nor an engine is run.
     """
+    scope = scope or Scope()
     board = read_board(tree)
-    bundle, loaded = (None, None) if folder is None else bundles.load_bundle(folder)
+    bundle, loaded = None, None
+    if folder is not None:
+        bundle, loaded = bundles.load_bundle(folder, quick=scope.quick)
     needed = 0 if bundle is None else bundles.bundle_bytes(bundle)
     installed = read_installed() if tree.live else None
     findings = [
+        loaded,
         *_hardware(tree, board, needed),
         *(_recorded(tree, board) if installed is None else _live(tree, board, installed)),
         software.check_disk(*_free(folder)) if tree.live else None,
-        loaded,
     ]
     if bundle is not None and installed is not None:
-        findings += _answers(bundle, installed, engine_dir)
+        findings += _answers(bundle, installed, engine_dir, scope)
     return [finding for finding in findings if finding is not None]
 
 
@@ -70,14 +92,14 @@ def read_installed() -> Installed:
 
 
 def _hardware(tree: Tree, board: Board, needed: int) -> list[Finding | None]:
-    memory = read_memory(tree)
+    memory, modes = read_memory(tree), read_power_modes(tree)
     return [
         hardware.check_board(board),
         hardware.check_jetpack(board),
         hardware.check_memory(memory, needed, board),
         hardware.check_swap(memory, board),
-        hardware.check_power_mode(read_power_mode(tree), read_power_modes(tree), board),
-        hardware.check_gpu_clock(read_gpu_clock(tree), board),
+        hardware.check_power_mode(read_power_mode(tree), modes, board),
+        hardware.check_gpu_clock(read_gpu_clock(tree), modes, board),
         hardware.check_temperature(read_zones(tree)),
         hardware.check_throttling(active_alerts(tree), over_current_events(tree), board),
         hardware.check_rails(find_rails(tree), board),
@@ -102,7 +124,7 @@ def _live(tree: Tree, board: Board, installed: Installed) -> list[Finding | None
         software.check_python(sys.version_info[:2], board),
         software.check_gpu(installed.gpu, board, driver=driver),
         software.check_cuda(software.cuda_version(tree), has_gpu, board),
-        software.check_tensorrt(installed.tensorrt, has_gpu),
+        software.check_tensorrt(installed.tensorrt, has_gpu, board),
         *software.check_onnxruntime(
             installed.trials, version=installed.onnxruntime, tensorrt=with_tensorrt
         ),
@@ -110,11 +132,15 @@ def _live(tree: Tree, board: Board, installed: Installed) -> list[Finding | None
     ]
 
 
-def _answers(bundle: Bundle, installed: Installed, engine_dir: Path | None) -> list[Finding]:
-    """Self-tests on the engines that this machine has."""
-    tested = [bundles.check_answers(bundle, "cpu")] if installed.runs_on_cpu else []
+def _answers(
+    bundle: Bundle, installed: Installed, engine_dir: Path | None, scope: Scope
+) -> list[Finding]:
+    """The engines that lie there, and self-tests on those that this machine has."""
     device = _device(installed.tensorrt)
-    engines = bundles.check_engines(bundle, device, engine_dir)
+    engines = bundles.check_engines(bundle, device, engine_dir, needed=scope.needs_engines)
+    if scope.quick:
+        return engines
+    tested = [bundles.check_answers(bundle, "cpu")] if installed.runs_on_cpu else []
     if isinstance(device, Device) and engines[-1].state == "ok":
         name = device.flavour.replace("_", "-")
         engines.append(bundles.check_answers(bundle, name, engine_dir))

@@ -9,13 +9,17 @@ State = Literal["ok", "warn", "fail"]
 
 _COLOURS = {"ok": "\033[32m", "warn": "\033[33m", "fail": "\033[31m"}
 _PLAIN = "\033[0m"
+_DECISIVE = ("bundle", "engines")
 _MARGIN = 8  # before the names: "  warn  "
 _NARROWEST = 24  # columns for what was found, in the smallest window
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of one check. `mend` is a command or an instruction, empty where all is well."""
+    """The result of one check. `mend` is a command or, where there is none, what to do.
+
+    It is empty where all is well, and only there.
+    """
 
     check: str
     state: State
@@ -28,12 +32,12 @@ def ok(check: str, found: str) -> Finding:
     return Finding(check, "ok", found)
 
 
-def warn(check: str, found: str, mend: str = "") -> Finding:
+def warn(check: str, found: str, mend: str) -> Finding:
     """It works, but slowly, or not for everything."""
     return Finding(check, "warn", found, mend)
 
 
-def fail(check: str, found: str, mend: str = "") -> Finding:
+def fail(check: str, found: str, mend: str) -> Finding:
     """It does not work."""
     return Finding(check, "fail", found, mend)
 
@@ -42,6 +46,16 @@ def worst(findings: Sequence[Finding]) -> State:
     """The state of all findings together."""
     states = {finding.state for finding in findings}
     return "fail" if "fail" in states else "warn" if "warn" in states else "ok"
+
+
+def exit_status(findings: Sequence[Finding], *, quick: bool) -> int:
+    """1 where a check failed, else 0.
+
+    Of a quick examination only the bundle and its engines count: a service that writes nothing can
+    do with a full disk, and heat or little memory pass.
+    """
+    counted = [each for each in findings if not quick or each.check in _DECISIVE]
+    return 1 if worst(counted) == "fail" else 0
 
 
 def table(findings: Sequence[Finding], *, width: int = 100, colour: bool = False) -> str:

@@ -74,7 +74,7 @@ def check_jetpack(board: Board) -> Finding | None:
 def check_memory(memory: Memory | None, needed: int, board: Board) -> Finding:
     """Room for `needed` bytes of weights, and a gibibyte beside them."""
     if memory is None:
-        return warn("memory", "This system does not say how much there is.")
+        return warn("memory", "This system does not say how much there is.", "free -h")
     found = f"{_gib(memory.available)} of {_gib(memory.total)} GiB free"
     if memory.available >= needed + _SPARE:
         return ok("memory", found)
@@ -109,19 +109,20 @@ def check_power_mode(
     best = fastest(tuple(modes))
     if best is None or best == mode:
         return ok("power mode", str(mode))
-    return warn(
-        "power mode", f"{mode}; the fastest is {best.name}", f"sudo nvpmodel -m {best.number}"
-    )
+    return warn("power mode", f"{mode}; the fastest is {best.name}", _choose(best))
 
 
-def check_gpu_clock(clock: GpuClock | None, board: Board) -> Finding | None:
-    """Whether the GPU may run as fast as it can."""
+def check_gpu_clock(
+    clock: GpuClock | None, modes: Sequence[PowerMode], board: Board
+) -> Finding | None:
+    """Whether the GPU may run as fast as it can; it is the power mode that holds it back."""
     if clock is None or not board.is_jetson:
         return None
     governor = f", governor {clock.governor}" if clock.governor else ""
     found = f"GPU {clock.now} MHz now, up to {clock.limit} MHz{governor}"
     if clock.limit < clock.most:
-        mend = "sudo jetson/power-mode.sh --set max"
+        best = fastest(tuple(modes))
+        mend = _choose(best) if best is not None else "sudo jetson_clocks"
         return warn("clocks", f"{found}; the chip can do {clock.most} MHz.", mend)
     return ok("clocks", found)
 
@@ -135,7 +136,8 @@ def check_temperature(zones: Sequence[Zone]) -> Finding | None:
     if zone.throttles:
         meaning = f"slowed down from {zone.throttles:.0f} C"
     else:
-        meaning = f"off at {zone.critical:.0f} C" if zone.critical else "no limit stated"
+        none = f"no limit stated, {_USUAL_LIMIT:.0f} C assumed"
+        meaning = f"off at {zone.critical:.0f} C" if zone.critical else none
     found = f"{zone.name} {zone.celsius:.0f} C, {meaning}"
     if zone.critical and zone.celsius >= zone.critical:
         return fail("temperature", found, _COOL)
@@ -171,12 +173,19 @@ def check_rails(labels: Collection[str], board: Board) -> Finding | None:
     if not board.is_jetson:
         return None
     if not labels:
-        return warn("power rails", "No sensor in /sys/class/hwmon; tegrastats may have more.")
+        return warn(
+            "power rails", "No sensor in /sys/class/hwmon; tegrastats may have more.", "tegrastats"
+        )
     try:
         total = total_of(labels)
     except FlorenceEdgeError as error:
-        return warn("power rails", str(error))
+        mend = "florence-bench energy BUNDLE --task OD --rails A,B"
+        return warn("power rails", str(error), mend)
     return ok("power rails", f"{' + '.join(total.rails)}: {total.covers}")
+
+
+def _choose(mode: PowerMode) -> str:
+    return f"sudo nvpmodel -m {mode.number}"
 
 
 def _limit(zone: Zone) -> float:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-# z = x + y, float32 [2], opset 13, IR 8; onnx is not on the device. tests/jetson/test_smoke.py
-# makes the same bytes with onnx.helper.
+# z = x + y, float32 [2], opset 13, IR 8; onnx is not on the device.
+# tests/jetson/test_doctor_smoke.py makes the same bytes with onnx.helper.
 MODEL = bytes.fromhex(
     "08083a460a0e0a01780a017912017a22034164641201675a0f0a0178120a0a08080112040a0208025a0f0a"
     "0179120a0a08080112040a020802620f0a017a120a0a08080112040a02080242040a00100d"

@@ -13,6 +13,13 @@ from ..tree import Tree
 from .finding import Finding, fail, ok, warn
 from .smoke import Trial
 
+_JETSON_DRIVER = (
+    "sudo apt install --reinstall nvidia-l4t-cuda; in a container: docker run --runtime nvidia "
+    "--gpus all ..."
+)
+_APT = "sudo apt install python3-libnvinfer"
+_TENSORRT_WHEELS = "pip install 'florence-edge[tensorrt-cu12]' (or tensorrt-cu13)"
+_CUDA_OF_JETPACK = "sudo apt install nvidia-jetpack-runtime"
 _LITTLE_DISK, _FULL_DISK = 5 * GIB, GIB // 2  # engines of the large model take 2 GiB
 
 
@@ -34,8 +41,10 @@ def check_gpu(gpu: Gpu | BackendError, board: Board, *, driver: bool = False) ->
     if isinstance(gpu, Gpu):
         cores = f"SM {gpu.compute_capability}, {gpu.multiprocessors} multiprocessors"
         return ok("gpu", f"{gpu.name} ({cores}), driver for CUDA {gpu.driver}")
-    if board.is_jetson or driver:
-        return fail("gpu", str(gpu))
+    if board.is_jetson:
+        return fail("gpu", str(gpu), _JETSON_DRIVER)
+    if driver:
+        return fail("gpu", str(gpu), "nvidia-smi; if that fails as well, restart the machine.")
     return ok("gpu", "none; the CPU engine needs none")
 
 
@@ -63,21 +72,26 @@ def tensorrt_library(tree: Tree) -> str | None:
 def check_cuda(version: str | None, gpu: bool, board: Board) -> Finding | None:
     """The CUDA runtime, where there is a GPU for it; TensorRT needs that of its JetPack."""
     if version is None:
-        if not board.is_jetson:
-            return None if not gpu else warn("cuda", "No runtime in /usr/local/cuda or /usr/lib.")
-        return fail("cuda", "There is no CUDA runtime.", "sudo apt install nvidia-jetpack-runtime")
+        if board.is_jetson:
+            return fail("cuda", "There is no CUDA runtime.", _CUDA_OF_JETPACK)
+        missing = "No runtime in /usr/local/cuda or /usr/lib; TensorRT's wheels bring their own."
+        return warn("cuda", missing, _TENSORRT_WHEELS) if gpu else None
     wanted = board.jetpack.cuda if board.jetpack else version
     if version.split(".")[0] != wanted.split(".")[0]:
-        return warn("cuda", f"{version}, but this JetPack's TensorRT is built for {wanted}.")
+        return warn(
+            "cuda",
+            f"{version}, but this JetPack's TensorRT is built for {wanted}.",
+            f"{_CUDA_OF_JETPACK} && sudo update-alternatives --set cuda /usr/local/cuda-{wanted}",
+        )
     return ok("cuda", version)
 
 
-def check_tensorrt(found: TensorRT | BackendError, gpu: bool) -> Finding:
+def check_tensorrt(found: TensorRT | BackendError, gpu: bool, board: Board) -> Finding:
     """TensorRT, where there is a GPU for it."""
     if isinstance(found, TensorRT):
         return ok("tensorrt", f"{found.version}{' (TensorRT-RTX)' if found.is_rtx else ''}")
     if gpu:
-        return fail("tensorrt", str(found))
+        return fail("tensorrt", str(found), _APT if board.is_jetson else _TENSORRT_WHEELS)
     return ok("tensorrt", "none; it needs an NVIDIA GPU")
 
 
@@ -86,7 +100,7 @@ def check_tensorrt_library(version: str | None, board: Board) -> Finding | None:
     if not board.is_jetson:
         return None
     if version is None:
-        return fail("tensorrt", "There is no libnvinfer.", "sudo apt install python3-libnvinfer")
+        return fail("tensorrt", "There is no libnvinfer.", _APT)
     return ok("tensorrt", f"libnvinfer {version} (a recording: not imported)")
 
 
@@ -105,7 +119,8 @@ def check_onnxruntime(
         if not trial.problem:
             findings.append(ok("onnxruntime", f"{version}: {name} ran a kernel"))
         elif name == "CPU":
-            findings.append(fail("onnxruntime", f"{version}: {name} failed: {trial.problem}"))
+            mend = "pip install --force-reinstall onnxruntime"
+            findings.append(fail("onnxruntime", f"{version}: {name} failed: {trial.problem}", mend))
         else:
             findings.append(
                 warn(

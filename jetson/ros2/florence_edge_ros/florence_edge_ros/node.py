@@ -9,7 +9,6 @@ that. Requests (`~/ask`, `~/ask_several`) are answered while the node is active.
 import array
 import threading
 import time
-from importlib import import_module
 from typing import Any
 
 import rclpy
@@ -17,7 +16,7 @@ from florence_edge_interfaces.action import AskSeveral
 from florence_edge_interfaces.srv import Ask
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rclpy.action import ActionServer, CancelResponse
-from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
@@ -28,11 +27,10 @@ from florence_edge_jetson.ros_messages import Health, Messages
 from florence_edge_jetson.ros_settings import DEFAULTS, DESCRIPTIONS, Settings, settings_from
 from florence_edge_jetson.ros_watcher import Outlet, Watcher, questions_from
 
-_NAME = "florence_edge"
 _LATEST_FRAME = QoSProfile(  # sensor data, but a queue would only hold old frames
     history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT
 )
-_THREADS = 4  # frames and transitions, diagnostics, two requests
+_THREADS = 4  # frames and transitions, diagnostics, two requests (a third is refused at once)
 _SECONDS_TO_CANCEL = 1.0
 
 
@@ -40,7 +38,7 @@ class FlorenceEdgeNode(LifecycleNode):
     """Parameters are those of `ros_settings.Settings`; the frames come from the topic `image`."""
 
     def __init__(self) -> None:
-        super().__init__(_NAME)
+        super().__init__("florence_edge")
         self._watcher: Watcher | None = None
         self._frames: Any = None
         self._cancelled: dict[bytes, threading.Event] = {}
@@ -49,11 +47,13 @@ class FlorenceEdgeNode(LifecycleNode):
             self.declare_parameter(name, default, descriptor)
         self.add_on_set_parameters_callback(self.on_parameters)
 
-        types = {name: _class_of(name) for name in names.WRITTEN}
+        types = {name: names.class_of(name) for name in names.WRITTEN}
         self._messages = Messages(types=types, octets=lambda data: array.array("B", data))
         self._outlet = self._open_outlet(types)
         self._diagnostics = self.create_publisher(types[names.DIAGNOSTIC_ARRAY], "/diagnostics", 10)
-        self.create_timer(1.0, self.publish_diagnostics)
+        # In a group of their own: they go on while configure loads the bundle.
+        alone = MutuallyExclusiveCallbackGroup()
+        self.create_timer(1.0, self.publish_diagnostics, callback_group=alone)
 
         requests = ReentrantCallbackGroup()  # they wait for their turn with the model
         self.create_service(Ask, "~/ask", self.on_ask, callback_group=requests)
@@ -84,7 +84,7 @@ class FlorenceEdgeNode(LifecycleNode):
 
     def on_activate(self, state: Any) -> Any:
         watcher = self._ready()
-        kind = _class_of(watcher.image_type)
+        kind = names.class_of(watcher.image_type)
         done = super().on_activate(state)  # lets the publishers publish
         watcher.start()
         self._frames = self.create_subscription(kind, "image", watcher.offer, _LATEST_FRAME)
@@ -169,10 +169,10 @@ class FlorenceEdgeNode(LifecycleNode):
 
     def publish_diagnostics(self) -> None:
         """Say how it is going, in every state of the node."""
-        if self._watcher is None:
-            health = Health(level="STALE", message="not configured", values={})
-        else:
-            health = self._watcher.health()
+        if not self.context.ok():
+            return
+        stale = Health(level="STALE", message="not configured", values={})
+        health = stale if (watcher := self._watcher) is None else watcher.health()
         now = self.get_clock().now().to_msg()
         header = self._messages.types[names.HEADER](stamp=now, frame_id="")
         self._diagnostics.publish(self._messages.diagnostics(self.get_name(), health, header))
@@ -188,6 +188,8 @@ class FlorenceEdgeNode(LifecycleNode):
 
         annotated = publisher(names.IMAGE, "~/annotated")
         return Outlet(
+            node=self.get_fully_qualified_name(),
+            open=self.context.ok,
             detections=publisher(names.DETECTION_2D_ARRAY, "~/detections").publish,
             answers=publisher(names.STRING, "~/answers").publish,
             annotated=annotated.publish,
@@ -197,10 +199,8 @@ class FlorenceEdgeNode(LifecycleNode):
 
     def _ready(self) -> Watcher:
         if self._watcher is None:
-            raise RequestError(
-                f"The node is not configured. Run: ros2 lifecycle set /{_NAME} configure, then "
-                "activate."
-            )
+            command = f"ros2 lifecycle set {self.get_fully_qualified_name()} configure"
+            raise RequestError(f"The node is not configured. Run: {command}, then activate.")
         return self._watcher
 
     def _rest(self) -> None:
@@ -225,12 +225,6 @@ def main(args: list[str] | None = None) -> None:
         node.close()
         node.destroy_node()
         rclpy.try_shutdown()
-
-
-def _class_of(name: str) -> Any:
-    """rclpy's class of "sensor_msgs/msg/Image"."""
-    package, _, kind = name.rpartition("/")
-    return getattr(import_module(package.replace("/", ".")), kind)
 
 
 def _picture(image: Any) -> Any | None:
