@@ -14,6 +14,7 @@ from .errors import (
 from .model import Florence2
 from .options import GenerationOptions
 from .tasks import TASKS, Task
+from .video.watch import Watching
 from .view import View
 
 __version__ = "0.1.0"
@@ -32,6 +33,7 @@ __all__ = [
     "SourceError",
     "Task",
     "View",
+    "Watching",
     "__version__",
     "parse",
 ]

@@ -19,7 +19,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
     parsed = parser.parse_args(arguments)
     video = {"--every": parsed.every != 1, "--show": parsed.show, "--track": parsed.track}
-    video |= {"--save": parsed.save is not None}
+    video |= {"--save": parsed.save is not None, "--wait": parsed.wait}
+    for name in ("size", "fps", "format"):
+        video[f"--camera-{name}"] = getattr(parsed, f"camera_{name}") is not None
     still = {"--output": parsed.output is not None, "--answers": parsed.answers is not None}
     still |= {"--batch": parsed.batch != 1}
     if bool(parsed.images) == (parsed.source is not None):
@@ -165,11 +167,23 @@ def _add_video(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--save", type=Path, metavar="FILE", help="write a video with the answers")
     group.add_argument(
         "--patience",
-        type=float,
+        type=_patience,
         default=60.0,
         metavar="S",
-        help="seconds without a frame after which a lost camera is given up (default 60)",
+        help="seconds without a frame after which a lost camera is given up (default 60); or inf",
     )
+    group.add_argument(
+        "--wait",
+        action="store_true",
+        help="be as patient with a camera that is not there at the start",
+    )
+    group.add_argument(
+        "--camera-size", type=_size, metavar="WxH", help="ask a v4l2 camera for this size"
+    )
+    group.add_argument(
+        "--camera-fps", type=_count, metavar="N", help="ask it for this many frames a second"
+    )
+    group.add_argument("--camera-format", metavar="F", help="ask it for mjpeg, yuyv422, h264, ...")
 
 
 def _region(text: str) -> tuple[float, ...]:
@@ -184,6 +198,13 @@ def _region(text: str) -> tuple[float, ...]:
     return numbers
 
 
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    if not (width.isdigit() and height.isdigit() and int(width) * int(height)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; expected such as 1280x720")
+    return int(width), int(height)
+
+
 def _score(text: str) -> float:
     try:
         score = float(text)
@@ -192,6 +213,16 @@ def _score(text: str) -> float:
     if not 0 <= score <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a score; expected 0 to 1")
     return score
+
+
+def _patience(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not seconds >= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no patience; expected seconds or inf")
+    return seconds
 
 
 def _count(text: str) -> int:

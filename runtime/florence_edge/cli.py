@@ -22,6 +22,7 @@ from .series.asking import Asked
 from .series.many import Answered, run_many
 from .series.progress import Pace, StatusLine
 from .video.cli import run_video
+from .video.latest import end_soon_with
 from .view import View
 
 
@@ -31,6 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, 1 where something failed, 2 for wrong usage, 130 on Ctrl-C.
     """
+    status = _main(arguments)
+    end_soon_with(status)
+    return status
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     logging.basicConfig(format="florence-run: %(message)s", level=logging.WARNING)
     if isinstance(sys.stdout, io.TextIOWrapper):  # names and answers that it cannot encode
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -47,8 +54,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:  # a full disk, a folder that may not be read
         _close_stdout()
-        print(f"florence-run: {error}", file=sys.stderr)
+        print(f"florence-run: {_explained(error)}", file=sys.stderr)
         return 1
+
+
+def _explained(error: OSError) -> str:
+    if error.filename is not None:
+        return str(error)
+    return (
+        f"Cannot write the answers to the standard output: {error.strerror}. "
+        "Make room where it goes, or send it elsewhere."
+    )
 
 
 def _close_stdout() -> None:

@@ -51,6 +51,7 @@ def test_the_public_names_are_these() -> None:
         "SourceError",
         "Task",
         "View",
+        "Watching",
         "__version__",
         "parse",
     ]

@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -51,7 +52,9 @@ def test_each_answered_frame_is_a_line_of_json(run: Run, video: Path) -> None:
     status, out, err = run("--source", video, "--task", "OD,CAPTION", "--every", "2", "--json")
     assert status == 0
     seen = lines(out)
-    assert [list(line) for line in seen] == [["frame", "timestamp", "size", "results"]] * 3
+    assert [list(line) for line in seen] == [["frame", "timestamp", "size", "results", "stats"]] * 3
+    assert [list(line["stats"]) for line in seen] == [["fps", "latency", "dropped"]] * 3
+    assert all(line["stats"]["fps"] > 0 for line in seen)
     assert [line["frame"] for line in seen] == [0, 2, 4]
     assert [line["timestamp"] for line in seen] == pytest.approx([0, 0.2, 0.4])
     assert {tuple(line["size"]) for line in seen} == {(64, 48)}
@@ -119,6 +122,7 @@ def test_the_source_itself_is_not_written_over(run: Run, video: Path) -> None:
         (["--source", "55"], "/dev/video55 cannot be read"),
         (["--source", __file__], "It is damaged, or no video that FFmpeg can read."),
         (["--source", "55", "--save", "out.png"], "out.png is no video's name"),
+        (["--source", "udp://a", "--camera-fps", "9"], "asked of a camera (a number or"),
         (["--source", "55", "--max-time", "0"], "max_time is 0.0; it must be"),
         (["--source", "55", "--task", "COUNT"], "There is no task 'COUNT'"),
     ],
@@ -137,6 +141,11 @@ def test_a_mistake_is_one_message(run: Run, arguments: list[str], message: str) 
         ["--source", "0", "picture.jpg", "--task", "OD"],
         ["--source", "0", "--task", "OD", "--every", "0"],
         ["--source", "0", "--task", "OD", "--output", "folder"],
+        ["--source", "0", "--task", "OD", "--patience", "-1"],
+        ["--source", "0", "--task", "OD", "--patience", "nan"],
+        ["picture.jpg", "--task", "OD", "--wait"],
+        ["picture.jpg", "--task", "OD", "--camera-fps", "30"],
+        ["--source", "0", "--task", "OD", "--camera-size", "1280"],
         ["--source", "0", "--task", "OD", "--answers", "file"],
     ],
 )
@@ -173,6 +182,15 @@ def test_a_closed_window_ends_it_and_the_video_is_finished(
     assert len(read_video(out)) == 3
 
 
+def test_a_window_that_is_closed_while_no_frame_comes_ends_it(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("florence_edge.video.cli.open_window", lambda: lambda image: False)
+    status, _, err = run("--source", "77", "--wait", "--task", "OD", "--show", "--json")
+    assert status == 0
+    assert "0 frames answered" in err
+
+
 # As a process of its own.
 
 
@@ -180,10 +198,9 @@ def started(bundle: Path, *arguments: str | Path, **options: Any) -> subprocess.
     command = "import sys; from florence_edge.cli import main; sys.exit(main())"
     return subprocess.Popen(
         [sys.executable, "-c", command, str(bundle), *map(str, arguments), *SHORT],
-        stdout=subprocess.PIPE,
+        **{"stdout": subprocess.PIPE, **options},
         stderr=subprocess.PIPE,
         text=True,
-        **options,
     )
 
 
@@ -229,3 +246,50 @@ def test_a_file_that_may_not_grow_is_one_message_and_what_was_there_stays(
     assert "Cannot write" in err
     assert out.read_text() == "old"
     assert sorted(each.name for each in tmp_path.iterdir()) == ["in.mp4", "out.mp4"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_an_output_without_room_is_one_message(tiny_bundle: Path, video: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        process = started(tiny_bundle, "--source", video, "--task", "OD", "--json", stdout=full)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Cannot write the answers to the standard output: No space left" in err
+    assert "Make room where it goes, or send it elsewhere." in err
+    assert "Traceback" not in err
+
+
+def test_a_command_ends_with_its_status_though_a_thread_hangs() -> None:
+    code = """if True:
+        import threading, time
+        from florence_edge.video import latest
+        from florence_edge.video.source import Source
+        latest._FAREWELL = 0.1
+        def frames():
+            time.sleep(60)
+            yield
+        waiting = latest.Waiting(patience=0.1, cancel=threading.Event())
+        source = Source(name="it", live=True, endless=True, frames=frames)
+        with latest.Latest(source, every=1, waiting=waiting):
+            pass
+        print("an answer")
+        latest.end_soon_with(7)
+        raise SystemExit(7)
+    """
+    begin = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (7, "an answer\n", "")
+    assert time.monotonic() - begin < 30
+
+
+def test_a_command_whose_stream_is_silent_ends_cleanly(tiny_bundle: Path) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        url = f"udp://127.0.0.1:{probe.getsockname()[1]}"
+    process = started(tiny_bundle, "--source", url, "--patience", "0.5", "--task", "OD")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err == (
+        f"florence-run: {url} fell silent: no frame for 0.5 s. "
+        "Look at its cable or its network, then start again.\n"
+    )

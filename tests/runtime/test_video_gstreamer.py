@@ -14,6 +14,7 @@ from florence_edge.errors import SourceError
 from florence_edge.video.opening import source_of
 
 PIPELINE = "videotestsrc ! video/x-raw,width=6"
+COUNTED = "videotestsrc num-buffers=2 ! video/x-raw,width=6"
 
 
 class Sample:
@@ -51,6 +52,7 @@ class FakeGst(ModuleType):
         error: str | None = None,
         eos: bool = True,
         begun: str = "async",
+        sink: str = "florence",
     ) -> None:
         super().__init__("gi.repository.Gst")
         self.launched: list[str] = []
@@ -59,6 +61,7 @@ class FakeGst(ModuleType):
         self._error = error
         self._eos = eos
         self._begun = begun
+        self._sink = sink
 
     def init(self, arguments: None) -> None:
         pass
@@ -74,7 +77,9 @@ class FakeGst(ModuleType):
         )
         bus = SimpleNamespace(pop_filtered=lambda kind: message if self._error else None)
         return SimpleNamespace(
-            set_state=self._set_state, get_by_name=lambda name: sink, get_bus=lambda: bus
+            set_state=self._set_state,
+            get_by_name=lambda name: sink if name == self._sink else None,
+            get_bus=lambda: bus,
         )
 
     def _set_state(self, state: str) -> str:
@@ -140,11 +145,27 @@ def test_a_camera_that_ends_was_lost_unless_its_frames_were_to_be_counted(instal
     assert len(list(source_of("nvarguscamerasrc num-buffers=1 ! nvvidconv").frames())) == 1
 
 
-def test_an_appsink_of_ones_own_is_found_by_name(install: Any) -> None:
+def test_a_pipeline_without_spaces_gets_them(install: Any) -> None:
+    gst = FakeGst([])
+    install(gst)
+    list(source_of("videotestsrc num-buffers=3!videoscale").frames())
+    assert gst.launched[0].startswith("videotestsrc num-buffers=3 ! videoscale ! videoconvert !")
+
+
+def test_an_appsink_of_ones_own_gets_a_name(install: Any) -> None:
     gst = FakeGst([])
     install(gst)
     list(source_of("a ! videoconvert ! appsink").frames())
     assert gst.launched[0].startswith("a ! videoconvert ! appsink name=florence ")
+
+
+@pytest.mark.parametrize("sink", ["appsink name=sink", 'appsink sync=true name = "sink"'])
+def test_an_appsink_that_has_a_name_is_found_by_it(install: Any, sink: str) -> None:
+    gst = FakeGst([], sink="sink")
+    install(gst)
+    assert list(source_of(f"filesrc location=appsink.mp4 name=a ! {sink}").frames()) == []
+    assert "name=florence" not in gst.launched[0]
+    assert "appsink.mp4 name=a ! appsink drop=true max-buffers=1" in gst.launched[0]
 
 
 @pytest.mark.parametrize(
@@ -174,8 +195,8 @@ def test_another_layout_is_refused_with_what_to_put_into_the_pipeline(
         captured.picture()
 
 
-def fake_cv2(built: str, frames: int = 0, *, opens: bool = True) -> Any:
-    bgr = np.zeros((2, 5, 3), np.uint8)
+def fake_cv2(built: str, frames: int = 0, *, opens: bool = True, channels: int = 3) -> Any:
+    bgr = np.zeros((2, 5, channels), np.uint8)
     bgr[..., 0] = 200
     given = iter([(True, bgr)] * frames + [(False, None)])
     capture = SimpleNamespace(
@@ -191,9 +212,23 @@ def fake_cv2(built: str, frames: int = 0, *, opens: bool = True) -> Any:
 def test_without_gi_a_cv2_with_gstreamer_gives_frames_as_rgb(install: Any) -> None:
     cv2 = fake_cv2("YES (1.20.3)", frames=2)
     install(cv2=cv2)
-    pixels = [np.asarray(captured.picture()) for captured in source_of(PIPELINE).frames()]
+    pixels = [np.asarray(captured.picture()) for captured in source_of(COUNTED).frames()]
     assert [each[0, 0].tolist() for each in pixels] == [[0, 0, 200]] * 2
     assert cv2.released == [1]
+
+
+def test_a_live_pipeline_of_cv2_that_ends_was_lost(install: Any) -> None:
+    install(cv2=fake_cv2("YES", frames=1))
+    with pytest.raises(SourceError, match="ended, though its source is live"):
+        list(source_of(PIPELINE).frames())
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_another_layout_of_cv2_is_refused_with_what_to_put_in(install: Any, channels: int) -> None:
+    install(cv2=fake_cv2("YES", frames=1, channels=channels))
+    captured = next(source_of(PIPELINE).frames())
+    with pytest.raises(SourceError, match=rf"of {channels} channels, .*format=BGR"):
+        captured.picture()
 
 
 def test_a_pipeline_that_cv2_cannot_open_says_how_to_try_it(install: Any) -> None:

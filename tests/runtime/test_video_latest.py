@@ -1,7 +1,9 @@
+import math
 import threading
 import time
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ pytest.importorskip("av")
 
 from florence_edge.errors import SourceError
 from florence_edge.video import latest as module
-from florence_edge.video.latest import Latest
+from florence_edge.video.latest import Latest, Waiting
 from florence_edge.video.source import Captured, Frames, Source
 
 from .videos import Camera, number_of, picture
@@ -24,10 +26,20 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def open_latest(
-    camera: Camera, *, every: int = 1, patience: float = 5.0, cancel: threading.Event | None = None
+    camera: Camera,
+    *,
+    every: int = 1,
+    patience: float = 5.0,
+    cancel: threading.Event | None = None,
+    at_first: bool = False,
 ) -> Latest:
     event = cancel or threading.Event()
-    return Latest(camera.source, every=every, patience=patience, cancel=event)
+    waiting = Waiting(patience=patience, cancel=event, at_first=at_first)
+    return Latest(camera.source, every=every, waiting=waiting)
+
+
+def patient(seconds: float, **more: Any) -> Waiting:
+    return Waiting(patience=seconds, cancel=threading.Event(), **more)
 
 
 def give(camera: Camera, frames: int) -> None:
@@ -88,6 +100,39 @@ def test_a_source_that_cannot_be_opened_at_first_is_an_error_at_once() -> None:
     assert latest.reconnects == 0
 
 
+def test_a_source_that_is_not_there_at_first_is_waited_for_where_that_is_wanted() -> None:
+    class Booting(Camera):
+        def _frames(self) -> Frames:
+            if self.opened < 3:
+                self.opened += 1
+                raise SourceError("the camera cannot be read: booting.")
+            yield Captured(timestamp=0.0, picture=lambda: picture(7))
+
+    with open_latest(Booting(), at_first=True, patience=math.inf) as latest:
+        assert next(numbered(iter(latest))) == (0, 7)
+    assert latest.reconnects == 0
+
+
+def test_a_source_that_never_comes_is_given_up_with_the_reason() -> None:
+    latest = open_latest(Camera(), at_first=True, patience=0.2)
+    with latest, pytest.raises(SourceError, match="cannot be read: gone"):
+        next(iter(latest))
+
+
+def test_who_waits_is_called_now_and_then() -> None:
+    camera = Camera([picture(0)])
+    calls: list[str] = []
+
+    def idle() -> None:
+        calls.append("idle")
+        camera.go_on.release()
+
+    waiting = patient(5, idle=idle)
+    with Latest(camera.source, every=1, waiting=waiting) as latest:
+        next(iter(latest))
+    assert calls == ["idle"]
+
+
 def test_a_source_that_stays_lost_is_given_up() -> None:
     camera = Camera([picture(0)])
     with open_latest(camera, patience=0.3) as latest:
@@ -107,7 +152,7 @@ def test_a_source_that_hangs_in_its_driver_is_an_error_too() -> None:
         hangs.wait(10)
 
     source = Source(name="the camera", live=True, endless=True, frames=frames)
-    with Latest(source, every=1, patience=0.2, cancel=threading.Event()) as latest:
+    with Latest(source, every=1, waiting=patient(0.2)) as latest:
         given = iter(latest)
         next(given)
         with pytest.raises(SourceError, match=r"the camera fell silent: no frame for 0.2 s"):
@@ -141,7 +186,7 @@ def test_pictures_of_ones_own_end_without_an_error_and_the_last_is_seen() -> Non
             yield Captured(timestamp=0.0, picture=partial(picture, number))
 
     source = Source(name="the pictures", live=True, endless=False, frames=frames)
-    with Latest(source, every=1, patience=5, cancel=threading.Event()) as latest:
+    with Latest(source, every=1, waiting=patient(5)) as latest:
         assert [index for index, _ in latest][-1] == 4
 
 
@@ -151,6 +196,6 @@ def test_an_error_in_ones_own_pictures_reaches_the_one_who_takes_them() -> None:
         raise ZeroDivisionError("mine")
 
     source = Source(name="the pictures", live=True, endless=False, frames=frames)
-    latest = Latest(source, every=1, patience=5, cancel=threading.Event())
+    latest = Latest(source, every=1, waiting=patient(5))
     with latest, pytest.raises(ZeroDivisionError, match="mine"):
         list(latest)

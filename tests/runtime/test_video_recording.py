@@ -121,3 +121,16 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_a_name_that_is_no_videos_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"a\.png is no video's name; expected one of \.mp4"):
         Recording(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_what_a_killed_process_recorded_of_a_live_source_can_be_played(
+    tmp_path: Path, suffix: str
+) -> None:
+    with recording(tmp_path / f"a{suffix}", live=True) as video:
+        for number in range(100):
+            video.write(image(number % 10), number / 10)
+        killed = tmp_path / f"killed{suffix}"
+        killed.write_bytes((tmp_path / f".a.unfinished{suffix}").read_bytes())
+    assert len(read_video(killed)) > 75  # of 10 a second
+    assert len(read_video(tmp_path / f"a{suffix}")) == 100

@@ -1,6 +1,7 @@
 import builtins
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ pytest.importorskip("av")
 
 from florence_edge.errors import SourceError
 from florence_edge.video import libav
-from florence_edge.video.opening import source_of
+from florence_edge.video.opening import CameraMode, source_of
 
 from .videos import number_of, picture, read_video, write_video
 
@@ -37,6 +38,12 @@ def numbers(path: Path | str, **options: Any) -> list[int]:
         ("http://host/mjpeg", "http://host/mjpeg", True),
         ("udp://@:5000", "udp://@:5000", True),
         ("v4l2src ! videoconvert ! appsink", "the pipeline", True),
+        ("v4l2src!videoconvert", "the pipeline", True),
+        ("filesrc location=/dev/shm/a.mp4!decodebin", "the pipeline", True),
+        ("/dev/v4l/by-id/usb-cam-index0", "/dev/v4l/by-id/usb-cam-index0", True),
+        ("/dev/camera_front", "/dev/camera_front", True),
+        ("rtsp://me:pa/ss@10.0.0.1/a", "rtsp://me:***@10.0.0.1/a", True),
+        ("RTSP://me:Word!@Host/A", "rtsp://me:***@Host/A", True),
     ],
 )
 def test_a_source_is_told_by_its_looks(wanted: int | str, name: str, live: bool) -> None:
@@ -58,7 +65,7 @@ def test_pictures_of_ones_own_are_a_source() -> None:
     assert [number_of(np.asarray(c.picture())) for c in source.frames()] == [1, 2]
 
 
-@pytest.mark.parametrize("wanted", [3.5, b"0", None])
+@pytest.mark.parametrize("wanted", [3.5, b"0", None, True])
 def test_what_is_no_source_is_refused(wanted: Any) -> None:
     with pytest.raises(SourceError, match="A source is a camera's number"):
         source_of(wanted)
@@ -173,6 +180,45 @@ def test_a_phones_video_is_turned_upright(rotation: int, corner: int) -> None:
 def test_a_camera_that_is_not_there_is_named_with_the_command_that_lists_them() -> None:
     with pytest.raises(SourceError, match=r"/dev/video77 cannot be read: .*ls /dev/video"):
         next(source_of(77).frames())
+
+
+def test_a_camera_is_asked_for_its_mode_in_ffmpegs_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    import av
+
+    asked: list[dict[str, Any]] = []
+
+    def refuse(target: str, **how: Any) -> None:
+        asked.append(how)
+        raise av.error.ArgumentError(22, "Invalid argument")
+
+    monkeypatch.setattr(av, "open", refuse)
+    mode = CameraMode(size=(1280, 720), fps=30, format="mjpeg")
+    with pytest.raises(SourceError, match="v4l2-ctl --list-formats-ext -d /dev/video0"):
+        next(source_of(0, mode=mode).frames())
+    assert asked[0]["format"] == "v4l2"
+    assert asked[0]["options"] == {
+        "video_size": "1280x720",
+        "framerate": "30",
+        "input_format": "mjpeg",
+    }
+
+
+def test_a_device_of_another_kind_says_so() -> None:
+    with pytest.raises(SourceError, match=r"/dev/null cannot be read: .* kind than a camera"):
+        next(source_of("/dev/null").frames())
+
+
+def test_a_picture_that_was_kept_back_until_the_time_was_up_is_not_given() -> None:
+    def packets() -> Iterator[str]:
+        yield "in time"
+        time.sleep(0.2)
+        yield "the last before the stall"
+
+    opening = libav.Opening(target="udp://a", timeout=0.1)
+    given = libav._in_time("udp://a", opening, packets())
+    assert next(given) == "in time"
+    with pytest.raises(SourceError, match=r"udp://a stalled: nothing came for 0\.1 s"):
+        next(given)
 
 
 def test_a_server_that_is_not_there_is_named_without_the_password() -> None:

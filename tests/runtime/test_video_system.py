@@ -24,7 +24,7 @@ import pytest
 pytest.importorskip("av")
 
 from florence_edge.errors import SourceError
-from florence_edge.video.latest import Latest
+from florence_edge.video.latest import Latest, Waiting
 from florence_edge.video.opening import source_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:DynamicImporter:ImportWarning")  # gi's own
@@ -118,7 +118,8 @@ def test_an_rtsp_server_may_die_and_come_back(wanted: str) -> None:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
     source = source_of(wanted.format(port=port), timeout=5)
-    latest = Latest(source, every=1, patience=30, cancel=threading.Event())
+    waiting = Waiting(patience=30, cancel=threading.Event())
+    latest = Latest(source, every=1, waiting=waiting)
     with rtsp_server(port):
         latest.__enter__()
         try:

@@ -11,9 +11,8 @@ from PIL import Image
 
 pytest.importorskip("av")
 
-from florence_edge import Florence2, GenerationOptions, RequestError, SourceError
+from florence_edge import Florence2, GenerationOptions, RequestError, SourceError, Watching
 from florence_edge.pictures import PictureLike
-from florence_edge.video.watch import Watching
 
 from .videos import picture, write_video
 
@@ -140,6 +139,8 @@ def test_leaving_it_early_closes_the_source_and_ends_its_threads(tiny_model: Flo
     [
         ("COUNT", {}, RequestError, "There is no task 'COUNT'"),
         ("OD", {"how": Watching(every=0)}, RequestError, "every is 0"),
+        ("OD", {"how": Watching(patience=-1)}, RequestError, "patience is -1"),
+        ("OD", {"how": Watching(timeout=-1)}, RequestError, "timeout is -1"),
         ("OD", {"options": GenerationOptions(num_beams=99)}, RequestError, "num_beams is 99"),
         ("OD", {"convention": "torch"}, RequestError, "no coordinate convention 'torch'"),
         (

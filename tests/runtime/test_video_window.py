@@ -77,6 +77,16 @@ def test_cv2_shows_frames_until_the_user_leaves(
     assert cv2.sizes == [PICTURE.size]
 
 
+def test_keys_are_heard_while_no_frame_comes(only: Any) -> None:
+    cv2 = fake_cv2(visible=0.0)
+    only(cv2=cv2)
+    show = open_window()
+    assert show(None) is True  # not visible, because nothing was shown yet
+    cv2.waitKey = lambda milliseconds: ord("q")
+    assert show(None) is False
+    assert cv2.shown == []
+
+
 def test_a_window_that_qt_has_closed_ends_it_too(only: Any) -> None:
     cv2 = fake_cv2()
 

@@ -17,9 +17,10 @@ from ..errors import RequestError
 from ..series.asking import Asked
 from ..series.progress import StatusLine
 from .drawing import drawn
+from .opening import CameraMode, source_of
 from .recording import recording
 from .watch import Stats, VideoFrame, Watched, Watching, watch
-from .window import open_window
+from .window import Show, open_window
 
 if TYPE_CHECKING:
     from ..model import Florence2
@@ -35,18 +36,20 @@ def run_video(load: "Callable[[], Florence2]", asked: Asked, arguments: argparse
     """
     with ExitStack() as stack:
         _check_target(arguments.save, arguments.source)
-        video = stack.enter_context(recording(arguments.save)) if arguments.save else None
+        live = source_of(arguments.source, mode=_mode(arguments)).live
+        video = stack.enter_context(recording(arguments.save, live)) if arguments.save else None
         show = open_window() if arguments.show else None
         model = load()
         stop = stack.enter_context(_stopped_by_signals())
-        watched = stack.enter_context(closing(_watched(model, asked, arguments, stop.event)))
+        how = _watching(arguments, show, stop.event)
+        watched = stack.enter_context(closing(_watched(model, asked, arguments, stop.event, how)))
         line = stack.enter_context(StatusLine())
         stats = Stats()
         for frame, every_result, stats in watched:
             results = [result.filter(arguments.min_score) for result in every_result]
             line.clear()
             if arguments.json:
-                print(_json(frame, results, arguments.track), flush=True)
+                print(_json(frame, results, stats, arguments.track), flush=True)
             elif video is None and show is None:
                 _describe(frame, results)
             picture = drawn(frame.image, results) if video or show else frame.image
@@ -64,22 +67,47 @@ def _check_target(save: Path | None, source: str) -> None:
         raise RequestError(f"{save} is the source; it will not be replaced. Choose another --save.")
 
 
+def _mode(arguments: argparse.Namespace) -> CameraMode:
+    return CameraMode(
+        size=arguments.camera_size, fps=arguments.camera_fps, format=arguments.camera_format
+    )
+
+
+def _watching(arguments: argparse.Namespace, show: Show | None, cancel: Event) -> Watching:
+    def keep_window() -> None:
+        if show is not None and not show(None):
+            cancel.set()
+
+    return Watching(
+        every=arguments.every,
+        track=arguments.track,
+        patience=arguments.patience,
+        wait=arguments.wait,
+        mode=_mode(arguments),
+        idle=keep_window,
+    )
+
+
 def _watched(
-    model: "Florence2", asked: Asked, arguments: argparse.Namespace, cancel: Event
+    model: "Florence2",
+    asked: Asked,
+    arguments: argparse.Namespace,
+    cancel: Event,
+    how: Watching,
 ) -> Generator[Watched, None, None]:
-    how = Watching(every=arguments.every, track=arguments.track, patience=arguments.patience)
     options, convention = options_from(arguments), arguments.convention
     return watch(model, arguments.source, asked, options, convention, cancel, how)
 
 
-def _json(frame: VideoFrame, results: Sequence[Result], tracked: bool) -> str:
-    """One line: which frame, and the answers as they are for pictures."""
+def _json(frame: VideoFrame, results: Sequence[Result], stats: Stats, tracked: bool) -> str:
+    """One line: which frame, the answers as they are for pictures, and how the watching goes."""
     answers = [result.to_json() for result in results]
     if tracked:
         for answer, result in zip(answers, results, strict=True):
             answer["track_ids"] = [region.track_id for region in result.regions]
     line = {"frame": frame.index, "timestamp": frame.timestamp, "size": list(frame.view.size)}
-    return json.dumps({**line, "results": answers})
+    going = {"fps": stats.fps, "latency": stats.latency, "dropped": stats.dropped}
+    return json.dumps({**line, "results": answers, "stats": going})
 
 
 def _describe(frame: VideoFrame, results: Sequence[Result]) -> None:

@@ -3,6 +3,7 @@
 Both come with the system (on a Jetson with JetPack); pip's opencv-python has no GStreamer in it.
 """
 
+import re
 import time
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +17,9 @@ from .source import Captured, Frames
 _NEWEST, _EACH = "drop=true max-buffers=1 sync=false", "max-buffers=2 sync=false"
 _NANOSECONDS = 1_000_000_000
 _GLANCE = 0.2  # seconds between two looks for errors
+_SINK = re.compile(r"(?<![^\s!])appsink(?![^\s!])")  # the element, not a part of a file's name
+_SINK_NAME = re.compile(_SINK.pattern + r"[^!]*?\sname\s*=\s*\"?([\w-]+)")
+_WITH_AN_END = ("num-buffers", "filesrc", "file:")
 
 
 def frames_of(pipeline: str, timeout: float, *, live: bool) -> Callable[[], Frames]:
@@ -28,9 +32,9 @@ def frames_of(pipeline: str, timeout: float, *, live: bool) -> Callable[[], Fram
 
     def frames() -> Frames:
         if (gst := _gst()) is not None:
-            return _by_gi(*gst, _for_gi(pipeline, keeps), timeout)
+            return _by_gi(*gst, *_for_gi(pipeline, keeps), timeout)
         if (cv2 := _cv2_with_gstreamer()) is not None:
-            return _by_cv2(cv2, _for_cv2(pipeline, keeps))
+            return _by_cv2(cv2, _for_cv2(pipeline, keeps), live)
         raise SourceError(
             "A GStreamer pipeline needs the system's gi or a cv2 that was built with GStreamer; "
             "neither can be imported here. Install: sudo apt install python3-gi "
@@ -63,21 +67,22 @@ def _cv2_with_gstreamer() -> Any:
     return cv2 if any("YES" in line for line in built) else None
 
 
-def _for_gi(pipeline: str, keeps: str) -> str:
-    if "appsink" not in pipeline:
+def _for_gi(pipeline: str, keeps: str) -> tuple[str, str]:
+    """The pipeline with an appsink that has a name, and the name."""
+    if not _SINK.search(pipeline):
         pipeline = f"{pipeline} ! videoconvert ! video/x-raw,format=RGB ! appsink"
-    if "name=florence" in pipeline:
-        return pipeline
-    return pipeline.replace("appsink", f"appsink name=florence {keeps}", 1)
+    own = _SINK_NAME.search(pipeline)
+    named = keeps if own else f"name=florence {keeps}"  # what follows of the user's own prevails
+    return _SINK.sub(rf"\g<0> {named}", pipeline, count=1), own[1] if own else "florence"
 
 
 def _for_cv2(pipeline: str, keeps: str) -> str:
-    if "appsink" in pipeline:
+    if _SINK.search(pipeline):
         return pipeline
     return f"{pipeline} ! videoconvert ! video/x-raw,format=BGR ! appsink {keeps}"
 
 
-def _by_gi(gi: Any, gst: Any, pipeline: str, timeout: float) -> Frames:
+def _by_gi(gi: Any, gst: Any, pipeline: str, name: str, timeout: float) -> Frames:
     try:
         running = gst.parse_launch(pipeline)
     except gi.repository.GLib.Error as error:
@@ -87,7 +92,7 @@ def _by_gi(gi: Any, gst: Any, pipeline: str, timeout: float) -> Frames:
     try:
         begun = running.set_state(gst.State.PAUSED)
         running.set_state(gst.State.PLAYING)
-        sink, bus = running.get_by_name("florence"), running.get_bus()
+        sink, bus = running.get_by_name(name), running.get_bus()
         while True:
             sample = _next_sample(gst, bus, sink, timeout)
             if sample is None:
@@ -143,7 +148,7 @@ def _rgb(gst: Any, sample: Any) -> Any:
         buffer.unmap(view)
 
 
-def _by_cv2(cv2: Any, pipeline: str) -> Frames:
+def _by_cv2(cv2: Any, pipeline: str, live: bool) -> Frames:
     capture = cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER)
     try:
         if not capture.isOpened():
@@ -154,7 +159,21 @@ def _by_cv2(cv2: Any, pipeline: str) -> Frames:
         while True:
             there, bgr = capture.read()
             if not there:
-                return
-            yield Captured(timestamp=time.time(), picture=bgr[:, :, ::-1].copy)
+                break
+            yield Captured(timestamp=time.time(), picture=partial(_rgb_from_bgr, bgr))
     finally:
         capture.release()
+    # cv2 does not say what kind of source it was, nor whether an element failed.
+    if live and not any(word in pipeline for word in _WITH_AN_END):
+        raise SourceError("The pipeline ended, though its source is live.")
+
+
+def _rgb_from_bgr(bgr: Any) -> Any:
+    """[H, W, 3] uint8."""
+    if bgr.ndim != 3 or bgr.shape[2] != 3:
+        raise SourceError(
+            f"The pipeline gives pixels of {1 if bgr.ndim < 3 else bgr.shape[2]} channels, "
+            "expected 3 (BGR). Leave appsink out, or put before it: videoconvert ! "
+            "video/x-raw,format=BGR"
+        )
+    return bgr[:, :, ::-1].copy()

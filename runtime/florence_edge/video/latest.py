@@ -1,10 +1,14 @@
 """The newest frame of a live source: a thread captures, stale frames are dropped and counted."""
 
+import atexit
 import logging
+import os
+import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass
 
 from ..errors import FlorenceEdgeError, SourceError
 from .source import Captured, Source
@@ -13,7 +17,44 @@ _logger = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds between attempts to open a lost source again
 _GLANCE = 0.1  # seconds between two looks at `cancel`
-_FAREWELL = 2.0  # seconds that a thread which hangs in a driver is waited for
+_FAREWELL = 2.0  # seconds that a thread is waited for which is inside FFmpeg or a driver
+_LONGEST_FAREWELL = 30.0  # the same when Python ends, which such a thread would not survive
+_left_behind: list[threading.Thread] = []
+
+
+def end_soon_with(status: int) -> None:
+    """For a command: let Python end with this status, whatever hangs in FFmpeg or a driver."""
+    if _left_behind:
+        atexit.register(_end, status)
+
+
+def _end(status: int) -> None:
+    if any(thread.is_alive() for thread in _left_behind):
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+
+
+@atexit.register
+def _wait_for_threads() -> None:
+    """PyAV takes Python's lock in the midst of FFmpeg: without a Python that is a crash."""
+    give_up = time.monotonic() + _LONGEST_FAREWELL
+    for thread in _left_behind:
+        thread.join(max(0.0, give_up - time.monotonic()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """How to wait for frames."""
+
+    patience: float
+    """Seconds without a frame after which the source is given up."""
+    at_first: bool = False
+    """Whether to be as patient with a source that was never there."""
+    cancel: threading.Event
+    idle: Callable[[], object] | None = None
+    """Called ten times a second while no frame comes, by the thread that waits for one."""
 
 
 class Latest:
@@ -23,15 +64,12 @@ class Latest:
     comes for `patience` seconds, that is an error.
     """
 
-    def __init__(
-        self, source: Source, *, every: int, patience: float, cancel: threading.Event
-    ) -> None:
+    def __init__(self, source: Source, *, every: int, waiting: Waiting) -> None:
         self.dropped = 0
         self.reconnects = 0
         self._source = source
         self._every = every
-        self._patience = patience
-        self._cancel = cancel
+        self._waiting = waiting
         self._closing = threading.Event()
         self._news = threading.Condition()
         self._newest: tuple[int, Captured] | None = None
@@ -40,6 +78,7 @@ class Latest:
         self._heard = time.monotonic()  # when the last frame came
         self._over = False
         self._error: Exception | None = None
+        self._lost: Exception | None = None  # why the source is not there
         self._thread = threading.Thread(
             target=self._capture, name="florence-edge-capture", daemon=True
         )
@@ -50,7 +89,11 @@ class Latest:
 
     def __exit__(self, *_: object) -> None:
         self._closing.set()
-        self._thread.join(_FAREWELL)
+        try:
+            self._thread.join(_FAREWELL)
+        finally:  # also where a second Ctrl-C does not let us wait
+            known = (*_left_behind, self._thread)
+            _left_behind[:] = [thread for thread in known if thread.is_alive()]
 
     def __iter__(self) -> Iterator[tuple[int, Captured]]:
         """The newest frames until the source ends or `cancel` is set.
@@ -62,23 +105,29 @@ class Latest:
             yield newest
 
     def _wait(self) -> tuple[int, Captured] | None:
+        while not self._has_news():
+            if self._waiting.cancel.is_set():
+                return None
+            self._check_patience()
+            if self._waiting.idle is not None:
+                self._waiting.idle()
         with self._news:
-            while self._newest is None and not self._over:
-                if self._cancel.is_set():
-                    return None
-                self._check_patience()
-                self._news.wait(_GLANCE)
             newest, self._newest = self._newest, None
         if newest is None and self._error is not None:
             raise self._error
-        return None if self._cancel.is_set() else newest
+        return None if self._waiting.cancel.is_set() else newest
+
+    def _has_news(self) -> bool:
+        with self._news:
+            return self._news.wait_for(lambda: self._newest is not None or self._over, _GLANCE)
 
     def _check_patience(self) -> None:
-        if time.monotonic() - self._heard > self._patience:
+        if self._is_out_of_patience():
             raise SourceError(
-                f"{self._source.name} fell silent: no frame for {self._patience:g} s. "
+                f"{self._source.name} fell silent: no frame for {self._waiting.patience:g} s. "
+                f"{f'{self._lost} ' if self._lost else ''}"
                 "Look at its cable or its network, then start again."
-            )
+            ) from self._lost
 
     def _capture(self) -> None:
         pause = _FIRST_PAUSE
@@ -88,6 +137,7 @@ class Latest:
             if not isinstance(lost, FlorenceEdgeError) or self._is_given_up():
                 self._end(lost)
                 return
+            self._lost = lost
             pause = _FIRST_PAUSE if self._count > before else min(2 * pause, _LONGEST_PAUSE)
             _logger.warning("%s Opening it again in %g s.", lost, pause)
             self._closing.wait(pause)
@@ -108,7 +158,8 @@ class Latest:
     def _put(self, captured: Captured) -> None:
         number, self._count = self._count, self._count + 1
         self._heard = time.monotonic()
-        self.reconnects += not self._is_back
+        self._lost = None
+        self.reconnects += not self._is_back and number > 0
         self._is_back = True
         if number % self._every:
             return
@@ -118,7 +169,11 @@ class Latest:
             self._news.notify()
 
     def _is_given_up(self) -> bool:
-        return not self._count or time.monotonic() - self._heard > self._patience
+        never_there = not self._count and not self._waiting.at_first
+        return never_there or self._is_out_of_patience()
+
+    def _is_out_of_patience(self) -> bool:
+        return time.monotonic() - self._heard > self._waiting.patience
 
     def _end(self, error: Exception | None) -> None:
         with self._news:

@@ -1,20 +1,18 @@
 """Frames of files, cameras and network streams through PyAV, which brings FFmpeg's libraries."""
 
+import errno
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import SourceError
 from .source import Captured, Frames
-
-if TYPE_CHECKING:
-    import av
 
 _logger = logging.getLogger(__name__)
 
@@ -26,6 +24,7 @@ _ADVICE = {
     ConnectionRefusedError: "Look whether the server runs and the port is right.",
     ValueError: "It is damaged, or no video that FFmpeg can read.",
 }
+_NO_CAMERA = "It is a device of another kind than a camera. Look for yours: ls /dev/video*"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,10 +67,12 @@ def frames(name: str, live: bool, opening: Opening) -> Frames:
             stream = container.streams.video[0]
             if not live:
                 stream.thread_type = "AUTO"  # by frames, which would delay a live picture
-            yield from _decoded(av, name, container, stream, live)
+            yield from _decoded(av, name, opening, container, stream, live)
     except av.error.ExitError as error:  # its own way of saying that the time is up
         raise _stalled(name, opening) from error
     except (av.FFmpegError, OSError) as error:
+        if opening.format and opening.options and getattr(error, "errno", None) == errno.EINVAL:
+            raise SourceError(_no_such_mode(name)) from error
         raise SourceError(_message(name, error)) from error
 
 
@@ -96,11 +97,11 @@ def _stalled(name: str, opening: Opening) -> SourceError:
 
 
 def _decoded(
-    av: Any, name: str, container: "av.container.InputContainer", stream: Any, live: bool
+    av: Any, name: str, opening: Opening, container: Any, stream: Any, live: bool
 ) -> Frames:
     damaged = good = 0
     rate = float(stream.average_rate or _USUAL_RATE)  # where frames carry no time of their own
-    for packet in container.demux(stream):
+    for packet in _in_time(name, opening, container.demux(stream)):
         try:
             decoded = packet.decode()
         except av.error.InvalidDataError as error:
@@ -116,6 +117,22 @@ def _decoded(
         raise SourceError(f"{name} holds no frame that can be decoded.")
 
 
+def _in_time(name: str, opening: Opening, packets: Iterator[Any]) -> Iterator[Any]:
+    """The packets; a stream that stalls ends with an error, whatever is still handed out then.
+
+    What a demuxer kept back for want of more, as that of MPEG-TS does with the last picture, it
+    hands out once the time is up: a picture that is as old as the wait was long.
+    """
+    while True:
+        begin = time.monotonic()
+        packet = next(packets, None)
+        if packet is None:
+            return
+        if opening.timeout is not None and time.monotonic() - begin >= opening.timeout:
+            raise _stalled(name, opening)
+        yield packet
+
+
 def rgb(frame: Any) -> npt.NDArray[np.uint8]:
     """[H, W, 3] uint8, turned upright as a phone's video asks for."""
     pixels: npt.NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
@@ -123,8 +140,17 @@ def rgb(frame: Any) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(np.rot90(pixels, quarters)) if quarters else pixels
 
 
+def _no_such_mode(name: str) -> str:
+    return (
+        f"{name} does not take the size, rate or format that it was asked for. Look which it has: "
+        f"v4l2-ctl --list-formats-ext -d {name}"
+    )
+
+
 def _message(name: str, error: Exception) -> str:
     # Not str(error), which repeats the URL, password included.
     what = getattr(error, "strerror", None) or type(error).__name__
     advice = next((text for kind, text in _ADVICE.items() if isinstance(error, kind)), "")
+    if getattr(error, "errno", None) == errno.ENOTTY:
+        advice = _NO_CAMERA
     return f"{name} cannot be read: {what}. {advice}".rstrip()

@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -14,36 +15,75 @@ from .source import Captured, Frames, Source
 
 SourceLike: TypeAlias = "int | str | Path | Iterable[PictureLike]"
 
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*://"
 _VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".ts")
 
 
-def source_of(wanted: SourceLike, *, live: bool | None = None, timeout: float = 10.0) -> Source:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CameraMode:
+    """What a v4l2 camera is asked for; the driver takes the nearest size and rate that it has."""
+
+    size: tuple[int, int] | None = None
+    """Width and height."""
+    fps: float | None = None
+    format: str | None = None
+    """FFmpeg's name of what it sends: mjpeg, yuyv422, h264, ..."""
+
+    def options(self) -> dict[str, str]:
+        """As FFmpeg's v4l2 input takes it."""
+        size = f"{self.size[0]}x{self.size[1]}" if self.size else None
+        fps = f"{self.fps:g}" if self.fps else None
+        options = {"video_size": size, "framerate": fps, "input_format": self.format}
+        return {name: value for name, value in options.items() if value}
+
+
+_ANY_MODE = CameraMode()
+
+
+def source_of(
+    wanted: SourceLike,
+    *,
+    live: bool | None = None,
+    timeout: float = 10.0,
+    mode: CameraMode = _ANY_MODE,
+) -> Source:
     """The source that a user means.
 
     Args:
-        wanted: a camera's number or `/dev/video0`; a URL (rtsp, http, udp, ...); a GStreamer
-            pipeline, which is told by its ` ! `; the path of a video; or any iterable of pictures.
+        wanted: a camera's number or a device (`/dev/video0`, `/dev/v4l/by-id/...`); a URL (rtsp,
+            http, udp, ...); a GStreamer pipeline, which is told by its `!`; the path of a video;
+            or any iterable of pictures.
         live: None decides by the kind: cameras, pipelines and URLs that name no video file are
             live, files and iterables are not.
         timeout: seconds without data after which a URL counts as lost.
+        mode: size, rate and format, of a camera alone.
 
     Raises:
-        SourceError: there is no such file.
+        SourceError: there is no such file, or a mode is asked of something else than a camera.
     """
-    if isinstance(wanted, bytes) or not isinstance(wanted, int | str | Path | Iterable):
+    text = str(wanted).strip() if isinstance(wanted, int | str | Path) else ""
+    a_camera = text.isdigit() or _is_device(text)
+    if mode.options() and not a_camera:
+        raise SourceError(
+            "Size, rate and format are asked of a camera (a number or /dev/...) alone; put them "
+            "into the pipeline, or set them in the camera that the URL is of."
+        )
+    if isinstance(wanted, bytes | bool) or not isinstance(wanted, int | str | Path | Iterable):
         raise SourceError(
             f"A source is a camera's number, a URL, a path, a pipeline or pictures, got {wanted!r}."
         )
     if not isinstance(wanted, int | str | Path):
         return _from_pictures(wanted, bool(live))
-    text = str(wanted).strip()
-    if re.fullmatch(r"\d+|/dev/video\d+", text):
+    if a_camera:
         device = f"/dev/video{text}" if text.isdigit() else text
-        return _from(device, live is not False, libav.Opening(target=device, format="v4l2"))
-    if " ! " in text:
-        frames = gstreamer.frames_of(text, timeout, live=live is not False)
+        opening = libav.Opening(target=device, format="v4l2", options=mode.options())
+        return _from(device, live is not False, opening)
+    if _is_pipeline(text):
+        spaced = text if " ! " in text else " ! ".join(text.split("!"))  # as GStreamer needs it
+        frames = gstreamer.frames_of(spaced, timeout, live=live is not False)
         return Source(name="the pipeline", live=live is not False, endless=False, frames=frames)
     if "://" in text:
+        text = _with_small_scheme(text)
         a_file = text.split("?")[0].lower().endswith(_VIDEO_SUFFIXES)
         over_tcp = {"rtsp_transport": "tcp"} if text.startswith("rtsp") else {}
         opening = libav.Opening(target=text, options=over_tcp, timeout=timeout)
@@ -54,6 +94,25 @@ def source_of(wanted: SourceLike, *, live: bool | None = None, timeout: float = 
             "the path of a video, or a GStreamer pipeline ('... ! ... ! appsink')."
         )
     return _from(text, bool(live), libav.Opening(target=text))
+
+
+def _is_device(text: str) -> bool:
+    """Also one that is not there yet: names such as those of udev come with the camera."""
+    if not text.startswith("/dev/") or "!" in text:
+        return False
+    a_file = Path(text).is_file() or text.lower().endswith(_VIDEO_SUFFIXES)
+    return not a_file
+
+
+def _is_pipeline(text: str) -> bool:
+    if " ! " in text:
+        return True
+    return "!" in text and not re.match(_SCHEME, text) and not Path(text).is_file()
+
+
+def _with_small_scheme(url: str) -> str:
+    """FFmpeg knows rtsp://, and not RTSP://."""
+    return re.sub(_SCHEME, lambda scheme: scheme[0].lower(), url)
 
 
 def _from(name: str, live: bool, opening: libav.Opening) -> Source:
@@ -77,4 +136,5 @@ def _itself(picture: PictureLike) -> PictureLike:
 
 
 def _without_password(url: str) -> str:
-    return re.sub(r"(://[^/@:]*):[^/]*@", r"\1:***@", url)
+    # Up to the last @: a password with a slash in it is a mistake that must not be shown, either.
+    return re.sub(r"(://[^/@:]*):.*@", r"\1:***@", url)

@@ -15,18 +15,23 @@ from .libav import import_av
 
 _TICKS = 1000  # a second: frames keep their own times, which a live source does not space evenly
 _CODECS = ("libx264", "h264_v4l2m2m", "mpeg4")  # the first that this FFmpeg has
+# Written to the disk a second at a time, in microseconds or milliseconds. An mp4 has an index a
+# piece then, where else one for all frames is written at the end.
+_MP4 = {"movflags": "empty_moov+default_base_moof", "frag_duration": "1000000"}
+_PIECES = {".mp4": _MP4, ".mov": _MP4, ".mkv": {"cluster_time_limit": "1000"}}
 _SUFFIXES = (".mp4", ".mkv", ".mov")
 
 
 class Recording:
     """A video in the making; all its frames have the size of the first."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, live: bool = False) -> None:
         if path.suffix.lower() not in _SUFFIXES:
             raise RequestError(
                 f"{path} is no video's name; expected one of {', '.join(_SUFFIXES)}."
             )
         self.path = path
+        self._live = live
         self._av = import_av()
         self._unfinished = path.with_name(f".{path.stem}.unfinished{path.suffix}")
         self._container: Any = None
@@ -70,8 +75,12 @@ class Recording:
 
     def _open(self, image: Image.Image, timestamp: float) -> None:
         self._first = timestamp
-        self._container = self._av.open(str(self._unfinished), "w")
+        pieces = {"flush_packets": "1", **_PIECES[self.path.suffix.lower()]}
+        options = pieces if self._live else {}
+        self._container = self._av.open(str(self._unfinished), "w", options=options)
         stream = self._container.add_stream(self._codec(), rate=30)
+        if self._live and stream.codec_context.name == "libx264":
+            stream.options = {"tune": "zerolatency"}  # else it holds back some 50 frames
         stream.width, stream.height = (side + side % 2 for side in image.size)  # even, for yuv420p
         stream.pix_fmt = "yuv420p"
         stream.time_base = stream.codec_context.time_base = Fraction(1, _TICKS)
@@ -94,15 +103,18 @@ class Recording:
 
 
 @contextmanager
-def recording(path: Path) -> Iterator[Recording]:
+def recording(path: Path, live: bool = False) -> Iterator[Recording]:
     """A recording that is finished at the end, also where the source fails or a user stops it.
+
+    One of a `live` source is written second by second: should the process be killed or the board
+    lose its power, `.NAME.unfinished.mp4` can be played up to there.
 
     Raises:
         RequestError: the name is not a video's.
         SourceError: PyAV is not installed.
         FlorenceEdgeError: the file cannot be written.
     """
-    new = Recording(path)
+    new = Recording(path, live)
     try:
         yield new
     finally:

@@ -3,9 +3,10 @@
 for frame, results, stats in model.watch("rtsp://camera/stream", ["OD", "CAPTION"]): ...
 """
 
+import math
 import time
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from statistics import median
@@ -22,8 +23,8 @@ from ..options import GenerationOptions
 from ..series.ahead import read_ahead
 from ..series.asking import Asked
 from ..view import View
-from .latest import Latest
-from .opening import SourceLike, source_of
+from .latest import Latest, Waiting
+from .opening import CameraMode, SourceLike, source_of
 from .source import Captured, Frames, Source
 from .tracking import Tracker
 
@@ -47,7 +48,22 @@ class Watching:
     timeout: float = 10.0
     """Seconds without data after which a URL or pipeline counts as lost, and is opened again."""
     patience: float = 60.0
-    """Seconds without a frame after which a live source is given up."""
+    """Seconds without a frame after which a live source is given up; may be infinite."""
+    wait: bool = False
+    """Whether to be as patient with a live source that is not there at first."""
+    mode: CameraMode | None = None
+    """Size, rate and format that a v4l2 camera is asked for."""
+    idle: Callable[[], object] | None = None
+    """Called ten times a second while a live source is silent, by the thread that iterates."""
+
+    def check(self) -> None:
+        """Raise a RequestError where a value is out of range."""
+        if self.every < 1:
+            raise RequestError(f"every is {self.every}; it must be 1 (each frame) or more.")
+        if not 0 < self.timeout < math.inf:
+            raise RequestError(f"timeout is {self.timeout}; it must be above 0 seconds.")
+        if not self.patience >= 0:
+            raise RequestError(f"patience is {self.patience}; it must be 0 seconds or more.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,11 +116,10 @@ def watch(  # noqa: PLR0913 - what Florence2.watch has, checked
     """See `Florence2.watch`; mistakes are raised at once, the source is opened by the iterator."""
     check_convention(convention)
     model.resolve(options)
-    if how.every < 1:
-        raise RequestError(f"every is {how.every}; it must be 1 (each frame) or more.")
+    how.check()
     watcher = _Watcher(
         model=model,
-        source=source_of(source, live=how.live, timeout=how.timeout),
+        source=source_of(source, live=how.live, timeout=how.timeout, mode=how.mode or CameraMode()),
         asked=asked,
         options=options,
         convention=convention,
@@ -130,13 +145,13 @@ class _Watcher:
     def live(self, tracker: Tracker | None) -> Generator[Watched, None, None]:
         """The newest frame, whenever the one before is answered."""
         pace = _Pace()
-        latest = Latest(
-            self.source,
-            every=self.how.every,
+        waiting = Waiting(
             patience=self.how.patience,
+            at_first=self.how.wait,
             cancel=self.cancel,
+            idle=self.how.idle,
         )
-        with latest:
+        with Latest(self.source, every=self.how.every, waiting=waiting) as latest:
             for index, captured in latest:
                 seen = self._answer(index, captured, self._prepared(captured), tracker)
                 if seen is None:

@@ -11,8 +11,11 @@ from PIL import Image
 
 from ..errors import FlorenceEdgeError
 
-Show = Callable[[Image.Image], bool]
-"""Shows a frame; False once the user has closed the window or pressed q or Escape."""
+Show = Callable[[Image.Image | None], bool]
+"""Shows a frame; False once the user has closed the window or pressed q or Escape.
+
+None shows nothing new, and is how a window answers the user while no frame comes.
+"""
 
 _TITLE = "florence-edge"
 _LEAVING = {ord("q"), 27}
@@ -51,13 +54,14 @@ def _by_cv2() -> Show | None:
         return None
     fitted: list[tuple[int, int]] = []
 
-    def show(image: Image.Image) -> bool:
-        if not fitted:  # from then on its size is the user's
+    def show(image: Image.Image | None) -> bool:
+        if image is not None and not fitted:  # from then on its size is the user's
             cv2.resizeWindow(_TITLE, *image.size)
             fitted.append(image.size)
-        cv2.imshow(_TITLE, np.asarray(image)[:, :, ::-1])
+        if image is not None:
+            cv2.imshow(_TITLE, np.asarray(image)[:, :, ::-1])
         left = cv2.waitKey(1) & 0xFF in _LEAVING
-        return not left and visible()
+        return not left and (not fitted or visible())  # some show a window with its first frame
 
     def visible() -> bool:
         try:
@@ -93,10 +97,11 @@ def _by_tkinter() -> Show | None:
     root.bind("q", leave)
     root.bind("<Escape>", leave)
 
-    def show(image: Image.Image) -> bool:
-        if shown["open"]:
+    def show(image: Image.Image | None) -> bool:
+        if shown["open"] and image is not None:
             shown["photo"] = ImageTk.PhotoImage(image)  # tkinter itself keeps no reference
             picture.configure(image=shown["photo"])
+        if shown["open"]:
             root.update()
         return bool(shown["open"])
 
