@@ -1,6 +1,6 @@
-"""What is committed says what its JSON says. After new results, write RESULTS.md anew:
-`florence-bench report benchmarks/results/*.json --output benchmarks/RESULTS.md`, and the block of the
-first README: `florence-bench report benchmarks/results/base_cpu.json --update README.md`.
+"""What is committed says what its JSON says. After new results, write RESULTS.md anew, with
+`florence-bench report benchmarks/results/*.json --output benchmarks/RESULTS.md`, and the README's
+block, with `florence-bench report benchmarks/results/base_cpu.json --update README.md`.
 """
 
 from pathlib import Path
