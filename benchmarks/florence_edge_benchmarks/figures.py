@@ -8,7 +8,7 @@ from .accuracy_tables import accuracy_of
 from .machine_tables import machine_line
 from .plots import Bar, Series, bars, lines, points
 from .results import AccuracyResult, RunRow, SpeedResult
-from .speed_tables import is_whole, stage_median, total
+from .run_figures import is_whole, stage_median, total
 from .stages import STAGES
 
 

@@ -5,14 +5,25 @@ from operator import attrgetter
 
 from . import units
 from .accuracy_tables import accuracy_of
-from .results import Round, RunRow, SpeedResult
+from .results import RunRow, SpeedResult
+from .run_figures import (
+    decoding_seconds,
+    host_a_token,
+    host_share,
+    is_whole,
+    stage_median,
+    total,
+)
 from .stages import STAGES
 from .start_table import start_table
 from .summary import percentile, ratios
 from .table import Table
 from .within_table import within_table
 
-_DECODING = ("decoder", "search")
+_HOST = (
+    " Host a token is what decoding takes but for waiting for the GPU: search and launches. "
+    "ONNX Runtime waits within its runs, which are left out whole; of transformers it is not known."
+)
 
 
 def speed_tables(result: SpeedResult, *, brief: bool = False) -> list[Table]:
@@ -83,50 +94,12 @@ def stage_table(result: SpeedResult) -> Table:
     )
 
 
-_HOST = (
-    " Host a token is what decoding takes but for waiting for the GPU: search and launches. "
-    "ONNX Runtime waits within its runs, which are left out whole; of transformers it is not known."
-)
-
-
 def failure_table(result: SpeedResult) -> Table:
     """What did not work, and why."""
     systems = [(row.system.label, "start", row.error) for row in result.systems if row.error]
     runs = [(run.label, run.workload.name, run.error) for run in result.runs if run.error]
     rows = tuple((label, what, error or "") for label, what, error in systems + runs)
     return Table(title="Failures", heading=("system", "at", "message"), rows=rows, kinds="nnt")
-
-
-def is_whole(run: RunRow) -> bool:
-    """Whether a run has every stage; optimum answers have the decoder's alone."""
-    return bool(run.rounds) and set(STAGES) <= set(run.rounds[0].stages)
-
-
-def stage_median(run: RunRow, stage: str) -> float:
-    """Median seconds of a stage."""
-    return percentile([each.stages[stage] for each in run.rounds], 50)
-
-
-def host_share(run: RunRow) -> float:
-    """The part of decoding that is spent outside of the engine."""
-    search, decoder = (stage_median(run, stage) for stage in ("search", "decoder"))
-    return search / max(search + decoder, 1e-12)
-
-
-def host_a_token(run: RunRow) -> float | None:
-    """Median seconds of the host's own work a token; see `Timing.host`."""
-    known = [each.host / each.tokens for each in run.rounds if each.host is not None]
-    return percentile(known, 50) if known else None
-
-
-def decoding_seconds(each: Round) -> float:
-    """Decoder and search of one answer."""
-    return sum(each.stages[stage] for stage in _DECODING)
-
-
-def total(run: RunRow, percent: float = 50) -> float:
-    """A percentile of the seconds of an answer."""
-    return percentile([each.seconds for each in run.rounds], percent)
 
 
 def _latency(run: RunRow) -> Sequence[str]:
@@ -160,7 +133,7 @@ def _times_faster(run: RunRow, result: SpeedResult) -> str:
     seconds = attrgetter("seconds") if is_whole(run) else decoding_seconds
     spread = ratios([*map(seconds, baseline.rounds)], [*map(seconds, run.rounds)])
     what = "" if is_whole(run) else "decoding "
-    return f"{what}{spread.median:.2f} ({spread.low:.2f} to {spread.high:.2f})"
+    return what + units.spread(spread)
 
 
 def _same(run: RunRow) -> str:

@@ -1,5 +1,7 @@
 """Numbers as people read them."""
 
+from .summary import Spread
+
 
 def duration(seconds: float | None) -> str:
     """`2.31 s`, `412 ms`, `3.4 ms`, `520 µs`."""
@@ -34,3 +36,8 @@ def share(part: float) -> str:
 def figure(value: float) -> str:
     """A measure of accuracy, `0.923`."""
     return f"{value:.3f}"
+
+
+def spread(ratio: Spread) -> str:
+    """`1.30 (1.27 to 1.40)`."""
+    return f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"

@@ -3,23 +3,20 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from . import units
 from .results import Round, RunRow, SpeedResult
-from .stages import STAGES
+from .run_figures import decoding_seconds, is_whole
 from .summary import ratios
 from .table import Table
 
 
 def within_table(result: SpeedResult) -> Table:
     """A row for every run with beams or a batch beside one without, of equally many tokens."""
-    runs = {
-        (run.label, run.workload): run
-        for run in result.runs
-        if run.rounds and set(STAGES) <= set(run.rounds[0].stages)
-    }
+    runs = [run for run in result.runs if is_whole(run)]
     return Table(
         title="Beams and batches",
         heading=("task", "system", "what", "ratio"),
-        rows=tuple(row for run in runs.values() for row in _rows(run, list(runs.values()))),
+        rows=tuple(row for run in runs for row in _rows(run, runs)),
         kinds="nntf",
         note=(
             "Medians over the rounds, which these runs share, with the lowest and highest. A step "
@@ -34,8 +31,8 @@ def _rows(run: RunRow, runs: Sequence[RunRow]) -> Iterator[tuple[str, ...]]:
         greedy = _beside(run, replace(workload, beams=1), runs)
         if greedy is not None:
             what = f"a step of {workload.beams} beams to a greedy one"
-            yield _row(run, what, [_step(each) for each in run.rounds],
-                       [_step(each) for each in greedy.rounds])  # fmt: skip
+            steps, others = ([*map(_step, each.rounds)] for each in (run, greedy))
+            yield _row(run, what, steps, others)
     if workload.batch > 1:
         single = _beside(run, replace(workload, batch=1), runs)
         if single is not None:
@@ -54,10 +51,8 @@ def _beside(run: RunRow, workload: object, runs: Sequence[RunRow]) -> RunRow | N
 
 
 def _step(each: Round) -> float:
-    return (each.stages["decoder"] + each.stages["search"]) / each.tokens
+    return decoding_seconds(each) / each.tokens
 
 
 def _row(run: RunRow, what: str, of: Sequence[float], to: Sequence[float]) -> tuple[str, ...]:
-    spread = ratios(of, to)
-    ratio = f"{spread.median:.2f} ({spread.low:.2f} to {spread.high:.2f})"
-    return run.workload.name, run.label, what, ratio
+    return run.workload.name, run.label, what, units.spread(ratios(of, to))
