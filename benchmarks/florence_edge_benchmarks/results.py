@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from florence_edge import whole_file
 from florence_edge.errors import RequestError
 
 from .energy_result import EnergyResult
@@ -102,22 +103,15 @@ def write_result(path: Path, result: SpeedResult | AccuracyResult) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file beside its place first, and rename it; a device or a pipe is written to.
+    """Write a file whole (see `florence_edge.whole_file`), with the folders above it.
 
     Raises:
         RequestError: it cannot be written; what was there before is left.
     """
-    target = path.resolve()  # a link stays a link
-    temporary = target.with_name(f".{target.name}.part")
     try:
-        if target.exists() and not target.is_file():
-            target.write_text(text, encoding="utf-8")
-            return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(target)
+        path.resolve().parent.mkdir(parents=True, exist_ok=True)
+        whole_file.write_whole(path, text)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise RequestError(f"Cannot write {path}: {error}. Choose another --output.") from error
 
 

@@ -18,12 +18,12 @@ from . import folders
 
 _RUN = "import sys; from florence_edge_export.cli import main; sys.exit(main())"
 
-# Stops at a place where half of the bundle is written, and says so.
+# Stops inside a function of a module, and says so.
 _PAUSED = """
-import signal, sys, time
+import importlib, signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-from florence_edge_export import export
-real = getattr(export, {point!r})
+module = importlib.import_module({module!r})
+real = getattr(module, {point!r})
 
 def paused(*args, **kwargs):
     result = real(*args, **kwargs)
@@ -31,7 +31,7 @@ def paused(*args, **kwargs):
     time.sleep(60)
     return result
 
-export.{point} = paused
+module.{point} = paused
 from florence_edge_export.cli import main
 sys.exit(main())
 """
@@ -178,8 +178,9 @@ def test_a_stopped_export_leaves_what_was_there(
     old = folders.copy(tiny_bundle, tmp_path / "out")
     before = {path.name: path.read_bytes() for path in old.iterdir()}
     arguments = [str(tiny_checkpoint), "--output", str(old), "--overwrite"]
+    program = _PAUSED.format(module="florence_edge_export.export", point=point)
     process = subprocess.Popen(
-        [sys.executable, "-c", _PAUSED.format(point=point), *arguments],
+        [sys.executable, "-c", program, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -15,26 +15,8 @@ from florence_edge.bundle import Bundle
 from florence_edge_export.cli import main
 
 from . import folders
-from .test_cli import _RUN, _assert_one_message, _run
+from .test_cli import _PAUSED, _RUN, _assert_one_message, _run
 from .test_int8 import fidelity
-
-# Stops inside a function of a module, and says so.
-_PAUSED = """
-import importlib, signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-module = importlib.import_module({module!r})
-real = getattr(module, {point!r})
-
-def paused(*args, **kwargs):
-    result = real(*args, **kwargs)
-    print("paused", flush=True)
-    time.sleep(60)
-    return result
-
-module.{point} = paused
-from florence_edge_export.cli import main
-sys.exit(main())
-"""
 
 
 @pytest.fixture(scope="module")

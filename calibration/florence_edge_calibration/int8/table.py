@@ -13,6 +13,7 @@ import numpy as np
 from florence_edge import contract
 from florence_edge.bundle import Bundle
 from florence_edge.errors import RequestError
+from florence_edge.whole_file import write_whole
 
 from .activations import BINS, BINS_AN_OCTAVE, LOWEST_OCTAVE, Activation
 
@@ -68,13 +69,7 @@ class CalibrationTable:
             "bins": _BINS,
             "activations": {name: _pack(seen) for name, seen in self.activations.items()},
         }
-        target = path.resolve()  # a link stays a link
-        unfinished = target.with_name(f".{target.name}.part")
-        try:
-            unfinished.write_text(json.dumps(content) + "\n", encoding="utf-8")
-            unfinished.replace(target)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        write_whole(path, json.dumps(content) + "\n")
 
     @staticmethod
     def load(path: Path) -> "CalibrationTable":

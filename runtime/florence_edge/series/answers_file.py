@@ -6,6 +6,7 @@
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,7 +35,6 @@ class AnswersFile:
         self._file = file
         self._answered = answered
         self._first = first
-        self._asked = asked
         self._questions = asked.questions(None)
         self._region = () if asked.region is None else tuple(float(x) for x in asked.region)
 
@@ -98,24 +98,27 @@ def open_answers(
             f"{path} is there already. Add --resume to go on with it, or choose another --answers."
         )
     try:
-        answered = _answered(path, origin) if begun else set()
-        begun = begun and _mend(path) > 0
+        answered, whole = _answered(path, origin) if begun else (set[_Key](), 0)
+        if begun and whole < path.stat().st_size:
+            os.truncate(path, whole)
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a", encoding="utf-8")
     except OSError as error:
         raise FlorenceEdgeError(f"Cannot write {path}: {error}. Choose another.") from error
     with file:
-        yield AnswersFile(path, file, answered, asked, None if begun else origin.line())
+        yield AnswersFile(path, file, answered, asked, None if whole else origin.line())
 
 
-def _answered(path: Path, origin: Origin) -> set[_Key]:
-    """What is answered in a file of ours; a last line that was torn is passed over."""
+def _answered(path: Path, origin: Origin) -> tuple[set[_Key], int]:
+    """What is answered in a file of ours, and the bytes of its lines but for a torn last one."""
     answered: set[_Key] = set()
+    whole = 0
     with path.open("rb") as file:
         for number, raw in enumerate(file, 1):
             if not raw.endswith(b"\n"):
                 _check_torn(raw, path, number)
                 break
+            whole += len(raw)
             line = _line(raw, path, number)
             if KEY in line:
                 _check_origin(line, path, origin)
@@ -126,19 +129,7 @@ def _answered(path: Path, origin: Origin) -> set[_Key]:
                 )
             elif "error" not in line:
                 answered.add(_key_of(line))
-    return answered
-
-
-def _mend(path: Path) -> int:
-    """Cut a torn last line off; how many bytes are left."""
-    good = 0
-    with path.open("rb") as file:
-        for raw in file:
-            good += len(raw) if raw.endswith(b"\n") else 0
-    if good < path.stat().st_size:
-        with path.open("rb+") as file:
-            file.truncate(good)
-    return good
+    return answered, whole
 
 
 def _check_torn(raw: bytes, path: Path, number: int) -> None:
