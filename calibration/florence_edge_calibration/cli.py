@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from florence_edge import Florence2, __version__
 from florence_edge.bundle import Bundle
-from florence_edge.errors import FlorenceEdgeError, RequestError
+from florence_edge.command import run_command
+from florence_edge.errors import BackendError, RequestError
 
 from .int8.clipping import DEFAULT_METHOD, METHODS
 from .int8.samples import HOW_MANY, Sample, folder_samples, scene_samples, split
@@ -32,28 +33,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as on Ctrl-C
-    try:
-        _run(_parser().parse_args(arguments))
-    except FlorenceEdgeError as error:
-        print(f"florence-calibrate: {error}", file=sys.stderr)
-        return 1
-    except ModuleNotFoundError as error:
-        print(
-            f"florence-calibrate: Calibrating needs {error.name}, which is not installed. Install "
-            "florence-edge[cpu,export].",
-            file=sys.stderr,
-        )
-        return 1
-    except OSError as error:
-        print(f"florence-calibrate: {error}. Check the paths.", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("florence-calibrate: stopped.", file=sys.stderr)
-        return 130
-    return 0
+    return run_command(
+        "florence-calibrate",
+        lambda: _run(_parser().parse_args(arguments)),
+        explain=lambda error: f"{error}. Check the paths.",
+    )
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    try:
+        _calibrate(arguments)
+    except ModuleNotFoundError as error:
+        raise BackendError(
+            f"Calibrating needs {error.name}, which is not installed. Install "
+            "florence-edge[cpu,export]."
+        ) from error
+
+
+def _calibrate(arguments: argparse.Namespace) -> None:
     output: Path | None = arguments.output
     if output is None and not arguments.sensitivity:
         raise RequestError("There is nothing to do: pass --output FILE, --sensitivity, or both.")

@@ -21,7 +21,7 @@ from .fidelity import (
     polygon_iou,
     word_error_rate,
 )
-from .shapes import COLOURS, SHAPES
+from .scenes.shapes import COLOURS, SHAPES
 
 _NAMES = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
 _BINS = (1000, 1000)  # answers are compared in location bins, whatever the size of the picture

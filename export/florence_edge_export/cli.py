@@ -3,17 +3,17 @@
 import argparse
 import logging
 import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from florence_edge import __version__
 from florence_edge.bundle import PRECISIONS
-from florence_edge.errors import BundleError, FlorenceEdgeError, RequestError
+from florence_edge.command import run_command
+from florence_edge.errors import BundleError, RequestError
 from florence_edge_calibration.int8.clipping import DEFAULT_METHOD, METHODS
 from florence_edge_calibration.int8.targets import TARGETS, Floats
 
-from .source import DEFAULT_MODEL, find_checkpoint
+from .checkpoint.source import DEFAULT_MODEL, find_checkpoint
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,25 +26,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for package in ("florence_edge_export", "florence_edge_calibration"):
         logging.getLogger(package).setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as on Ctrl-C
-    try:
-        _run(_parser().parse_args(arguments))
-    except FlorenceEdgeError as error:
-        print(f"florence-export: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:  # a path that the file system cannot even look up
-        print(f"florence-export: {error}. Check the paths.", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("florence-export: stopped; nothing was changed.", file=sys.stderr)
-        return 130
-    return 0
+    return run_command(
+        "florence-export",
+        lambda: _run(_parser().parse_args(arguments)),
+        explain=lambda error: f"{error}. Check the paths.",
+        stopped="stopped; nothing was changed.",
+    )
 
 
 def _run(arguments: argparse.Namespace) -> None:
     try:  # here, because it takes a second, and Ctrl-C is already handled
         from .bundle import check_target
         from .export import ExportOptions, check_options, export
-        from .int8_options import Int8Options
+        from .int8.options import Int8Options
     except ModuleNotFoundError as error:
         raise BundleError(
             f"Exporting needs {error.name}, which is not installed. Install florence-edge[export]."

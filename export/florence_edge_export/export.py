@@ -20,14 +20,19 @@ from florence_edge_calibration.half import half_from_float
 from florence_edge_calibration.int8.targets import Target
 
 from .bundle import new_folder, save_graphs, write_manifest
-from .checkpoint import Checkpoint, read_checkpoint
-from .defaults import GenerationDefaults, ImageProcessing, read_generation, read_image_processing
+from .checkpoint.defaults import (
+    GenerationDefaults,
+    ImageProcessing,
+    read_generation,
+    read_image_processing,
+)
+from .checkpoint.folder import Checkpoint, read_checkpoint
+from .checkpoint.size import model_size
+from .checkpoint.tokenizer import complete_tokenizer
 from .graphs.build import build_graphs, build_in_place_decoder
-from .int8_options import Int8Options, check_int8_options
-from .reference import check_installed
-from .size import model_size
-from .tokenizer import complete_tokenizer
-from .weights import GraphWeights
+from .graphs.weights import GraphWeights
+from .int8.options import Int8Options, check_int8_options
+from .verify.reference import check_installed
 
 logger = logging.getLogger(__name__)
 
@@ -201,7 +206,7 @@ def _in_place_capacity(tokens: int | None, size: ModelSize) -> int | None:
 
 def _write_int8(source: _Source, folder: Path, options: Int8Options) -> None:
     """An int8 bundle by way of the float one, which is kept beside it while it is needed."""
-    from .int8 import write_int8  # needs an engine, which other exports do without
+    from .int8.bundle import write_int8  # needs an engine, which other exports do without
 
     form = _Form.of("int8", options.target)
     with tempfile.TemporaryDirectory(prefix=f"{folder.name}-float-", dir=folder.parent) as scratch:
@@ -230,7 +235,7 @@ def _sample(folder: Path) -> None:
 
 def _verify(bundle: Path, checkpoint: Checkpoint, image: ImageProcessing, *, strict: bool) -> None:
     """Compare with transformers and put what was found into the bundle."""
-    from .verify import verify  # needs an engine, and torch
+    from .verify.comparison import verify  # needs an engine, and torch
 
     path = bundle / FIDELITY
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

@@ -10,13 +10,13 @@ import numpy.typing as npt
 from onnxscript.nn import Module
 from safetensors.numpy import save_file
 
-from .config import CheckpointConfig, read_config
+from .checkpoint.config import CheckpointConfig, read_config
+from .checkpoint.tokenizer import byte_tokenizer
 from .graphs.build import parameter_shape
 from .graphs.decoder import Decoder
 from .graphs.text import TextEncoder
 from .graphs.vision import VisionEncoder
-from .tokenizer import byte_tokenizer
-from .weights import checkpoint_name, checkpoint_shape
+from .graphs.weights import checkpoint_name, checkpoint_shape
 
 _VISION = {
     "tiny": {"embed_dim": [16, 32, 48, 64], "num_heads": [2, 4, 4, 8], "depths": [1, 1, 2, 1]},
@@ -91,7 +91,7 @@ def native_shapes(config: CheckpointConfig) -> Iterator[tuple[str, tuple[int, ..
             yield name, checkpoint_shape(parameter_name, parameter_shape(parameter))
 
 
-# Parameters that are computed at export (see weights.py).
+# Parameters that are computed at export (see graphs/weights.py).
 _NOT_STORED = ("normalize.scale", "normalize.shift", "position_embed", "final_logits_bias")
 
 

@@ -7,7 +7,7 @@
 # Builds both packages with colcon, starts the node, and lets tests/jetson/ros_client.py ask over
 # DDS for everything that it offers. Needs x86-64 Linux, Python 3.11 with its headers (PYTHON=...),
 # cmake and g++; takes 450 MB and some minutes. vision_msgs has no wheel: the seven of its messages
-# that are used here are built from ros_types.py, whose hashes a test compares with those of ROS.
+# that are used here are built from ros/types.py, whose hashes a test compares with those of ROS.
 # BUNDLE is that of the miniature, which knows the pictures. The last result: check.json.
 set -euo pipefail
 
@@ -60,7 +60,7 @@ PYTHONPATH=$source/jetson "$ros/bin/python" - "$work/src/vision_msgs" <<'PYTHON'
 """A package of the messages of vision_msgs that are used."""
 import pathlib, sys
 
-from florence_edge_jetson.ros_types import VISION_MSGS
+from florence_edge_jetson.ros.types import VISION_MSGS
 
 folder = pathlib.Path(sys.argv[1])
 (folder / "msg").mkdir(parents=True, exist_ok=True)

@@ -4,16 +4,16 @@ import argparse
 import io
 import json
 import logging
-import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 from .answers.report import describe
 from .answers.result import Result
 from .arguments import asked_from, options_from, origin_from, parse_arguments
 from .bundle import Bundle
+from .command import run_command
 from .errors import FlorenceEdgeError, RequestError
 from .image import SUFFIXES
 from .model import Florence2
@@ -32,30 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, 1 where something failed, 2 for wrong usage, 130 on Ctrl-C.
     """
-    status = _main(arguments)
-    end_soon_with(status)
-    return status
-
-
-def _main(arguments: Sequence[str] | None) -> int:
     logging.basicConfig(format="florence-run: %(message)s", level=logging.WARNING)
     if isinstance(sys.stdout, io.TextIOWrapper):  # names and answers that it cannot encode
         sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        return _run(parse_arguments(arguments))
-    except FlorenceEdgeError as error:
-        print(f"florence-run: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("florence-run: stopped.", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # whoever read our output has left (| head)
-        _close_stdout()
-        return 1
-    except OSError as error:  # a full disk, a folder that may not be read
-        _close_stdout()
-        print(f"florence-run: {_explained(error)}", file=sys.stderr)
-        return 1
+    status = run_command(
+        "florence-run", lambda: _run(parse_arguments(arguments)), explain=_explained
+    )
+    end_soon_with(status)
+    return status
 
 
 def _explained(error: OSError) -> str:
@@ -65,12 +49,6 @@ def _explained(error: OSError) -> str:
         f"Cannot write the answers to the standard output: {error.strerror}. "
         "Make room where it goes, or send it elsewhere."
     )
-
-
-def _close_stdout() -> None:
-    """Send what is left of the output nowhere, or Python would fail to write it at its exit."""
-    with suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from florence_edge import Florence2, contract
 from florence_edge_export import synthetic
+from florence_edge_export.checkpoint.source import MINIATURE, find_checkpoint
 from florence_edge_export.export import ExportOptions, export
-from florence_edge_export.source import MINIATURE, find_checkpoint
 
 from ..circumstances import circumstances
 

@@ -12,7 +12,7 @@ import pytest
 
 from florence_edge import contract
 from florence_edge_calibration.half import half_from_float
-from florence_edge_export.source import MINIATURE
+from florence_edge_export.checkpoint.source import MINIATURE
 
 from .half_errors import KINDS, Models, caches, export_both, half_errors, pixels, record
 

@@ -23,7 +23,7 @@ from florence_edge_calibration.scenes import (  # noqa: E402
     draw_scene,
     generate_scenes,
 )
-from florence_edge_calibration.shapes import SHAPES  # noqa: E402
+from florence_edge_calibration.scenes.shapes import SHAPES  # noqa: E402
 
 SCENES = list(generate_scenes(300, 8))
 

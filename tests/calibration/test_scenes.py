@@ -3,9 +3,6 @@ import pytest
 
 from florence_edge.answers.parse import parse
 from florence_edge.tasks import TASKS
-from florence_edge_calibration.held_out import coco_truth, draw_truth, load_held_out
-from florence_edge_calibration.layout import GRID, SceneObject, SceneWord
-from florence_edge_calibration.questions import is_sayable, location_tokens
 from florence_edge_calibration.scenes import (
     Scene,
     ask_everything,
@@ -13,8 +10,11 @@ from florence_edge_calibration.scenes import (
     generate_scene,
     generate_scenes,
 )
-from florence_edge_calibration.shapes import COLOURS, SHAPES
-from florence_edge_calibration.words import WORDS, letter_ends
+from florence_edge_calibration.scenes.held_out import coco_truth, draw_truth, load_held_out
+from florence_edge_calibration.scenes.layout import GRID, SceneObject, SceneWord
+from florence_edge_calibration.scenes.questions import is_sayable, location_tokens
+from florence_edge_calibration.scenes.shapes import COLOURS, SHAPES
+from florence_edge_calibration.scenes.words import WORDS, letter_ends
 
 SCENES = list(generate_scenes(5_000, 60))
 

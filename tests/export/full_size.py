@@ -11,8 +11,8 @@ from pathlib import Path
 from florence_edge import Florence2, GenerationOptions
 from florence_edge.generate import generate
 from florence_edge_export import synthetic
-from florence_edge_export.checkpoint import read_checkpoint
-from florence_edge_export.reference import Reference
+from florence_edge_export.checkpoint.folder import read_checkpoint
+from florence_edge_export.verify.reference import Reference
 
 from ..circumstances import circumstances
 from .parity import Answers, Array, Pair, error

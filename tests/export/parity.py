@@ -17,11 +17,11 @@ from florence_edge.questions import question
 from florence_edge.view import View
 from florence_edge_calibration.scenes import ask_everything, draw_scene, generate_scene
 from florence_edge_export import synthetic
-from florence_edge_export.checkpoint import Checkpoint, read_checkpoint
-from florence_edge_export.config import read_config
-from florence_edge_export.defaults import read_image_processing
+from florence_edge_export.checkpoint.config import read_config
+from florence_edge_export.checkpoint.defaults import read_image_processing
+from florence_edge_export.checkpoint.folder import Checkpoint, read_checkpoint
 from florence_edge_export.export import ExportOptions, export
-from florence_edge_export.reference import Reference
+from florence_edge_export.verify.reference import Reference
 
 from . import folders
 

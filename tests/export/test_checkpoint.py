@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from florence_edge.errors import BundleError
-from florence_edge_export.checkpoint import Checkpoint, read_checkpoint
-from florence_edge_export.config import read_config
+from florence_edge_export.checkpoint.config import read_config
+from florence_edge_export.checkpoint.folder import Checkpoint, read_checkpoint
+from florence_edge_export.checkpoint.size import model_size
+from florence_edge_export.checkpoint.tensors import StoredTensor, read_tensors
 from florence_edge_export.export import ExportOptions, export
 from florence_edge_export.graphs.build import build_graphs
-from florence_edge_export.size import model_size
+from florence_edge_export.graphs.weights import GraphWeights
 from florence_edge_export.synthetic import native_shapes
-from florence_edge_export.tensors import StoredTensor, read_tensors
-from florence_edge_export.weights import GraphWeights
 
 from . import folders, stubs
 
@@ -53,7 +53,7 @@ def test_every_published_key_has_its_place_in_transformers(
     _write_stub(tmp_path, {name: tuple(shape) for name, shape in listed.items()})
     checkpoint = read_checkpoint(tmp_path)
 
-    from florence_edge_export.reference import _transformers_config
+    from florence_edge_export.verify.reference import _transformers_config
 
     config = transformers.Florence2Config(**_transformers_config(checkpoint.config))
     with torch.device("meta"):

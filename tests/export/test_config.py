@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from florence_edge.errors import BundleError
-from florence_edge_export.config import CheckpointConfig, Layout, read_config
-from florence_edge_export.size import model_size
+from florence_edge_export.checkpoint.config import CheckpointConfig, Layout, read_config
+from florence_edge_export.checkpoint.size import model_size
 
 from . import folders
 

@@ -6,8 +6,8 @@ import pytest
 
 from florence_edge.errors import BundleError
 from florence_edge.options import Generation
-from florence_edge_export.config import read_config
-from florence_edge_export.defaults import (
+from florence_edge_export.checkpoint.config import read_config
+from florence_edge_export.checkpoint.defaults import (
     GenerationDefaults,
     read_generation,
     read_image_processing,

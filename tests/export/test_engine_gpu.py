@@ -10,9 +10,9 @@ import pytest
 from florence_edge.engines.flavours import find_tensorrt
 from florence_edge.engines.gpu import find_gpu
 from florence_edge.errors import BackendError
+from florence_edge_export.checkpoint.source import MINIATURE, find_checkpoint
 from florence_edge_export.engines.cli import main
 from florence_edge_export.export import ExportOptions, export
-from florence_edge_export.source import MINIATURE, find_checkpoint
 
 pytestmark = pytest.mark.tensorrt
 

@@ -33,6 +33,7 @@ def full_tensorrt() -> Any:
 def config() -> MagicMock:
     config = MagicMock()
     config.create_timing_cache = lambda content: ("cache", content)
+    config.set_timing_cache.return_value = True
     config.get_timing_cache.return_value.serialize.return_value = bytearray(MEASURED)
     return config
 
@@ -77,6 +78,25 @@ def test_timings_are_kept_from_one_build_to_the_next(config: MagicMock, job: Job
         call(("cache", b""), False),
         call(("cache", MEASURED), False),
     ]
+
+
+@pytest.mark.parametrize("damaged", [True, False])
+def test_timings_that_cannot_be_used_are_left_out(
+    config: MagicMock, job: Job, damaged: bool
+) -> None:
+    """A damaged file is no cache; that of another device is refused."""
+    job.timing_cache.write_bytes(MEASURED)
+    config.create_timing_cache = lambda content: None if damaged and content else ("cache", content)
+    config.set_timing_cache.side_effect = lambda cache, ignored: cache[1] == b""
+    knobs.configure(full_tensorrt(), config, job, lambda _: None)
+    assert config.set_timing_cache.mock_calls[-1] == call(("cache", b""), False)
+
+
+def test_a_build_without_timings_keeps_what_there_was(config: MagicMock, job: Job) -> None:
+    job.timing_cache.write_bytes(MEASURED)
+    config.get_timing_cache.return_value = None
+    knobs.keep_timings(full_tensorrt(), config, job)
+    assert job.timing_cache.read_bytes() == MEASURED
 
 
 def test_a_tensorrt_without_progress_builds_without(config: MagicMock, job: Job) -> None:

@@ -14,7 +14,7 @@ from florence_edge.bundle import MANIFEST, TOKENIZER, WEIGHTS, Bundle, sha256
 from florence_edge.errors import BundleError
 from florence_edge_export import export as export_module
 from florence_edge_export.bundle import new_folder
-from florence_edge_export.checkpoint import read_checkpoint
+from florence_edge_export.checkpoint.folder import read_checkpoint
 from florence_edge_export.export import ExportOptions, export
 
 from . import folders

@@ -18,13 +18,13 @@ from florence_edge.engines.profiles import EngineOptions, Extent, Profile, profi
 from florence_edge.engines.record import read_record
 from florence_edge_calibration.scenes import draw_scene, generate_scenes
 from florence_edge_export import synthetic
+from florence_edge_export.checkpoint.source import MINIATURE, find_checkpoint
 from florence_edge_export.engines.build import Outcome, Wish, build_engines
 from florence_edge_export.engines.forecast import Forecast, forecast
 from florence_edge_export.engines.job import Built, Job
 from florence_edge_export.engines.worker import build_in_process
 from florence_edge_export.export import ExportOptions, export
-from florence_edge_export.int8_options import Int8Options
-from florence_edge_export.source import MINIATURE, find_checkpoint
+from florence_edge_export.int8.options import Int8Options
 
 from ..circumstances import circumstances
 

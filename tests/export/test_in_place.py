@@ -17,10 +17,10 @@ from florence_edge.bundle import Bundle
 from florence_edge.engines.flavours import find_tensorrt
 from florence_edge.engines.profiles import EngineOptions
 from florence_edge.errors import BundleError, RequestError
+from florence_edge_export.checkpoint.source import MINIATURE, find_checkpoint
 from florence_edge_export.engines.build import Wish, build_engines
 from florence_edge_export.export import ExportOptions, check_options, export
-from florence_edge_export.int8_options import Int8Options
-from florence_edge_export.source import MINIATURE, find_checkpoint
+from florence_edge_export.int8.options import Int8Options
 
 from . import folders
 

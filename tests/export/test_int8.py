@@ -16,11 +16,12 @@ from florence_edge.tasks import TASKS
 from florence_edge_calibration.int8.samples import scene_samples
 from florence_edge_calibration.int8.table import CalibrationTable
 from florence_edge_calibration.int8.targets import TARGETS, Target
-from florence_edge_export import gate, int8
+from florence_edge_export.checkpoint.source import MINIATURE, find_checkpoint
 from florence_edge_export.export import ExportOptions, export
-from florence_edge_export.int8 import _samples
-from florence_edge_export.int8_options import Int8Options
-from florence_edge_export.source import MINIATURE, find_checkpoint
+from florence_edge_export.int8 import bundle as int8
+from florence_edge_export.int8 import gate
+from florence_edge_export.int8.bundle import _samples
+from florence_edge_export.int8.options import Int8Options
 
 from . import folders
 

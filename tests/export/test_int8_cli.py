@@ -173,8 +173,8 @@ def test_unreadable_pictures_are_named(tiny_checkpoint: Path, tmp_path: Path) ->
 
 _MOMENTS = [
     ("florence_edge_export.export", "save_graphs", "SIGTERM"),  # of the float bundle, in scratch
-    ("florence_edge_export.int8", "calibrate", "SIGINT"),
-    ("florence_edge_export.int8", "quantize", "SIGTERM"),
+    ("florence_edge_export.int8.bundle", "calibrate", "SIGINT"),
+    ("florence_edge_export.int8.bundle", "quantize", "SIGTERM"),
     ("florence_edge_export.export", "write_manifest", "SIGINT"),
 ]
 
@@ -219,7 +219,7 @@ def test_a_sweep_that_is_stopped_leaves_nothing_either(
     program = """
 import sys
 from florence_edge_calibration.int8 import sensitivity
-from florence_edge_export import gate
+from florence_edge_export.int8 import gate
 gate.LEAST_POSITIONS, gate.MOST_NEW_TOKENS = 20, 3
 gate.Trial.holds = lambda *_: False
 def paused(*_, timed):

@@ -16,13 +16,13 @@ from florence_edge_calibration.int8.recipe import Recipe, pattern_of
 from florence_edge_calibration.int8.samples import scene_samples
 from florence_edge_calibration.int8.sensitivity import Sensitivity
 from florence_edge_calibration.int8.teacher import Agreement
-from florence_edge_export import gate as module
-from florence_edge_export import int8
-from florence_edge_export.cost import Cost
+from florence_edge_export.checkpoint.source import MINIATURE, find_checkpoint
 from florence_edge_export.export import ExportOptions, export
-from florence_edge_export.gate import Gate, Passage, Trial, lift
-from florence_edge_export.int8_options import Int8Options
-from florence_edge_export.source import MINIATURE, find_checkpoint
+from florence_edge_export.int8 import bundle as int8
+from florence_edge_export.int8 import gate as module
+from florence_edge_export.int8.cost import Cost
+from florence_edge_export.int8.gate import Gate, Passage, Trial, lift
+from florence_edge_export.int8.options import Int8Options
 
 from .test_int8 import fidelity
 

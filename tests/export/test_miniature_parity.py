@@ -11,7 +11,7 @@ from florence_edge import GenerationOptions, contract
 from florence_edge.answers.result import Result
 from florence_edge.tasks import TASKS
 from florence_edge_calibration.scenes import ask_everything, draw_scene, generate_scene
-from florence_edge_export.source import MINIATURE, find_checkpoint
+from florence_edge_export.checkpoint.source import MINIATURE, find_checkpoint
 
 from .parity import Answers, Pair, assert_equal, open_pair
 

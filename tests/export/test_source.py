@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from florence_edge.errors import BundleError
-from florence_edge_export.source import DEFAULT_MODEL, find_checkpoint
+from florence_edge_export.checkpoint.source import DEFAULT_MODEL, find_checkpoint
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
 hub_errors = pytest.importorskip("huggingface_hub.errors")

@@ -21,6 +21,7 @@ VERSIONS = ("tensorrt 10.3.0", "tensorrt 11.4.0", "tensorrt_rtx 1.7.1")
 # What a variable of this name holds ("" is the module), and what a method gives.
 HOLDS = {
     "trt": "",
+    "module": "",
     "builder": "Builder",
     "network": "INetworkDefinition",
     "parser": "OnnxParser",
@@ -29,6 +30,7 @@ HOLDS = {
     "error": "ParserError",
     "cache": "ITimingCache",
     "runtime": "Runtime",
+    "runtime_config": "IRuntimeConfig",
     "engine": "ICudaEngine",
     "_engine": "ICudaEngine",
     "context": "IExecutionContext",
@@ -41,7 +43,12 @@ SOURCES = [path for path in (*BUILDER, *RUNTIME) if path.name in SPEAKING]
 ONLY_RTX = {
     "IBuilderConfig.num_compute_capabilities",
     "IBuilderConfig.set_compute_capability",
+    "ICudaEngine.create_runtime_config",
     "IExecutionContext.is_stream_capturable",
+    "IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy",
+    "IRuntimeConfig.set_execution_context_allocation_strategy",
+    "DynamicShapesKernelSpecializationStrategy",
+    "DynamicShapesKernelSpecializationStrategy.EAGER",
 }
 
 

@@ -6,7 +6,7 @@ from tokenizers import Tokenizer
 
 from florence_edge.errors import BundleError
 from florence_edge.text import FLORENCE_TOKENS
-from florence_edge_export.tokenizer import complete_tokenizer
+from florence_edge_export.checkpoint.tokenizer import complete_tokenizer
 
 from . import folders
 

@@ -10,13 +10,13 @@ import pytest
 from florence_edge.bundle import FIDELITY, MANIFEST
 from florence_edge.errors import BundleError
 from florence_edge.tasks import TASKS
-from florence_edge_export import agreement
 from florence_edge_export import export as export_module
-from florence_edge_export import verify as verifying
-from florence_edge_export.agreement import Agreement, Closeness, check_finite
-from florence_edge_export.checkpoint import read_checkpoint
+from florence_edge_export.checkpoint.folder import read_checkpoint
 from florence_edge_export.export import ExportOptions, export
-from florence_edge_export.weights import GraphWeights
+from florence_edge_export.graphs.weights import GraphWeights
+from florence_edge_export.verify import agreement
+from florence_edge_export.verify import comparison as verifying
+from florence_edge_export.verify.agreement import Agreement, Closeness, check_finite
 
 from . import folders
 

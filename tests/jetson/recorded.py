@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from florence_edge_jetson.tree import Tree
+from florence_edge_jetson.machine.tree import Tree
 
 DATA = Path(__file__).parent / "data"
 BOARDS = ("orin-nano", "orin-nx", "agx-orin", "thor")

@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 import numpy as np
 from rosbags.typesys import get_types_from_msg
 
-from florence_edge_jetson import ros_types as names
 from florence_edge_jetson.bag.store import open_store
+from florence_edge_jetson.ros import types as names
 
 ROS2 = Path(__file__).parents[2] / "jetson" / "ros2"
 STORE = open_store()

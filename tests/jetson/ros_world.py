@@ -50,6 +50,8 @@ class Reciter:
 class ScriptedBackend:
     """An engine that sees nothing; `gate` holds it up, `mishap` is raised by its next look."""
 
+    most_new_tokens: int | None = None
+
     def __init__(self, bundle: Bundle, said: str) -> None:
         tokenizer = tokenizers.Tokenizer.from_file(str(bundle.folder / TOKENIZER))
         self._ids = [0, *tokenizer.encode(said, add_special_tokens=False).ids, 2]

@@ -17,7 +17,6 @@ from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 
 from florence_edge import Florence2, GenerationOptions
 from florence_edge.errors import FlorenceEdgeError, RequestError
-from florence_edge_jetson import ros_types as names
 from florence_edge_jetson.bag.answering import (
     ANNOTATED,
     ANSWERS,
@@ -29,7 +28,8 @@ from florence_edge_jetson.bag.answering import (
 from florence_edge_jetson.bag.cli import main
 from florence_edge_jetson.bag.recording import open_recording
 from florence_edge_jetson.bag.store import open_store
-from florence_edge_jetson.ros_images import rgb_from_image
+from florence_edge_jetson.ros import types as names
+from florence_edge_jetson.ros.images import rgb_from_image
 
 from .ros_world import BOXES, HEIGHT, LOG_PROB, WIDTH, Rgb, noise, scripted_model
 

@@ -2,18 +2,18 @@ from pathlib import Path
 
 import pytest
 
-from florence_edge_jetson.board import read_board
-from florence_edge_jetson.clocks import (
+from florence_edge_jetson.machine.board import read_board
+from florence_edge_jetson.machine.clocks import (
     PowerMode,
     fastest,
     read_gpu_clock,
     read_power_mode,
     read_power_modes,
 )
-from florence_edge_jetson.jetpack import Release, jetpack_of, release_from_text
-from florence_edge_jetson.memory import GIB, read_memory
-from florence_edge_jetson.thermal import active_alerts, over_current_events, read_zones
-from florence_edge_jetson.tree import Tree
+from florence_edge_jetson.machine.jetpack import Release, jetpack_of, release_from_text
+from florence_edge_jetson.machine.memory import GIB, read_memory
+from florence_edge_jetson.machine.thermal import active_alerts, over_current_events, read_zones
+from florence_edge_jetson.machine.tree import Tree
 
 from .recorded import board_tree, write_tree
 

@@ -1,7 +1,10 @@
 """The examination as a whole: recorded boards, this machine, bundles, and the command."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -14,7 +17,7 @@ from florence_edge.engines.flavours import TensorRT
 from florence_edge_jetson.doctor import bundles, examine
 from florence_edge_jetson.doctor.cli import main
 from florence_edge_jetson.doctor.finding import Finding
-from florence_edge_jetson.tree import Tree
+from florence_edge_jetson.machine.tree import Tree
 
 from .recorded import BOARDS, board_tree
 
@@ -267,3 +270,29 @@ def test_a_root_that_is_not_there_is_one_line(
 ) -> None:
     assert main(["--root", str(tmp_path / "nowhere")]) == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_status_is_that_of_the_findings_though_nobody_reads_them(tmp_path: Path) -> None:
+    board_tree("orin-nano", tmp_path)
+    program = "import sys; from florence_edge_jetson.doctor.cli import main; sys.exit(main())"
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe:
+        done = subprocess.run(
+            [sys.executable, "-c", program, "--root", str(tmp_path)],
+            check=False,
+            stdout=pipe,
+            stderr=subprocess.PIPE,
+        )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_stopping_it_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("florence_edge_jetson.doctor.cli.examine", interrupt)
+    assert main(["--root", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "florence-doctor: stopped.\n"

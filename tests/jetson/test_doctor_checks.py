@@ -8,14 +8,14 @@ import pytest
 from florence_edge.engines.flavours import TensorRT
 from florence_edge.engines.gpu import Gpu
 from florence_edge.errors import BackendError
-from florence_edge_jetson.board import Board
-from florence_edge_jetson.clocks import GpuClock, PowerMode
 from florence_edge_jetson.doctor import hardware, software
 from florence_edge_jetson.doctor.finding import Finding, exit_status, fail, ok, table, warn, worst
 from florence_edge_jetson.doctor.smoke import Trial
-from florence_edge_jetson.jetpack import Release, jetpack_of
-from florence_edge_jetson.memory import GIB, Memory
-from florence_edge_jetson.thermal import Zone
+from florence_edge_jetson.machine.board import Board
+from florence_edge_jetson.machine.clocks import GpuClock, PowerMode
+from florence_edge_jetson.machine.jetpack import Release, jetpack_of
+from florence_edge_jetson.machine.memory import GIB, Memory
+from florence_edge_jetson.machine.thermal import Zone
 
 PC = Board(name="A PC")
 NANO = Board(

@@ -9,14 +9,14 @@ import pytest
 
 from florence_edge.bundle import Bundle
 from florence_edge.errors import BackendError, BundleError
-from florence_edge_jetson.board import Board
-from florence_edge_jetson.clocks import GpuClock, PowerMode
 from florence_edge_jetson.doctor import bundles, examine, hardware, software
 from florence_edge_jetson.doctor.finding import Finding
 from florence_edge_jetson.doctor.smoke import Trial
-from florence_edge_jetson.jetpack import Release, jetpack_of
-from florence_edge_jetson.memory import Memory
-from florence_edge_jetson.thermal import Zone
+from florence_edge_jetson.machine.board import Board
+from florence_edge_jetson.machine.clocks import GpuClock, PowerMode
+from florence_edge_jetson.machine.jetpack import Release, jetpack_of
+from florence_edge_jetson.machine.memory import Memory
+from florence_edge_jetson.machine.thermal import Zone
 
 from .recorded import BOARDS, board_tree
 from .test_doctor import DEVICE, store_engines

@@ -6,16 +6,8 @@ from threading import get_ident
 import pytest
 
 from florence_edge.errors import BackendError, RequestError
-from florence_edge_jetson.energy import (
-    Energy,
-    Plan,
-    Sample,
-    Work,
-    joules,
-    measure,
-    recording,
-)
-from florence_edge_jetson.meter import Meter
+from florence_edge_jetson.power.energy import Energy, Plan, Sample, Work, joules, measure, recording
+from florence_edge_jetson.power.meter import Meter
 
 PLAN = Plan(idle_seconds=10, load_seconds=20, hertz=10)
 Power = Callable[[float], float]
@@ -148,7 +140,10 @@ def test_too_few_samples_are_refused() -> None:
         measure(meter(), world.work(1), PLAN, clock=world.clock, sleep=world.sleep, record=silent)
 
 
-@pytest.mark.parametrize("wrong", [{"idle_seconds": 0}, {"load_seconds": -1}, {"hertz": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"idle_seconds": 0}, {"load_seconds": math.nan}, {"load_seconds": math.inf}, {"hertz": 0}],
+)
 def test_impossible_plans_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(RequestError, match="must be above 0"):
         Plan(**wrong)

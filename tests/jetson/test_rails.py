@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 
 from florence_edge import errors
-from florence_edge_jetson.meter import open_meter, sysfs_meter, tegrastats_meter
-from florence_edge_jetson.nvml import open_gpu
-from florence_edge_jetson.rails import find_rails, read_watts, total_of
-from florence_edge_jetson.tree import Tree
+from florence_edge_jetson.machine.tree import Tree
+from florence_edge_jetson.power.meter import open_meter, sysfs_meter, tegrastats_meter
+from florence_edge_jetson.power.nvml import open_gpu
+from florence_edge_jetson.power.rails import find_rails, read_watts, total_of
 
 from .recorded import board_tree, write_tree
 
@@ -113,7 +113,7 @@ def test_tegrastats_that_falls_silent_is_an_error_and_not_waited_for(
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
     program = deaf + "print('RAM 1/2MB VDD_IN 5000mW/1mW', flush=True); time.sleep(60)"
     meter = tegrastats_meter(Tree(tmp_path), (), [sys.executable, "-c", program])
-    monkeypatch.setattr("florence_edge_jetson.tegrastats_process._SILENCE", 1.0)
+    monkeypatch.setattr("florence_edge_jetson.power.tegrastats_process._SILENCE", 1.0)
     begin = time.monotonic()
     with pytest.raises(errors.BackendError, match="said nothing for 1 s"):
         meter.watts()

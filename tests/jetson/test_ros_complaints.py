@@ -1,4 +1,4 @@
-from florence_edge_jetson.ros_complaints import Complaints
+from florence_edge_jetson.ros.complaints import Complaints
 
 
 class Log:

@@ -10,10 +10,10 @@ from PIL import Image
 from florence_edge.answers.result import Result, read_answer
 from florence_edge.answers.scores import TokenPiece
 from florence_edge.tasks import find_task
-from florence_edge_jetson import ros_types as names
 from florence_edge_jetson.bag.store import messages_of, open_store
-from florence_edge_jetson.ros_images import rgb_from_image
-from florence_edge_jetson.ros_messages import Health
+from florence_edge_jetson.ros import types as names
+from florence_edge_jetson.ros.images import rgb_from_image
+from florence_edge_jetson.ros.messages import Health
 
 SIZE = (1000, 500)
 STORE = open_store()

@@ -18,9 +18,9 @@ from ruamel.yaml import YAML
 import florence_edge
 from florence_edge import BackendError, Florence2, Result
 from florence_edge.bundle import MANIFEST
-from florence_edge_jetson import ros_types as names
-from florence_edge_jetson.ros_settings import DEFAULTS
-from florence_edge_jetson.ros_worker import Worker
+from florence_edge_jetson.ros import types as names
+from florence_edge_jetson.ros.settings import DEFAULTS
+from florence_edge_jetson.ros.worker import Worker
 
 from .ros_fake import (
     FAILURE,
@@ -392,7 +392,7 @@ def test_a_bundle_that_changes_under_the_node_is_told_once_with_what_to_do(
 def test_a_silent_camera_is_a_warning(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.up()
     later = time.monotonic() + 60
-    monkeypatch.setattr("florence_edge_jetson.ros_health.time.monotonic", lambda: later)
+    monkeypatch.setattr("florence_edge_jetson.ros.health.time.monotonic", lambda: later)
     level, message, _ = world.status()
     assert (level, message[:19]) == (1, "no frame from /imag")
 

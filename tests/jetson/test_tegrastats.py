@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from florence_edge_jetson.rails import total_of
-from florence_edge_jetson.tegrastats import parse
+from florence_edge_jetson.power.rails import total_of
+from florence_edge_jetson.power.tegrastats import parse
 
 LINES = {
     # Orin Nano, JetPack 6 (a test of another tool's parser quotes it)

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from florence_edge_jetson.tree import Tree
+from florence_edge_jetson.machine.tree import Tree
 
 from .recorded import write_tree
 

@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn import functional
 
 from florence_edge_calibration.scenes import GRID, Scene
-from florence_edge_calibration.shapes import COLOURS, SHAPES
-from florence_edge_calibration.words import WORDS, letter_ends
+from florence_edge_calibration.scenes.shapes import COLOURS, SHAPES
+from florence_edge_calibration.scenes.words import WORDS, letter_ends
 
 from .model import IMAGE_TOKENS_A_SIDE
 

@@ -15,8 +15,8 @@ from PIL import Image
 from transformers import Florence2ForConditionalGeneration, Florence2Processor
 
 from florence_edge import TASKS, Florence2, GenerationOptions
-from florence_edge_calibration.held_out import HeldOutScene, load_held_out
 from florence_edge_calibration.judge import Answer, Verdict, judge
+from florence_edge_calibration.scenes.held_out import HeldOutScene, load_held_out
 
 logger = logging.getLogger(__name__)
 

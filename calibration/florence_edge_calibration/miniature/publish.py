@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from florence_edge.bundle import FIDELITY
-from florence_edge_calibration.held_out import load_held_out
+from florence_edge_calibration.scenes.held_out import load_held_out
 
 from .evaluate import CHECKPOINT, evaluate, figures_as_json, through_bundle
 

@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from florence_edge_calibration.held_out import load_held_out
+from florence_edge_calibration.scenes.held_out import load_held_out
 
 from .batches import BatchSource
-from .checkpoint import write_checkpoint
 from .evaluate import evaluate, through_transformers
 from .pool import ScenePool
+from .saving import write_checkpoint
 from .tokenizer import build_tokenizer
 from .training import Plan, Training, start_training, take_step
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 from transformers import Florence2ForConditionalGeneration
 
 from florence_edge_calibration.scenes import GRID
-from florence_edge_calibration.words import WORDS
+from florence_edge_calibration.scenes.words import WORDS
 
 from .batches import Batch
 from .dense import DenseHead, dense_losses, dense_sum

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from florence_edge import __version__
 from florence_edge.bundle import Bundle
+from florence_edge.command import run_command
 from florence_edge.engines.flavours import find_tensorrt
 from florence_edge.engines.profiles import EngineOptions
-from florence_edge.errors import BackendError, FlorenceEdgeError
+from florence_edge.errors import BackendError
 
 from .build import Outcome, Wish, build_engines
 from .job import Progress
@@ -33,18 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     level = logging.DEBUG if parsed.verbose else logging.WARNING
     logging.getLogger("florence_edge_export").setLevel(level)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as on Ctrl-C
-    try:
-        _Command(parsed).run()
-    except FlorenceEdgeError as error:
-        print(f"florence-build: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:  # a full disk, a path that cannot even be looked up
-        print(f"florence-build: {error}. Check the paths and the room there.", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("florence-build: stopped; nothing was changed.", file=sys.stderr)
-        return 130
-    return 0
+    return run_command(
+        "florence-build",
+        lambda: _Command(parsed).run(),
+        explain=lambda error: f"{error}. Check the paths and the room there.",
+        stopped="stopped; nothing was changed.",
+    )
 
 
 class _Command:

@@ -43,13 +43,16 @@ def keep_timings(trt: Any, config: Any, job: Job) -> None:
     """Write what the builder measured, for the next build."""
     if not hasattr(trt, "ComputeCapability"):
         cache = config.get_timing_cache()
-        job.timing_cache.write_bytes(bytes(cache.serialize()))
+        if cache is not None:
+            job.timing_cache.write_bytes(bytes(cache.serialize()))
 
 
 def _set_timings(config: Any, job: Job) -> None:
-    """Begin with what was measured before; False: TensorRT drops what is of another device."""
+    """Begin with what was measured before; with nothing, if that is damaged or another device's."""
     kept = job.timing_cache.read_bytes() if job.timing_cache.is_file() else b""
-    config.set_timing_cache(config.create_timing_cache(kept), False)
+    cache = config.create_timing_cache(kept)
+    if cache is None or not config.set_timing_cache(cache, False):  # False: devices must match
+        config.set_timing_cache(config.create_timing_cache(b""), False)
 
 
 def _set_compute_capability(trt: Any, config: Any, ahead_of_time: str | None) -> None:

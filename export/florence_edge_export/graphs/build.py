@@ -8,11 +8,11 @@ from florence_edge import contract
 from florence_edge.contract import ModelSize
 from florence_edge.errors import BundleError
 
-from ..config import CheckpointConfig
-from ..weights import GraphWeights
+from ..checkpoint.config import CheckpointConfig
 from .decoder import Decoder
 from .text import TextEncoder
 from .vision import VisionEncoder
+from .weights import GraphWeights
 
 OPSET = 20  # the newest that TensorRT 10.3 (JetPack 6) reads
 IR_VERSION = 9  # of ONNX 1.15, the first with opset 20

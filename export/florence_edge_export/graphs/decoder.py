@@ -20,7 +20,7 @@ from onnxscript.nn import Module, ModuleList, Parameter
 
 from florence_edge import contract
 
-from ..architecture import TextConfig
+from ..checkpoint.architecture import TextConfig
 from .layers import (
     MASKED,
     LayerNorm,

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from onnxscript import OpBuilder
 from onnxscript.nn import Module, ModuleList, Parameter
 
-from ..architecture import VisionConfig
+from ..checkpoint.architecture import VisionConfig
 from .layers import (
     FeedForward,
     LayerNorm,

@@ -9,8 +9,8 @@ from florence_edge.model import Florence2
 from florence_edge.options import GenerationOptions
 from florence_edge.questions import question
 
-from .. import ros_types as names
-from ..ros_messages import Messages
+from ..ros import types as names
+from ..ros.messages import Messages
 from .recording import Frame, open_recording
 from .store import messages_of, open_store
 from .writing import NewRecording, check_target, new_recording

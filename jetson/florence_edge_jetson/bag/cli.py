@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from florence_edge import TASKS, Florence2, FlorenceEdgeError, GenerationOptions, __version__
+from florence_edge import TASKS, Florence2, GenerationOptions, __version__
+from florence_edge.command import run_command
 
 from .answering import ANNOTATED, ANSWERS, DETECTIONS, Count, Order, answer_recording
 
@@ -19,15 +20,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, 1 where something failed, 2 for wrong usage, 130 when stopped.
     """
-    try:
+
+    def run() -> int:
         with _stopped_politely():
             return _run(_parser().parse_args(arguments))
-    except (FlorenceEdgeError, OSError) as error:
-        print(f"florence-bag: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("florence-bag: stopped; nothing was written.", file=sys.stderr)
-        return 130
+
+    return run_command("florence-bag", run, stopped="stopped; nothing was written.")
 
 
 def _run(arguments: argparse.Namespace) -> int:

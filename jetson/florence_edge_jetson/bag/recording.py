@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from florence_edge.errors import FlorenceEdgeError, RequestError
 
-from ..ros_images import READERS, RgbImage
+from ..ros.images import READERS, RgbImage
 
 if TYPE_CHECKING:
     from rosbags.rosbag2 import Reader, StoragePlugin

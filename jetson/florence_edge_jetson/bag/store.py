@@ -6,8 +6,8 @@ import numpy as np
 
 from florence_edge.errors import RequestError
 
-from .. import ros_types as names
-from ..ros_messages import Messages
+from ..ros import types as names
+from ..ros.messages import Messages
 
 if TYPE_CHECKING:
     from rosbags.typesys.store import Typestore

@@ -10,8 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from florence_edge import __version__
+from florence_edge.command import finish_output, run_command
+from florence_edge.errors import RequestError
 
-from ..tree import Tree
+from ..machine.tree import Tree
 from .examine import Scope, examine
 from .finding import Finding, exit_status, table, worst
 
@@ -20,25 +22,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        The exit status: 0, 1 where a check failed, 2 for wrong usage.
+        The exit status: 0, 1 where a check failed, 2 for wrong usage, 130 on Ctrl-C.
     """
     parser = _parser()
     asked = parser.parse_args(arguments)
     if asked.quick and asked.bundle is None:
         parser.error("--quick is about a bundle: name one")
+    return run_command(
+        "florence-doctor",
+        lambda: _run(asked),
+        explain=lambda error: f"{error}. Check the paths.",
+    )
+
+
+def _run(asked: argparse.Namespace) -> int:
     if not asked.root.is_dir():
-        print(f"florence-doctor: there is no folder {asked.root}.", file=sys.stderr)
-        return 1
-    try:
-        scope = Scope(quick=asked.quick, device=asked.device)
-        findings = examine(Tree(asked.root.resolve()), asked.bundle, asked.engine_dir, scope)
-    except OSError as error:  # a path that cannot even be looked up
-        print(f"florence-doctor: {error}. Check the paths.", file=sys.stderr)
-        return 1
+        raise RequestError(f"there is no folder {asked.root}.")
+    scope = Scope(quick=asked.quick, device=asked.device)
+    findings = examine(Tree(asked.root.resolve()), asked.bundle, asked.engine_dir, scope)
     try:
         print(_json(findings) if asked.json else _text(findings), flush=True)
-    except BrokenPipeError:  # whoever read our output has left (| head)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read our output has left (| head); the status counts
+        finish_output()
     return exit_status(findings, quick=asked.quick)
 
 

@@ -14,12 +14,12 @@ from florence_edge.engines.flavours import TensorRT, find_tensorrt
 from florence_edge.engines.gpu import Gpu, find_gpu
 from florence_edge.errors import BackendError
 
-from ..board import Board, read_board
-from ..clocks import read_gpu_clock, read_power_mode, read_power_modes
-from ..memory import read_memory
-from ..rails import find_rails
-from ..thermal import active_alerts, over_current_events, read_zones
-from ..tree import Tree
+from ..machine.board import Board, read_board
+from ..machine.clocks import read_gpu_clock, read_power_mode, read_power_modes
+from ..machine.memory import read_memory
+from ..machine.thermal import active_alerts, over_current_events, read_zones
+from ..machine.tree import Tree
+from ..power.rails import find_rails
 from . import bundles, hardware, software
 from .finding import Finding
 from .smoke import Trial, try_providers

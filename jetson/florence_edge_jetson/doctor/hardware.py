@@ -7,11 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 
 from florence_edge.errors import FlorenceEdgeError
 
-from ..board import Board
-from ..clocks import GpuClock, PowerMode, fastest
-from ..memory import GIB, Memory
-from ..rails import total_of
-from ..thermal import Zone
+from ..machine.board import Board
+from ..machine.clocks import GpuClock, PowerMode, fastest
+from ..machine.memory import GIB, Memory
+from ..machine.thermal import Zone
+from ..power.rails import total_of
 from .finding import Finding, fail, ok, warn
 
 _CHIPS = ("Orin", "Thor")

@@ -7,9 +7,9 @@ from florence_edge.engines.flavours import TensorRT
 from florence_edge.engines.gpu import Gpu
 from florence_edge.errors import BackendError
 
-from ..board import Board
-from ..memory import GIB
-from ..tree import Tree
+from ..machine.board import Board
+from ..machine.memory import GIB
+from ..machine.tree import Tree
 from .finding import Finding, fail, ok, warn
 from .smoke import Trial
 

@@ -1,4 +1,4 @@
-"""The lifecycle node: rclpy's side of `florence_edge_jetson.ros_watcher`, and nothing more.
+"""The lifecycle node: rclpy's side of `florence_edge_jetson.ros.watcher`, and nothing more.
 
 configure loads the bundle, activate subscribes and starts to answer; deactivate and cleanup undo
 that. Requests (`~/ask`, `~/ask_several`) are answered while the node is active.
@@ -22,10 +22,10 @@ from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 
 from florence_edge import Florence2, FlorenceEdgeError, RequestError
-from florence_edge_jetson import ros_types as names
-from florence_edge_jetson.ros_messages import Health, Messages
-from florence_edge_jetson.ros_settings import DEFAULTS, DESCRIPTIONS, Settings, settings_from
-from florence_edge_jetson.ros_watcher import Outlet, Watcher, questions_from
+from florence_edge_jetson.ros import types as names
+from florence_edge_jetson.ros.messages import Health, Messages
+from florence_edge_jetson.ros.settings import DEFAULTS, DESCRIPTIONS, Settings, settings_from
+from florence_edge_jetson.ros.watcher import Outlet, Watcher, questions_from
 
 _LATEST_FRAME = QoSProfile(  # sensor data, but a queue would only hold old frames
     history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT
@@ -35,7 +35,7 @@ _SECONDS_TO_CANCEL = 1.0
 
 
 class FlorenceEdgeNode(LifecycleNode):
-    """Parameters are those of `ros_settings.Settings`; the frames come from the topic `image`."""
+    """Parameters are those of `ros.settings.Settings`; the frames come from the topic `image`."""
 
     def __init__(self) -> None:
         super().__init__("florence_edge")

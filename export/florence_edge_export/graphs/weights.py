@@ -16,9 +16,9 @@ import onnx_ir as ir
 
 from florence_edge.errors import BundleError
 
-from .architecture import TextConfig, VisionConfig
-from .checkpoint import Checkpoint
-from .tensors import FloatArray, StoredTensor
+from ..checkpoint.architecture import TextConfig, VisionConfig
+from ..checkpoint.folder import Checkpoint
+from ..checkpoint.tensors import FloatArray, StoredTensor
 
 _LINEAR = re.compile(r"\.(proj|fc1|fc2|[qkv]_proj|out_proj|image_projection)\.weight$")
 _VISION_QKV = re.compile(

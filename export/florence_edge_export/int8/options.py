@@ -10,7 +10,7 @@ from florence_edge_calibration.int8.clipping import DEFAULT_METHOD, METHODS
 from florence_edge_calibration.int8.samples import HOW_MANY, LEAST_PICTURES, pictures_in
 from florence_edge_calibration.int8.targets import TARGETS, Floats, Target
 
-from .source import MINIATURE
+from ..checkpoint.source import MINIATURE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from florence_edge.options import GenerationOptions
 from florence_edge.questions import Question, question
 from florence_edge.tasks import Needs, find_task
 
-from .ros_types import COMPRESSED_IMAGE, IMAGE
+from .types import COMPRESSED_IMAGE, IMAGE
 
 _TYPES = {"raw": IMAGE, "compressed": COMPRESSED_IMAGE}
 

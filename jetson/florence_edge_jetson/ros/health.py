@@ -6,8 +6,8 @@ from pathlib import Path
 
 from florence_edge.bundle import MANIFEST
 
-from .ros_messages import Health, Level
-from .ros_settings import Settings
+from .messages import Health, Level
+from .settings import Settings
 
 _SILENCE = 5.0  # seconds without a frame that are worth a warning
 

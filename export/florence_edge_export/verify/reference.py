@@ -14,8 +14,8 @@ from florence_edge import contract
 from florence_edge.errors import BundleError
 from florence_edge.options import Generation
 
-from .checkpoint import Checkpoint
-from .config import CheckpointConfig, Layout
+from ..checkpoint.config import CheckpointConfig, Layout
+from ..checkpoint.folder import Checkpoint
 
 Array = npt.NDArray[Any]
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from florence_edge.errors import BackendError, RequestError
 
+from ..machine.thermal import active_alerts, over_current_events
+from ..machine.tree import Tree
 from .nvml import open_gpu
 from .rails import find_rails, read_watts, total_of
 from .tegrastats_process import Tegrastats
-from .thermal import active_alerts, over_current_events
-from .tree import Tree
 
 _INTERVAL_MS = 100
 

@@ -1,7 +1,7 @@
 """The held-out scenes, committed as pictures and truth; training never sees their seeds.
 
 They are not drawn where they are used, because fonts change between Pillow versions.
-`python -m florence_edge_calibration.held_out` writes them anew.
+`python -m florence_edge_calibration.scenes.held_out` writes them anew.
 """
 
 import argparse
@@ -13,18 +13,10 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from .scenes import (
-    GRID,
-    Question,
-    Scene,
-    ask_everything,
-    draw_scene,
-    generate_scene,
-    generate_scenes,
-)
+from . import GRID, Question, Scene, ask_everything, draw_scene, generate_scene, generate_scenes
 from .shapes import SHAPES
 
-FOLDER = Path(__file__).parent.parent / "held_out"
+FOLDER = Path(__file__).parents[2] / "held_out"
 _COUNT, _FIRST_SEED = 200, 0
 _PICTURE_SIZE = 256
 _JPEG_QUALITY = 90

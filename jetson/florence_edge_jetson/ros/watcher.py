@@ -17,13 +17,13 @@ from florence_edge.model import Florence2
 from florence_edge.questions import Question, question
 from florence_edge.view import View
 
-from .ros_complaints import Complaints
-from .ros_health import Tally, bundle_news, health_of, manifest_of
-from .ros_images import READERS
-from .ros_messages import Health, Messages
-from .ros_settings import CONFIGURED, Settings
-from .ros_types import IMAGE
-from .ros_worker import Worker, refusal
+from .complaints import Complaints
+from .health import Tally, bundle_news, health_of, manifest_of
+from .images import READERS
+from .messages import Health, Messages
+from .settings import CONFIGURED, Settings
+from .types import IMAGE
+from .worker import Worker, refusal
 
 _logger = logging.getLogger(__name__)
 

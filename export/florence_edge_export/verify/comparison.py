@@ -20,9 +20,9 @@ from florence_edge.questions import Question, question
 from florence_edge.text import Tokenizer
 from florence_edge_calibration.scenes import ask_everything, draw_scene, generate_scenes
 
+from ..checkpoint.defaults import ImageProcessing
+from ..checkpoint.folder import Checkpoint
 from .agreement import Agreement, Closeness, as_json, check, check_finite, closeness
-from .checkpoint import Checkpoint
-from .defaults import ImageProcessing
 from .reference import Array, Reference
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from florence_edge.errors import BackendError, RequestError
 
-from .tree import Tree
+from ..machine.tree import Tree
 
 _UNUSED = "NC"  # an input of the sensor that is not connected
 

@@ -20,11 +20,11 @@ from florence_edge_calibration.int8.recipe import (
 from florence_edge_calibration.int8.samples import Sample, folder_samples, scene_samples, split
 from florence_edge_calibration.int8.table import CalibrationTable
 
+from ..checkpoint.source import MINIATURE
 from .cost import peak_megabytes
 from .gate import Gate, log_progress
-from .int8_options import Int8Options
 from .judgement import Judgement, Took, judge_tasks
-from .source import MINIATURE
+from .options import Int8Options
 
 logger = logging.getLogger(__name__)
 

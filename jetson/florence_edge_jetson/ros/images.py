@@ -13,8 +13,8 @@ import numpy.typing as npt
 from florence_edge.errors import ImageError, RequestError
 from florence_edge.image import load_image
 
-from .ros_types import COMPRESSED_IMAGE, IMAGE
-from .ros_yuv import PACKINGS, rgb_from_packed
+from .types import COMPRESSED_IMAGE, IMAGE
+from .yuv import PACKINGS, rgb_from_packed
 
 RgbImage = npt.NDArray[np.uint8]  # [height, width, 3]
 
@@ -54,7 +54,7 @@ def rgb_from_image(message: Any, topic: str) -> RgbImage:
     Rows may be padded (`step`). Alpha is dropped, one channel becomes grey. Values of 16 bits are
     scaled over their whole range, 65535 to 255, as the runtime scales deep grey files; a depth map
     in millimetres therefore comes out nearly black: colour it before asking about it. YUV 4:2:2 is
-    read as `ros_yuv` says.
+    read as `yuv` says.
 
     Args:
         message: of rclpy or rosbags.

@@ -1,6 +1,6 @@
 """Names of the ROS 2 messages that are read and written here, and those definitions that travel.
 
-Everything else about them lives in `ros_images` (reading) and `ros_messages` (writing).
+Everything else about them lives in `images` (reading) and `messages` (writing).
 """
 
 from importlib import import_module
@@ -32,7 +32,7 @@ WRITTEN = (
     *(POINT_2D, POSE_2D, BOUNDING_BOX_2D, OBJECT_HYPOTHESIS, OBJECT_HYPOTHESIS_WITH_POSE),
     *(DETECTION_2D, DETECTION_2D_ARRAY),
 )
-"""All that `ros_messages.Messages` makes."""
+"""All that `messages.Messages` makes."""
 
 # The fields of vision_msgs 4 (ros-perception/vision_msgs, Apache-2.0), as Humble and Jazzy have
 # them. Recorders without ROS need them spelled out; a test compares their type hash with ROS's.

@@ -7,6 +7,7 @@
 Gross is what the battery gives; net is what the model adds to a machine that runs anyway.
 """
 
+import math
 import threading
 import time
 from collections import Counter
@@ -40,7 +41,8 @@ class Plan:
     hertz: float = 20.0
 
     def __post_init__(self) -> None:
-        if min(self.idle_seconds, self.load_seconds) <= 0 or not 0 < self.hertz <= 1000:
+        times = self.idle_seconds, self.load_seconds
+        if not all(0 < time < math.inf for time in times) or not 0 < self.hertz <= 1000:
             raise RequestError(
                 f"idle {self.idle_seconds} s, load {self.load_seconds} s, {self.hertz} samples a "
                 "second: the times must be above 0, the samples 1000 a second at most."

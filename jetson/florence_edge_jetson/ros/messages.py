@@ -17,7 +17,7 @@ from PIL import Image
 from florence_edge.answers.regions import Region
 from florence_edge.answers.result import Result
 
-from . import ros_types as names
+from . import types as names
 
 Level = Literal["OK", "WARN", "ERROR", "STALE"]
 
@@ -35,7 +35,7 @@ class Health:
 class Messages:
     """Makes messages; `header` is always the frame's own, handed on as it came.
 
-    `types` maps each name of `ros_types.WRITTEN` to its class, `octets` turns bytes into what this
+    `types` maps each name in WRITTEN (types.py) to its class, `octets` turns bytes into what this
     library keeps a `uint8[]` in (rclpy: `array.array`; rosbags: a numpy array).
     """
 

@@ -1,0 +1,1 @@
+"""A checkpoint: where it comes from, what it states, and its tensors by name."""

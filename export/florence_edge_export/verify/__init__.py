@@ -1,0 +1,1 @@
+"""A bundle held against transformers: the reference, the comparison, its limits."""
