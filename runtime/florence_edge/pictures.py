@@ -1,13 +1,13 @@
 """What a model is shown: pictures on the host, or frames that are on the GPU already."""
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 from PIL import Image
 
 from .backends.base import Pixels
-from .cuda.frame import DeviceImage, Frame, frame_of
+from .cuda.frame import DeviceImage, Frame, frame_of, is_on_gpu
 from .errors import RequestError
 from .image import ImageLike, load_image, pixels
 
@@ -22,8 +22,8 @@ def load_pictures(images: Sequence[PictureLike]) -> Sequence[Picture]:
         ImageError: a picture cannot be read.
         RequestError: the batch has some of each.
     """
-    on_gpu = [image for image in images if isinstance(image, DeviceImage)]
-    on_host = [image for image in images if not isinstance(image, DeviceImage)]
+    on_gpu = [image for image in images if is_on_gpu(image)]
+    on_host = [cast(ImageLike, image) for image in images if not is_on_gpu(image)]
     if on_gpu and on_host:
         raise RequestError(
             f"{len(on_gpu)} of {len(images)} pictures are on the GPU. Look at them in two batches, "

@@ -3,15 +3,18 @@
 A search serves one image. It sees scores and answers with the tokens to feed next and the rows
 they continue (`parents`); it never sees the model or its cache.
 
-    search = BeamSearch(generation)
+    search = open_search(generation)
     while not (step := search.advance(scores)).done:
         scores = decoder.step(step.tokens, step.parents)
     search.best()
+
+`advance` chooses the next token of every row, the `last` ones if it is told so; `best` is the
+answer, once a step was `done`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -55,23 +58,6 @@ class Hypothesis:
     log_probs: tuple[float, ...]  # one fewer than token_ids: the start token has none
     score: float
     truncated: bool  # ended only because the length or the time was used up
-
-
-class Search(Protocol):
-    """Chooses tokens for one image."""
-
-    rows: int
-
-    def advance(self, scores: Scores, *, last: bool = False) -> Step:
-        """Choose the next token of every row; after the `last` one the search is done."""
-
-    def best(self) -> Hypothesis:
-        """The answer, once a step was `done`."""
-
-
-def open_search(generation: Generation) -> Search:
-    """Greedy for one beam, beam search for more."""
-    return Greedy(generation) if generation.num_beams == 1 else BeamSearch(generation)
 
 
 class Greedy:
@@ -269,3 +255,11 @@ class BeamSearch:
 
     def _penalty(self, generated: int) -> float:
         return float(generated**self._generation.length_penalty)
+
+
+Search: TypeAlias = Greedy | BeamSearch
+
+
+def open_search(generation: Generation) -> Search:
+    """Greedy for one beam, beam search for more."""
+    return Greedy(generation) if generation.num_beams == 1 else BeamSearch(generation)

@@ -21,10 +21,10 @@ from florence_edge.engines.gpu import find_gpu
 from florence_edge.engines.log import logger_of
 from florence_edge.engines.profiles import EngineOptions, profiles
 from florence_edge.errors import BackendError
+from florence_edge_export.checkpoint.source import MINIATURE, find_checkpoint
 from florence_edge_export.engines.job import Built, Job
 from florence_edge_export.engines.worker import build_in_process
 from florence_edge_export.export import ExportOptions, export
-from florence_edge_export.source import MINIATURE, find_checkpoint
 
 from_tensorrt: list[str] = []
 

@@ -50,6 +50,7 @@ class FakeCuda:
     integrated: bool = False
     fails_at: int | None = None
     calls: list[str] = field(default_factory=list)
+    kernels: list[str] = field(default_factory=list)  # the names of those that ran
     blocks: dict[int, Block] = field(default_factory=dict)
     others: dict[int, Any] = field(default_factory=dict)  # streams, events, graphs, modules
     queue: list[Operation] = field(default_factory=list)
@@ -279,4 +280,9 @@ class FakeCuda:
             kind.from_address(address).value for kind, address in zip(kinds, addresses, strict=True)
         ]
         threads = grid[0] * block[0], grid[1], grid[2]
-        self.enqueue(lambda: getattr(fake_kernels, name)(self.view, threads, *values))
+
+        def run() -> None:
+            self.kernels.append(name)
+            getattr(fake_kernels, name)(self.view, threads, *values)
+
+        self.enqueue(run)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from florence_edge import contract
 from florence_edge.cuda.kernels import PRECISION_BITS
+from florence_edge.logits import repeated_ngram_tokens
 
 View = Callable[[int, tuple[int, ...], Any], npt.NDArray[Any]]
 Threads = tuple[int, int, int]
@@ -21,6 +22,7 @@ _P, _I, _L = ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong
 SIGNATURES: Mapping[str, tuple[Any, ...]] = {
     "place_rows": (_P, _P, _P, _I, _I, _I, _I),
     "follow": (_P, _P, _P, _P, _I, _I, _I, _I),
+    "feed_best": (*[_P] * 8, _I, _I),
     "resample": (_P, _L, _L, _P, _L, _L, _P, _P, _P, _I, _I, _I, _I),
 }
 
@@ -49,6 +51,27 @@ def follow(view: View, threads: Threads, *arguments: int) -> None:
     for image in range(images):
         past = rows[:, image, of_images[image], :, since:now].copy()
         rows[:, image, :, :, since:now] = past
+
+
+def feed_best(view: View, threads: Threads, *arguments: int) -> None:
+    log_probs, ids, kept_log_probs, kept_ids, kept_token, history, token_id, position = arguments[
+        :8
+    ]
+    top, ngram = arguments[8:]
+    assert threads[0] >= top
+    assert top <= 64
+    view(kept_log_probs, (top,), np.uint32)[:] = view(log_probs, (top,), np.uint32)
+    candidates = view(ids, (top,), np.int64)
+    view(kept_ids, (top,), np.int64)[:] = candidates
+    now = view(position, (1,), np.int64)
+    tokens = view(history, (now[0] + 2,), np.int64)
+    banned = repeated_ngram_tokens(tokens[:-1], ngram)
+    allowed = candidates[~np.isin(candidates, banned)]
+    best = allowed[0] if len(allowed) else candidates[-1]
+    for place in (kept_token, token_id):
+        view(place, (1,), np.int64)[0] = best
+    tokens[-1] = best
+    now += 1
 
 
 def resample(view: View, threads: Threads, *arguments: int) -> None:

@@ -72,6 +72,11 @@ class FakeTensorRT:
     class ExecutionContextAllocationStrategy(enum.Enum):
         STATIC, ON_PROFILE_CHANGE, USER_MANAGED = range(3)
 
+    class DynamicShapesKernelSpecializationStrategy(enum.Enum):
+        """Of TensorRT-RTX alone."""
+
+        LAZY, EAGER, NONE = range(3)
+
     def Runtime(self, logger: Any) -> "Runtime":
         logger.log(self.ILogger.VERBOSE, "hello")
         return Runtime(self)
@@ -95,17 +100,34 @@ class ICudaEngine:
     def device_memory_size_v2(self) -> int:
         return next(size for name, size in SCRATCH.items() if name in self.path)
 
-    def create_execution_context(self, strategy: Any) -> "IExecutionContext":
+    def create_runtime_config(self) -> "IRuntimeConfig":
+        """Of TensorRT-RTX alone, as it is used here."""
+        return IRuntimeConfig()
+
+    def create_execution_context(self, how: Any) -> "IExecutionContext":
+        strategy = how.strategy if isinstance(how, IRuntimeConfig) else how
         assert strategy is FakeTensorRT.ExecutionContextAllocationStrategy.USER_MANAGED
-        context = IExecutionContext(self.trt, self)
+        context = IExecutionContext(self.trt, self, how)
         self.trt.contexts.append(context)
         return context
+
+
+@dataclass
+class IRuntimeConfig:
+    strategy: Any = None
+    dynamic_shapes_kernel_specialization_strategy: Any = (
+        FakeTensorRT.DynamicShapesKernelSpecializationStrategy.LAZY
+    )
+
+    def set_execution_context_allocation_strategy(self, strategy: Any) -> None:
+        self.strategy = strategy
 
 
 @dataclass
 class IExecutionContext:
     trt: FakeTensorRT
     engine: ICudaEngine
+    how: Any
     profile: int | None = None
     scratch: tuple[int, int] = (0, 0)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)

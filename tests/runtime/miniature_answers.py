@@ -12,7 +12,7 @@ SCENES = (11, 12)
 
 def export_miniature(folder: Path, *, in_place: int | None = None) -> Path:
     exporting = pytest.importorskip("florence_edge_export.export")
-    sources = pytest.importorskip("florence_edge_export.source")
+    sources = pytest.importorskip("florence_edge_export.checkpoint.source")
     bundle = folder / "bundle"
     options = exporting.ExportOptions(in_place=in_place)
     exporting.export("miniature", sources.find_checkpoint(sources.MINIATURE), bundle, options)

@@ -161,6 +161,8 @@ def test_a_picture_that_fails_has_a_line_with_its_error_and_is_tried_again(
     assert names(tmp_path) == list("abcd")
     assert list(lines(tmp_path)[1]) == ["image", "error"]
     assert "not an image that Pillow can read" in lines(tmp_path)[1]["error"]
+    assert run("--resume")[0] == 1
+    assert names(tmp_path) == list("abcd")  # it still cannot be read: that has been told
     (photos / "b.png").write_bytes(good)
     assert run("--resume")[0] == 0
     assert names(tmp_path) == list("abcdb")

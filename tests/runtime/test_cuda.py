@@ -3,6 +3,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import types
 import weakref
 from collections.abc import Callable
@@ -133,7 +134,8 @@ class FakePyCuda:
 
     def __init__(self) -> None:
         self._made: list[weakref.ref[Any]] = []
-        self.pushed: list[int] = []
+        self.stack: list[int] = []
+        self.within: list[int] = []  # the context in which each thing was made
 
     @property
     def alive(self) -> int:
@@ -143,8 +145,8 @@ class FakePyCuda:
         pass
 
     def Device(self, index: int) -> Any:
-        push = types.SimpleNamespace(push=lambda: self.pushed.append(index))
-        return types.SimpleNamespace(retain_primary_context=lambda: push)
+        context = types.SimpleNamespace(push=lambda: self.stack.append(index), pop=self.stack.pop)
+        return types.SimpleNamespace(retain_primary_context=lambda: context)
 
     def mem_alloc(self, size: int) -> Any:
         if size > 1000:
@@ -157,14 +159,15 @@ class FakePyCuda:
 
     def pagelocked_empty(self, size: int, dtype: str, mem_flags: int) -> Any:
         assert mem_flags == calls.HOST_ALLOC_MAPPED
-        array = np.empty(size, dtype)
-        self._made.append(weakref.ref(array))
-        return array
+        return self._noted(np.empty(size, dtype))
 
     def _kept(self, handle: int) -> Any:
-        kept = self.Kept(handle)
-        self._made.append(weakref.ref(kept))
-        return kept
+        return self._noted(self.Kept(handle))
+
+    def _noted(self, made: Any) -> Any:
+        self.within.append(self.stack[-1])
+        self._made.append(weakref.ref(made, lambda _: self.stack[-1]))  # freed in a context, too
+        return made
 
 
 def test_pycuda_owns_memory_and_streams_and_ctypes_does_the_rest(
@@ -176,11 +179,12 @@ def test_pycuda_owns_memory_and_streams_and_ctypes_does_the_rest(
     call = by_pycuda.open_pycuda()
     call("cudaSetDevice", 1)
     call("cudaSetDevice", 1)
-    assert driver.pushed == [1]  # the primary context, once
     assert call("cudaMalloc", 256) == 4096
     assert call("cudaStreamCreateWithFlags", calls.STREAM_NON_BLOCKING) == 77
     pinned = call("cudaHostAlloc", 64, calls.HOST_ALLOC_MAPPED)
     assert driver.alive == 3
+    assert driver.within == [1, 1, 1]
+    assert driver.stack == []  # or PyCUDA aborts where the thread ends
     call("cudaStreamBeginCapture", 77, calls.CAPTURE_THREAD_LOCAL)
     assert rest == [
         ("cudaSetDevice", 1),
@@ -193,6 +197,26 @@ def test_pycuda_owns_memory_and_streams_and_ctypes_does_the_rest(
     assert not driver.alive
     with pytest.raises(BackendError, match="out of memory"):
         call("cudaMalloc", 2000)
+    assert driver.stack == []
+
+
+def test_pycuda_serves_each_thread_the_gpu_that_it_chose(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = FakePyCuda()
+    monkeypatch.setitem(sys.modules, "pycuda", types.SimpleNamespace(driver=driver))
+    monkeypatch.setattr(by_pycuda, "open_libraries", lambda: lambda *call: None)
+    call = by_pycuda.open_pycuda()
+
+    def use(index: int) -> None:
+        call("cudaSetDevice", index)
+        call("cudaMalloc", 256)
+
+    use(0)
+    thread = threading.Thread(target=use, args=(1,))
+    thread.start()
+    thread.join()
+    address = call("cudaMalloc", 256)
+    assert driver.within == [0, 1, 0]
+    call("cudaFree", address)
 
 
 class FakeLibrary:
@@ -458,6 +482,46 @@ def test_beams_follow_their_parents_all_at_once(launch: Callable[..., None], bea
         else:
             fake_kernels.follow(Memory(*arrays), (16 * 4, 2, 2 * 3), *addresses, *numbers)
         np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("ngram", [0, 1, 2, 3])
+@pytest.mark.parametrize("length", [1, 2, 3, 9, 40])
+def test_the_best_token_that_repeats_nothing_is_fed(
+    launch: Callable[..., None], ngram: int, length: int
+) -> None:
+    """Of four tokens, so that all sorts of repetitions come up, to where none is left."""
+    rng = np.random.default_rng(length)
+    log_probs = -np.sort(rng.random(4)).astype(np.float32)
+    ids = rng.permutation(4)
+    history = np.full(length + 1, -1, dtype=np.int64)
+    history[:length] = rng.integers(0, 4, length)
+    banned = [history[i] for i in range(length) if repeats(history[:length], i, ngram)]
+    allowed = [token for token in ids if token not in banned]
+    expected = allowed[0] if allowed else ids[-1]
+    for run in (launch, None):
+        kept_log_probs, kept_ids = np.zeros_like(log_probs), np.zeros_like(ids)
+        kept_token, token_id, position = (
+            np.array([n], dtype=np.int64) for n in (-1, -1, length - 1)
+        )
+        fed = history.copy()
+        arrays = (log_probs, ids, kept_log_probs, kept_ids, kept_token, fed, token_id, position)
+        addresses = [array.ctypes.data for array in arrays]
+        if run:
+            run("feed_best", (4, 1, 1), *addresses, 4, ngram)
+        else:
+            fake_kernels.feed_best(Memory(*arrays), (4, 1, 1), *addresses, 4, ngram)
+        np.testing.assert_array_equal(kept_log_probs, log_probs)
+        np.testing.assert_array_equal(kept_ids, ids)
+        assert [*fed, *kept_token, *token_id] == [*history[:length], *[expected] * 3]
+        assert position == length
+
+
+def repeats(history: npt.NDArray[Any], end: int, ngram: int) -> bool:
+    """Whether the token at `end` follows there what it would follow at the end of the history."""
+    start = end - ngram + 1
+    if ngram == 0 or start < 0:
+        return False
+    return [*history[start:end]] == [*history[len(history) - ngram + 1 :]]
 
 
 def test_the_precision_is_what_the_sums_need() -> None:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from florence_edge import BackendError, Florence2, ImageError, RequestError, cuda
 from florence_edge.cuda import Cuda, calls
-from florence_edge.cuda.frame import DeviceImage, Frame, frame_of
+from florence_edge.cuda.frame import Frame, frame_of, is_on_gpu
 from florence_edge.cuda.kernels import Kernels
 from florence_edge.cuda.resize import Resizer, goes_down_first, taps_from_sizes
 from florence_edge.image import pixels
@@ -119,12 +119,21 @@ def test_the_kernel_adds_up_as_its_double_in_numpy(
 # What a frame says of itself.
 
 
+class TensorOnCpu:
+    """As torch has them: with the attribute, which raises."""
+
+    @property
+    def __cuda_array_interface__(self) -> Any:
+        raise AttributeError("Can't get __cuda_array_interface__ on non-CUDA tensor.")
+
+
 def test_arrays_on_the_gpu_are_recognised_and_others_are_not() -> None:
     fake = FakeCuda()
-    assert isinstance(OnGpu(fake, noise(4, 4)), DeviceImage)
-    assert not isinstance(np.zeros((4, 4, 3)), DeviceImage)
-    assert not isinstance("picture.png", DeviceImage)
-    assert not isinstance(Image.new("RGB", (4, 4)), DeviceImage)
+    assert is_on_gpu(OnGpu(fake, noise(4, 4)))
+    assert not is_on_gpu(np.zeros((4, 4, 3)))
+    assert not is_on_gpu("picture.png")
+    assert not is_on_gpu(Image.new("RGB", (4, 4)))
+    assert not is_on_gpu(TensorOnCpu())
 
 
 @pytest.mark.parametrize(

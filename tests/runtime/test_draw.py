@@ -43,6 +43,13 @@ def test_a_box_is_drawn_on_its_edges_and_stays_open_inside() -> None:
     assert not changed(drawn, 230, 150)
 
 
+def test_what_was_asked_about_is_outlined_in_white_under_the_answer() -> None:
+    drawn = draw(blank(), [region((40, 80, 200, 200))], asked=(40, 80, 300, 230))
+    assert drawn.getpixel((250, 80)) == drawn.getpixel((300, 150)) == (250, 250, 250)
+    assert drawn.getpixel((100, 80)) != (250, 250, 250)  # the answer's edge, on the same line
+    assert not changed(drawn, 250, 150)
+
+
 def test_a_quad_follows_its_corners() -> None:
     diamond = (160, 60, 260, 140, 160, 220, 60, 140)
     drawn = draw(blank(), [region(diamond, shape="quad")])

@@ -148,6 +148,8 @@ def test_the_engine_sees_whole_batches(tiny_model: Florence2, folder: Path) -> N
 class Counting:
     """A backend that notes how many pictures it is given at once."""
 
+    most_new_tokens: int | None = None
+
     def __init__(self, backend: Any) -> None:
         self._backend = backend
         self.looks: list[int] = []

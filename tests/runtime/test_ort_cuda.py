@@ -1,5 +1,7 @@
+import weakref
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from .fake_cuda import FakeCuda
 from .fake_tensorrt import GRAPHS, numpy_type, run_graph
 from .on_gpu import require_gpu
 from .test_cuda_resize import OnGpu
-from .test_trt import ask, assert_alike
+from .test_trt import ask, assert_alike, backend_of
 
 SHORT = GenerationOptions(max_new_tokens=12)
 
@@ -230,8 +232,39 @@ def test_an_input_that_would_be_read_only_once_is_refused(
         return GRAPHS[session.path].get_input_memory_infos()  # of a session on the CPU
 
     monkeypatch.setattr(Session, "get_input_memory_infos", memory_infos, raising=False)
-    with pytest.raises(BackendError, match="wants pixels on the host"):
+    with pytest.raises(BackendError, match="wants pixels on Cpu:0"):
         Florence2.load(tiny_bundle, "cuda")
+    assert fake.held == []
+
+
+def test_an_input_of_another_gpu_is_refused(
+    fake: FakeCuda, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def memory_infos(session: Session) -> Any:
+        return [SimpleNamespace(name="Cuda", device_id=0) for _ in session.get_inputs()]
+
+    monkeypatch.setattr(Session, "get_input_memory_infos", memory_infos, raising=False)
+    Florence2.load(tiny_bundle, "cuda")
+    with pytest.raises(BackendError, match="wants pixels on Cuda:0"):
+        Florence2.load(tiny_bundle, "cuda:1")
+
+
+def test_sessions_go_before_the_stream_that_they_were_given(
+    fake: FakeCuda, tiny_bundle: Path, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their libraries hold on to it, and touch it as they go."""
+    opened, streams = vars(ort_cuda)["open_session"], []
+
+    def open_session(*arguments: Any) -> Any:
+        session = opened(*arguments)
+        weakref.finalize(session, lambda: streams.append(("stream",) in fake.others.values()))
+        return session
+
+    monkeypatch.setattr(ort_cuda, "open_session", open_session)
+    model = Florence2.load(tiny_bundle, "cuda")
+    ask(model, "OD", picture, SHORT)
+    backend_of(model).close()
+    assert streams == [True] * 3
     assert fake.held == []
 
 

@@ -33,9 +33,18 @@ def test_a_line_replaces_itself_and_is_gone_at_the_end() -> None:
     assert terminal.getvalue() == "\r\033[Kone\r\033[Ktwo\r\033[K"
 
 
-def test_what_is_no_terminal_gets_nothing() -> None:
-    file, terminal = io.StringIO(), Terminal()
-    with StatusLine(file) as line, StatusLine(terminal, wanted=False) as unwanted:
-        line.show("one")
-        unwanted.show("one")
-    assert file.getvalue() == terminal.getvalue() == ""
+def test_a_log_gets_a_line_a_minute() -> None:
+    log, now = io.StringIO(), [0.0]
+    with StatusLine(log, clock=lambda: now[0]) as line:
+        for second in range(0, 200, 7):
+            now[0] = second
+            line.clear()
+            line.show(f"{second}/200")
+    assert log.getvalue() == "63/200\n126/200\n189/200\n"
+
+
+def test_what_is_not_wanted_is_not_written() -> None:
+    for stream in (io.StringIO(), Terminal()):
+        with StatusLine(stream, wanted=False, clock=iter([0.0, 100.0, 200.0]).__next__) as line:
+            line.show("one")
+        assert stream.getvalue() == ""

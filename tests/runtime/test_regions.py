@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from florence_edge.answers.regions import Region, dequantize, is_location_text, location_tokens
+from florence_edge.answers.regions import (
+    Region,
+    box_of_locations,
+    dequantize,
+    is_location_text,
+    location_tokens,
+)
 from florence_edge.errors import RequestError
 
 SIZE = (640, 480)
@@ -19,6 +25,13 @@ def bins_of(tokens: str) -> list[int]:
 def test_a_box_becomes_the_four_bins_that_it_lies_in() -> None:
     tokens = location_tokens((34, 160, 597, 371), SIZE)
     assert tokens == "<loc_53><loc_333><loc_932><loc_772>"
+
+
+def test_location_tokens_become_a_box_again() -> None:
+    tokens = location_tokens((34, 160, 597, 371), SIZE)
+    assert box_of_locations(tokens, SIZE, "native") == (34, 160, 596, 370)
+    assert box_of_locations("a red car", SIZE, "native") is None
+    assert box_of_locations("<loc_1><loc_2><loc_3>", SIZE, "native") is None
 
 
 def test_the_far_edges_of_the_picture_fall_into_the_last_bin() -> None:

@@ -1,13 +1,14 @@
 import json
 import math
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from PIL import Image
 
 from florence_edge.answers.parse import parse
-from florence_edge.answers.regions import Convention
+from florence_edge.answers.regions import Convention, location_tokens
 from florence_edge.answers.result import Result, read_answer
 from florence_edge.answers.scores import TokenPiece
 from florence_edge.errors import RequestError
@@ -168,6 +169,14 @@ def test_drawing_puts_plain_text_under_the_picture_and_regions_on_it() -> None:
     drawn = answer("OD", BUS).draw(picture)
     assert drawn.size == SIZE
     assert drawn.tobytes() != picture.tobytes()
+
+
+def test_drawing_shows_the_region_that_was_asked_about() -> None:
+    picture = Image.new("RGB", SIZE)
+    where = location_tokens((10, 10, 60, 40), SIZE)
+    about = replace(answer("REGION_TO_CATEGORY", "car"), text_input=where)
+    drawn = about.draw(picture)
+    assert drawn.getpixel((10, 25)) == (250, 250, 250)
 
 
 def test_drawing_on_another_picture_is_refused() -> None:

@@ -6,10 +6,12 @@ python -m florence_edge_calibration.miniature BUNDLE OUTPUT [--scene SEED]
 import argparse
 from pathlib import Path
 
-from florence_edge import Florence2, Result, parse
+from florence_edge import TASKS, Florence2, Result, parse
+from florence_edge.answers.regions import is_location_text
 from florence_edge.answers.report import describe
 
 from ..scenes import Question, ask_everything, draw_scene, generate_scene
+from .sheet import contact_sheet
 
 SCENE = 900_017  # of the seeds that training never sees
 PICTURE_SIZE = 512
@@ -24,12 +26,21 @@ def main() -> None:
     picture.save(arguments.output / "picture.png")
 
     view = Florence2.load(arguments.bundle).look(picture)
+    tiles = []
     for question in ask_everything(scene):
         result = view.run(question.task, question.text or None)
         print(_shown(question, result))
-        name = f"{result.task.name.lower()}.png"
-        result.draw(picture).save(arguments.output / name)
-    print(f"Annotated pictures are in {arguments.output}.")
+        drawn = result.draw(picture)
+        drawn.save(arguments.output / f"{result.task.name.lower()}.png")
+        tiles.append((_title(question), drawn))
+    contact_sheet(tiles).save(arguments.output / "all.png")
+    print(f"Annotated pictures are in {arguments.output}, all of them in all.png.")
+
+
+def _title(question: Question) -> str:
+    """A region is drawn, other words are said."""
+    words = "" if is_location_text(question.text) else question.text
+    return f"<{TASKS[question.task].name}> {words}"
 
 
 def _shown(question: Question, result: Result) -> str:

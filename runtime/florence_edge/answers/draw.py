@@ -8,7 +8,7 @@ from zlib import crc32
 from PIL import Image, ImageDraw
 
 from .lettering import fitted, font_for, wrapped
-from .regions import Region, Ring
+from .regions import Box, Region, Ring
 
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
@@ -45,7 +45,9 @@ class _Style:
         return _Style(line=max(1, round(side / 260)), text=text, padding=max(2, text // 4))
 
 
-def draw(image: Image.Image, regions: Sequence[Region], *, caption: str = "") -> Image.Image:
+def draw(
+    image: Image.Image, regions: Sequence[Region], *, caption: str = "", asked: Box | None = None
+) -> Image.Image:
     """A new RGB picture with the regions on it and the caption in a strip underneath.
 
     Args:
@@ -53,14 +55,17 @@ def draw(image: Image.Image, regions: Sequence[Region], *, caption: str = "") ->
         regions: what to outline. A label keeps its colour from picture to picture, unless two
             labels of one picture would share it.
         caption: wrapped to the width of the picture; without it there is no strip.
+        asked: the region that the question was about; outlined in white, under the answer.
     """
     picture = image.convert("RGB")
     style = _Style.of(picture.size, len(regions))
+    if asked is not None:
+        _outline_box(picture, asked, _PAPER, style)
     coloured = list(zip(regions, _colours(regions), strict=True))
     coloured.sort(key=lambda pair: _area(pair[0].box), reverse=True)  # the small ones on top
     for region, colour in coloured:
         if region.shape == "box":
-            _outline_box(picture, region, colour, style)
+            _outline_box(picture, region.box, colour, style)
         else:
             _outline_rings(picture, region, colour, style)
     tags: list[Rectangle] = []
@@ -81,8 +86,8 @@ def _colours(regions: Sequence[Region]) -> list[Colour]:
     return [_PALETTE[slots[name]] for name in names]
 
 
-def _outline_box(picture: Image.Image, region: Region, colour: Colour, style: _Style) -> None:
-    left, top, right, bottom = _inside(region.box, picture.size)
+def _outline_box(picture: Image.Image, box: Box, colour: Colour, style: _Style) -> None:
+    left, top, right, bottom = _inside(box, picture.size)
     pen = ImageDraw.Draw(picture)
     # A dark rim keeps the line visible on every ground.
     pen.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=_INK, width=style.line + 2)
@@ -181,7 +186,7 @@ def _readable_on(colour: Colour) -> Colour:
     return _INK if 0.299 * red + 0.587 * green + 0.114 * blue > 110 else _PAPER
 
 
-def _inside(box: tuple[float, float, float, float], size: tuple[int, int]) -> Rectangle:
+def _inside(box: Box, size: tuple[int, int]) -> Rectangle:
     left, top, right, bottom = box
     width, height = size
     return (
@@ -198,6 +203,6 @@ def _overlap(one: Rectangle, other: Rectangle) -> int:
     return max(across, 0) * max(down, 0)
 
 
-def _area(box: tuple[float, float, float, float]) -> float:
+def _area(box: Box) -> float:
     left, top, right, bottom = box
     return (right - left) * (bottom - top)

@@ -22,8 +22,10 @@ LOCATION_BINS = 1000
 Convention = Literal["native", "microsoft"]
 Shape = Literal["box", "quad", "polygon"]
 Ring = tuple[float, ...]  # x1, y1, x2, y2, ... in pixels
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 # The vocabulary holds <loc_0> to <loc_999>, without leading zeros.
+_NUMBER = re.compile("[0-9]+")
 _FOUR_LOCATIONS = re.compile(r"\s*(?:<loc_(?:0|[1-9][0-9]{0,2})>){4}\s*")
 
 
@@ -47,7 +49,7 @@ class Region:
     """The object's number over the frames of a video; None unless it is tracked."""
 
     @property
-    def box(self) -> tuple[float, float, float, float]:
+    def box(self) -> Box:
         """The upright box around all rings: left, top, right, bottom (zeros without a point)."""
         xs = [x for ring in self.rings for x in ring[0::2]]
         ys = [y for ring in self.rings for y in ring[1::2]]
@@ -79,7 +81,7 @@ def location_tokens(box_xyxy: Sequence[float], image_size: tuple[int, int]) -> s
     return "".join(f"<loc_{_bin(edge, side)}>" for edge, side in edges)
 
 
-def check_region(box_xyxy: Sequence[float]) -> tuple[float, float, float, float]:
+def check_region(box_xyxy: Sequence[float]) -> Box:
     """The left, top, right and bottom edge of a region, whatever picture it belongs to.
 
     Raises:
@@ -102,6 +104,15 @@ def check_region(box_xyxy: Sequence[float]) -> tuple[float, float, float, float]
 def is_location_text(text: str) -> bool:
     """Whether a text is a region written as four location tokens; white space around is allowed."""
     return _FOUR_LOCATIONS.fullmatch(text) is not None
+
+
+def box_of_locations(text: str, image_size: tuple[int, int], convention: Convention) -> Box | None:
+    """The box in pixels that four location tokens name; None if a text is something else."""
+    if not is_location_text(text):
+        return None
+    bins = [int(number) for number in _NUMBER.findall(text)]
+    left, top, right, bottom = dequantize(bins, image_size, convention)
+    return left, top, right, bottom
 
 
 def dequantize(

@@ -15,7 +15,7 @@ from ..tasks import AnswerKind, Task
 from .detections import detections_from_regions
 from .draw import draw
 from .parse import FoundRegion, find_regions, hf_from_regions, plain_text
-from .regions import Convention, Region
+from .regions import Convention, Region, box_of_locations
 from .scores import Scorer, TokenPiece
 
 if TYPE_CHECKING:
@@ -92,6 +92,8 @@ class Result:
     def draw(self, image: Image.Image) -> Image.Image:
         """A copy of the picture with the answer on it; plain text goes under it.
 
+        The region that was asked about, if there was one, is outlined in white.
+
         Raises:
             RequestError: `image` is not of the size that was asked about.
         """
@@ -102,7 +104,8 @@ class Result:
                 "if its file carries an orientation)."
             )
         is_text = self.task.answer is AnswerKind.PURE_TEXT
-        return draw(image, self.regions, caption=self.text if is_text else "")
+        asked = box_of_locations(self.text_input or "", self.image_size, self.convention)
+        return draw(image, self.regions, caption=self.text if is_text else "", asked=asked)
 
     def to_supervision(self) -> "supervision.Detections":
         """The regions as detections of the package supervision, scores as confidences.

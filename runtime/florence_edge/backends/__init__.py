@@ -88,10 +88,7 @@ def within_engine(bundle: Bundle, backend: Backend) -> Bundle:
     An answer that would be longer is cut off there, as one at the checkpoint's own limit. A number
     that a caller asks for is never changed: one that is too large stays an error.
     """
-    from .device import DeviceBackend
-
-    most = backend.most_new_tokens if isinstance(backend, DeviceBackend) else None
-    usual = bundle.generation.max_new_tokens
+    most, usual = backend.most_new_tokens, bundle.generation.max_new_tokens
     if most is None or usual <= most:
         return bundle
     logger.warning(

@@ -30,7 +30,12 @@ class Decoder(Protocol):
 
 
 class Backend(Protocol):
-    """An engine that holds the three graphs of a bundle and the memory between them."""
+    """An engine that holds the three graphs of a bundle and the memory between them.
+
+    `most_new_tokens` is the longest answer that it was built for, None if any that the model does.
+    """
+
+    most_new_tokens: int | None
 
     def look(self, pixels: Pixels) -> Features:
         """Run the vision encoder."""

@@ -15,7 +15,7 @@ import numpy as np
 from .. import contract
 from ..cuda import Cuda, DeviceArray, Mailbox, Place
 from ..cuda.kernels import Kernels
-from ..cuda.memory import ALIGNMENT
+from ..cuda.memory import ALIGNMENT, Fields
 from ..logits import Ints
 from ..options import Generation
 from ..search import Floats
@@ -38,6 +38,7 @@ class DeviceModel:
     """The three graphs of a bundle on one GPU.
 
     `in_place` is the cache capacity of a decoder that writes its caches itself; 0: it does not.
+    `steps_ahead` is how many greedy steps a launch takes for a single image (run_ahead.py).
     """
 
     cuda: Cuda
@@ -47,6 +48,7 @@ class DeviceModel:
     floats: str
     generation: Generation
     in_place: int = 0
+    steps_ahead: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,11 @@ class BatchMemory:
             self._bind_text_encoder()
             self._owned = owned.pop_all()
 
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether steps are taken ahead of the search: with one row there is a guess."""
+        return self.model.steps_ahead > 1 and self.shape.images * self.shape.beams == 1
+
     def _allocate(self) -> None:
         size, shape = self.model.size, self.shape
         images, beams = shape.images, shape.beams
@@ -83,14 +90,17 @@ class BatchMemory:
                 "encoder_mask": ((images, encoded), np.int64),
             }
         )
-        self.inputs = self.mailbox(
-            {
-                "position": ((1,), np.int64),
-                "token_ids": (of_rows, np.int64),
-                "parents": (of_rows, np.int64),
-                "first": ((1,), np.int64),  # position from which rows follow their parents
-            }
-        )
+        inputs: Fields = {
+            "position": ((1,), np.int64),
+            "token_ids": (of_rows, np.int64),
+            "parents": (of_rows, np.int64),
+            "first": ((1,), np.int64),  # position from which rows follow their parents
+        }
+        if self.runs_ahead:
+            history = (size.decoder_positions + 1,)  # a run guesses one token beyond its last step
+            inputs = {**inputs, "history": (history, np.int64)}
+            self.history = self.array(history, np.int64).place  # mapped memory is slow to search
+        self.inputs = self.mailbox(inputs)
         self.scores = self.mailbox(
             {"top_log_probs": (scored, np.float32), "top_ids": (scored, np.int64)}
         )
@@ -124,6 +134,18 @@ class BatchMemory:
         cuda.synchronize()
 
     @cached_property
+    def kept(self) -> Mailbox:
+        """Scores of the steps of a run ahead, and the token after each."""
+        scored = (self.model.steps_ahead, 1, contract.TOP_K)
+        return self.mailbox(
+            {
+                "top_log_probs": (scored, np.float32),
+                "top_ids": (scored, np.int64),
+                "token": (scored[:1], np.int64),
+            }
+        )
+
+    @cached_property
     def _all_log_probs(self) -> Mailbox:
         """The host's copy of `log_probs`; most batches get by with the top K after two steps."""
         place = self.log_probs.place
@@ -147,7 +169,7 @@ class BatchMemory:
         self._owned.callback(array.close)
         return array
 
-    def mailbox(self, fields: Mapping[str, tuple[tuple[int, ...], Any]]) -> Mailbox:
+    def mailbox(self, fields: Fields) -> Mailbox:
         """A mailbox that is freed with the rest."""
         mailbox = self.model.cuda.mailbox(fields)
         self._owned.callback(mailbox.close)

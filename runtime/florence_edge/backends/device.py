@@ -9,7 +9,7 @@ and every method returns when its work is done: what it was given may then be ch
 
 import weakref
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,10 @@ from ..errors import BackendError
 from ..logits import Ints
 from .base import Features, Pixels, Squares
 from .batch_memory import BatchMemory, BatchShape, DeviceModel, Session
-from .device_decoder import CacheBuckets, DeviceDecoder
+from .cache_bucket import CacheBuckets
+from .device_decoder import DeviceDecoder
 from .features import DeviceFeatures
+from .run_ahead import asked_steps_ahead
 
 _KEPT = 4  # shapes of batches, batch sizes of looks and sizes of frames that stay prepared
 
@@ -33,8 +35,7 @@ _KEPT = 4  # shapes of batches, batch sizes of looks and sizes of frames that st
 class DeviceBackend:
     """The three graphs of a bundle on one GPU, and the memory between them.
 
-    `owned` closes what the model is made of; it is closed with the backend, last. `most_new_tokens`
-    is the longest answer that the engines were built for, None if they do any that the model does.
+    `owned` closes what the model is made of; it is closed with the backend, last.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class DeviceBackend:
         self._batches: dict[BatchShape, _Batch] = {}
         for kept in (self._looks, self._resizers, self._batches):
             owned.callback(_drop, kept, 0)
+        owned.callback(_reactivate, model.cuda)  # first: any thread may be the one that closes
         self._close = weakref.finalize(self, owned.close)
         self._close.atexit = False  # at the end of the process, the driver frees everything
 
@@ -157,8 +159,10 @@ def open_device_backend(
     `in_place` is the capacity of caches that the decoder's engine writes itself, if it does.
 
     Raises:
-        BackendError: our kernels cannot be compiled for this GPU.
+        BackendError: our kernels cannot be compiled for this GPU, or FLORENCE_STEPS_AHEAD is no
+            number of steps.
     """
+    steps_ahead = asked_steps_ahead()
     kernels = Kernels(cuda)
     owned.callback(kernels.close)
     model = DeviceModel(
@@ -169,6 +173,7 @@ def open_device_backend(
         floats=bundle.floats,
         generation=bundle.generation,
         in_place=in_place,
+        steps_ahead=steps_ahead,
     )
     return DeviceBackend(model, owned.pop_all(), most_new_tokens=most_new_tokens)
 
@@ -190,6 +195,12 @@ def _own(features: Features, model: DeviceModel) -> DeviceFeatures:
             "model that is to answer."
         )
     return features
+
+
+def _reactivate(cuda: Cuda) -> None:
+    """Make the GPU current for what is freed next, if that can be done."""
+    with suppress(BackendError):
+        cuda.activate()
 
 
 def _drop(kept: dict[Any, Any], most: int) -> None:

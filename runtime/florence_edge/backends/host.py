@@ -28,6 +28,8 @@ class HostModel:
 class HostBackend:
     """The three graphs of a bundle on arrays of numpy."""
 
+    most_new_tokens: int | None = None
+
     def __init__(self, model: HostModel) -> None:
         self._model = model
 

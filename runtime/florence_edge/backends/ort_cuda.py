@@ -2,8 +2,10 @@
 
 The provider is given our stream, and every input and output of a graph is bound to an address. Our
 CUDA graphs cannot take its runs in: it synchronizes inside of them. It can replay the decoder from
-a graph of its own, one a binding, for which FLORENCE_ORT_GRAPHS=1 asks; it then refuses a decoder
-that it would compute in part on the CPU. What that brings has not been measured, so it is off.
+a graph of its own, one a binding and thread, for which FLORENCE_ORT_GRAPHS=1 asks; it then refuses
+a decoder that it would compute in part on the CPU. It captures in a mode that the CUDA calls of any
+other thread spoil, and keeps graphs until the model is closed. What that brings has not been
+measured, so it is off.
 Tested over a scripted CUDA; nothing of it has run on a GPU yet.
 """
 
@@ -41,12 +43,12 @@ def open_ort_cuda(bundle: Bundle, *, index: int = 0) -> DeviceBackend:
             "user_compute_stream": str(cuda.stream),
             "use_tf32": "0",  # float32 in the graph means float32, as in TensorRT engines
         }
-        opened = {
-            name: open_session(bundle, name, (PROVIDER, settings))
+        sessions = {
+            name: OrtCudaSession(open_session(bundle, name, (PROVIDER, settings)), cuda)
             for name in contract.GRAPHS
             if not (replays and name == contract.DECODER)
         }
-        sessions = {name: OrtCudaSession(session, cuda) for name, session in opened.items()}
+        owned.callback(sessions.clear)  # before the stream: their libraries hold on to it
         if replays:
             sessions[contract.DECODER] = _replaying_decoder(bundle, settings, cuda)
         return open_device_backend(bundle, cuda, sessions, owned)
@@ -73,8 +75,8 @@ def _replaying_decoder(bundle: Bundle, settings: Mapping[str, str], cuda: Cuda) 
 class OrtCudaSession:
     """One graph; a binding is ONNX Runtime's, on addresses.
 
-    A session that `replays` captures each binding's first run, under a number of its own: ONNX
-    Runtime compares neither shapes nor addresses before it replays.
+    A session that `replays` captures each binding within its first run, under a number of its own:
+    ONNX Runtime compares neither shapes nor addresses before it replays.
     """
 
     capturable = False
@@ -98,18 +100,21 @@ class OrtCudaSession:
     def _check_inputs(self) -> None:
         """Refuse what would compute wrong numbers.
 
-        An input that ONNX Runtime wants on the host is copied there when it is bound, and what we
-        write to the device afterwards would never be seen.
+        An input that ONNX Runtime wants on the host, or on another GPU, is copied there when it is
+        bound, and what we write to its address afterwards would never be seen.
         """
         if not hasattr(self._session, "get_input_memory_infos"):  # before ONNX Runtime 1.23
             return
         infos = zip(self._session.get_inputs(), self._session.get_input_memory_infos(), strict=True)
-        on_host = [value.name for value, memory in infos if memory.name == "Cpu"]
-        if on_host:
+        elsewhere = [
+            f"{value.name} on {memory.name}:{memory.device_id}"
+            for value, memory in infos
+            if memory.name == "Cpu" or memory.device_id != self._cuda.index
+        ]
+        if elsewhere:
             raise BackendError(
-                f"ONNX Runtime's CUDA provider wants {', '.join(on_host)} on the host, where this "
-                "runtime does not put it. Use another release of onnxruntime-gpu, or "
-                "device='tensorrt'."
+                f"ONNX Runtime's CUDA provider wants {', '.join(elsewhere)}, where this runtime "
+                "does not put it. Use another release of onnxruntime-gpu, or device='tensorrt'."
             )
 
     def _bind(self, values: Sequence[Any], bind: Any, places: Mapping[str, Place]) -> None:

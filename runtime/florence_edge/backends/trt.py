@@ -50,8 +50,9 @@ def open_tensorrt(
         owned.callback(scratch.close)
         shared = _Shared(tensorrt, log, runtime, cuda, engines, scratch)
         sessions = {
-            graph: TensorRtSession(shared, graph, engine) for graph, engine in loaded.items()
+            graph: TensorRtSession(shared, graph, loaded.pop(graph)) for graph in contract.GRAPHS
         }
+        owned.callback(sessions.clear)  # the engines go before the stream and their scratch
         built = engines.record.options
         return open_device_backend(
             bundle,
@@ -97,8 +98,7 @@ class TensorRtSession:
         """
         shared, stream = self._shared, self._shared.cuda.stream
         profile = self._profile(places)
-        strategy = shared.tensorrt.module.ExecutionContextAllocationStrategy.USER_MANAGED
-        context = self._engine.create_execution_context(strategy)
+        context = self._engine.create_execution_context(self._how())
         if context is None:
             raise self._failure("makes no execution context")
         self._check(context.set_optimization_profile_async(profile, stream), "takes no profile")
@@ -111,12 +111,28 @@ class TensorRtSession:
             self._check(context.set_tensor_address(tensor.name, address), f"lacks {tensor.name}")
         shared.cuda.synchronize()  # the switch of profiles may copy
         if shared.tensorrt.is_rtx:  # depends on how the engine was built
-            self.capturable = bool(context.is_stream_capturable(stream))
+            self.capturable &= bool(context.is_stream_capturable(stream))
 
         def run() -> None:
             self._check(context.execute_async_v3(stream), "failed while running")
 
         return run
+
+    def _how(self) -> Any:
+        """How a context is made: without scratch memory, for it gets ours.
+
+        TensorRT-RTX compiles kernels for the shapes of a context, by default while others already
+        run in their place: those a graph would capture, and find swapped.
+        """
+        module = self._shared.tensorrt.module
+        strategy = module.ExecutionContextAllocationStrategy.USER_MANAGED
+        if not self._shared.tensorrt.is_rtx:
+            return strategy
+        runtime_config = self._engine.create_runtime_config()
+        runtime_config.set_execution_context_allocation_strategy(strategy)
+        eager = module.DynamicShapesKernelSpecializationStrategy.EAGER
+        runtime_config.dynamic_shapes_kernel_specialization_strategy = eager
+        return runtime_config
 
     def _profile(self, places: Mapping[str, Place]) -> int:
         """Which profile serves these shapes, once it is clear that one was built."""

@@ -1,9 +1,15 @@
 """CUDA through PyCUDA: memory and streams are its own, in the device's primary context.
 
+PyCUDA keeps a stack of contexts for each thread, and aborts the process where a thread ends with
+one left on it. So the context is there only while PyCUDA works for us.
+
 PyCUDA has no stream capture and no graphs; those are called through ctypes on its stream's handle,
 which works because the runtime and PyCUDA share the primary context.
 """
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ..errors import BackendError
@@ -27,14 +33,15 @@ def open_pycuda() -> Call:
     pycuda, others = _PyCuda(driver), open_libraries()
 
     def call(name: str, *arguments: Any) -> Any:
+        if name == "cudaSetDevice":
+            pycuda.select(*arguments)
         own = getattr(pycuda, name, None)
+        if own is None:  # the runtime has a current device of its own
+            return others(name, *arguments)
         try:
-            result = others(name, *arguments) if own is None else own(*arguments)
+            return own(*arguments)
         except driver.Error as error:
             raise BackendError(f"PyCUDA failed in {name}: {error}.") from error
-        if name == "cudaSetDevice":  # the runtime has a current device, too
-            others(name, *arguments)
-        return result
 
     return call
 
@@ -48,30 +55,46 @@ class _PyCuda:
     def __init__(self, driver: Any) -> None:
         self._driver = driver
         self._contexts: dict[int, Any] = {}
-        self._owned: dict[int, Any] = {}
+        self._of_thread = threading.local()
+        self._owned: dict[int, tuple[Any, Any]] = {}  # what there is, and its context
 
-    def cudaSetDevice(self, index: int) -> None:
+    def select(self, index: int) -> None:
+        """Let what this thread asks for come from a GPU."""
         if index not in self._contexts:
             self._contexts[index] = self._driver.Device(index).retain_primary_context()
-            self._contexts[index].push()
+        self._of_thread.context = self._contexts[index]
 
     def cudaMalloc(self, size: int) -> int:
-        allocation = self._driver.mem_alloc(size)
-        return self._keep(allocation, int(allocation))
+        with self._within() as context:
+            allocation = self._driver.mem_alloc(size)
+            return self._keep(allocation, int(allocation), context)
 
     def cudaHostAlloc(self, size: int, flags: int) -> int:
-        array = self._driver.pagelocked_empty(size, "uint8", mem_flags=flags)
-        return self._keep(array, array.ctypes.data)
+        with self._within() as context:
+            array = self._driver.pagelocked_empty(size, "uint8", mem_flags=flags)
+            return self._keep(array, array.ctypes.data, context)
 
     def cudaStreamCreateWithFlags(self, flags: int) -> int:
-        stream = self._driver.Stream(flags)
-        return self._keep(stream, int(stream.handle))
+        with self._within() as context:
+            stream = self._driver.Stream(flags)
+            return self._keep(stream, int(stream.handle), context)
 
     def cudaFree(self, address: int) -> None:
-        del self._owned[address]
+        value, context = self._owned.pop(address)
+        with self._within(context):
+            del value
 
     cudaFreeHost = cudaStreamDestroy = cudaFree
 
-    def _keep(self, value: Any, name: int) -> int:
-        self._owned[name] = value
+    @contextmanager
+    def _within(self, context: Any = None) -> Iterator[Any]:
+        context = context or self._of_thread.context
+        context.push()
+        try:
+            yield context
+        finally:
+            context.pop()
+
+    def _keep(self, value: Any, name: int, context: Any) -> int:
+        self._owned[name] = value, context
         return name

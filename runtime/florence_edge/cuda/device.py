@@ -37,6 +37,7 @@ class Cuda:
     def __init__(self, call: Call, index: int) -> None:
         self.call = call
         self.index = index
+        self._closed = False
         self.activate()
         self.integrated = bool(self._attribute(calls.ATTRIBUTE_INTEGRATED))
         self.compute_capability = (
@@ -50,10 +51,19 @@ class Cuda:
 
     def close(self) -> None:
         """Destroy the stream."""
+        self._closed = True
         self._owned.close()
 
     def activate(self) -> None:
-        """Make this GPU the calling thread's; each thread has a current device of its own."""
+        """Make this GPU the calling thread's; each thread has a current device of its own.
+
+        Raises:
+            BackendError: it was closed; its stream is gone, and CUDA would not notice.
+        """
+        if self._closed:
+            raise BackendError(
+                "This model was closed, and its memory on the GPU is gone. Load it again."
+            )
         self.call("cudaSetDevice", self.index)
 
     def memory(self) -> tuple[int, int]:

@@ -6,7 +6,7 @@ defines it); nothing is copied to take one in.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 from PIL import Image
@@ -15,12 +15,19 @@ from ..errors import ImageError
 from .calls import LEGACY_STREAM
 
 
-@runtime_checkable
 class DeviceImage(Protocol):
-    """Anything that describes itself as memory of a GPU; a tensor on the CPU does not."""
+    """Anything that describes itself as memory of a GPU."""
 
     @property
     def __cuda_array_interface__(self) -> Mapping[str, Any]: ...
+
+
+def is_on_gpu(image: object) -> TypeGuard[DeviceImage]:
+    """Whether it does; a tensor of torch has the attribute on the CPU, too, and there it raises.
+
+    `isinstance` would be fooled: as of Python 3.12 it does not read a Protocol's properties.
+    """
+    return getattr(image, "__cuda_array_interface__", None) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

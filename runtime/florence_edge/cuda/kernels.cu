@@ -42,6 +42,39 @@ extern "C" __global__ void follow(
         start[n * beam_words] = past[n];
 }
 
+// Keep the scores of a greedy step and feed it with the best token that completes no n-gram again,
+// as the search on the host will unless another rule comes in. `history` holds the tokens fed so
+// far, to *position. Threads: x over top, at most 64; the first chooses.
+extern "C" __global__ void feed_best(
+    const Word* top_log_probs, const long long* top_ids,
+    Word* kept_log_probs, long long* kept_ids, long long* kept_token,
+    long long* history, long long* token_id, long long* position, int top, int ngram)
+{
+    int candidate = blockIdx.x * blockDim.x + threadIdx.x;
+    if (candidate < top) {
+        kept_log_probs[candidate] = top_log_probs[candidate];
+        kept_ids[candidate] = top_ids[candidate];
+    }
+    if (candidate > 0)
+        return;
+    long long length = *position + 1;
+    unsigned long long banned = 0;
+    for (long long start = 0; ngram > 0 && start + ngram <= length; ++start) {
+        const long long* begun = history + length - (ngram - 1);
+        int same = 1;
+        for (int i = 0; same && i < ngram - 1; ++i)
+            same = history[start + i] == begun[i];
+        for (int c = 0; same && c < top; ++c)
+            if (top_ids[c] == history[start + ngram - 1])
+                banned |= 1ull << c;
+    }
+    int best = 0;
+    while (best < top - 1 && (banned >> best & 1))
+        ++best;
+    history[length] = *token_id = *kept_token = top_ids[best];
+    *position = length;
+}
+
 // One pass of a separable resize of RGB bytes along one axis, in Pillow's fixed-point arithmetic:
 // output o of a line is the sum of its taps, source[first[o] + t] * weights[o][t], t < count[o].
 // Steps are bytes: `*_line` from a line to the next, `*_step` along it. Threads: x and y over

@@ -1,11 +1,11 @@
-"""Our three kernels (kernels.cu), compiled by NVRTC for the GPU at hand.
+"""Our kernels (kernels.cu), compiled by NVRTC for the GPU at hand.
 
-Copies of the CUDA runtime would do for all of them but for one thing: a copy has fixed addresses
-in a CUDA graph, while a new cache row goes one further each step and beams part anywhere.
+Copies of the CUDA runtime would do for the caches but for one thing: a copy has fixed addresses in
+a CUDA graph, while a new cache row goes one further each step and beams part anywhere.
 """
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from importlib.resources import files
 from typing import Any, TypeAlias
@@ -19,9 +19,10 @@ from .memory import Place
 PRECISION_BITS = 22  # of the resize weights; Pillow's Resample.c: 32 - 8 - 2
 
 Argument: TypeAlias = "ctypes._SimpleCData[Any]"
+Places: TypeAlias = "Mapping[str, Place]"
 Grid: TypeAlias = "tuple[int, int, int]"
 
-_NAMES = ("place_rows", "follow", "resample")
+_NAMES = ("place_rows", "follow", "feed_best", "resample")
 _WORD = 4  # bytes; kernels.cu moves caches in these
 _THREADS = 256  # of a block, all along x
 
@@ -70,6 +71,33 @@ class Kernels:
             *map(ctypes.c_int, (rows * heads, words, capacity, distance)),
         ]
         self.launch("place_rows", (rows * heads * words, count, 1), arguments)
+
+    def feed_best(
+        self,
+        scores: Mapping[str, Place],
+        kept: Mapping[str, Place],
+        fed: Mapping[str, Place],
+        *,
+        ngram: int,
+    ) -> None:
+        """Enqueue that a greedy step of one row is kept, and that the next gets its best token.
+
+        `scores` are the decoder's "top_log_probs" and "top_ids" [1, 1, K], which go to `kept`, as
+        does the "token" [1] that is chosen; that is put behind those in "history" [L] of `fed`, and
+        its "token_ids" [1, 1] and "position" [1] move on. A token that completes an n-gram of
+        `ngram` tokens which the history has is passed over; 0 allows all.
+        """
+        places = (
+            *(scores[name] for name in ("top_log_probs", "top_ids")),
+            *(kept[name] for name in ("top_log_probs", "top_ids", "token")),
+            *(fed[name] for name in ("history", "token_ids", "position")),
+        )
+        top = scores["top_ids"].shape[-1]
+        arguments: list[Argument] = [
+            *(ctypes.c_void_p(place.address) for place in places),
+            *map(ctypes.c_int, (top, ngram)),
+        ]
+        self.launch("feed_best", (top, 1, 1), arguments)
 
     def launch(self, name: str, threads: Grid, arguments: list[Argument]) -> None:
         """Enqueue a kernel with at least this many threads along x, y and z."""

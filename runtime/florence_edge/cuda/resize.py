@@ -21,6 +21,7 @@ from .frame import Frame
 from .kernels import PRECISION_BITS, Kernels
 from .memory import DeviceArray, Place
 
+_MOST_ALONG_Y = 65_535  # blocks of a launch (CUDA programming guide, compute capabilities)
 _SUPPORT = 2.0  # reach of the bicubic filter, in pixels
 _A = -0.5  # its shape; Pillow's value
 
@@ -108,7 +109,8 @@ class Resizer:
 
     def _pass(self, source: "_Pixels", target: "_Pixels", taps: "_DeviceTaps", lines: int) -> None:
         """Resize each of `lines` to the side."""
-        lines_first = target.line < target.step  # neighbouring threads write neighbouring bytes
+        # Neighbouring threads write neighbouring bytes, but only x takes more than 65,535 of them.
+        lines_first = target.line < target.step or lines > _MOST_ALONG_Y
         threads = (lines, self._side, 1) if lines_first else (self._side, lines, 1)
         numbers = (taps.most, self._side, lines, int(lines_first))
         arguments: list[Any] = [

@@ -2,13 +2,14 @@
 
 {"florence-run": "0.1.0", "bundle": {...}, "options": {...}}     where answers come from, first
 {"image": "a.jpg", "task": "<OD>", ...}                          a line a picture and task
-{"image": "b.jpg", "error": "..."}                               tried again by a later run
+{"image": "b.jpg", "error": "..."}                               told once, tried again each run
 """
 
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,6 +19,7 @@ from .asking import Asked
 from .origin import KEY, Origin
 
 _Key = tuple[str, str, str | None, tuple[float, ...]]  # picture, task, text, region
+_Error = tuple[str, str]  # picture, reason
 
 
 class AnswersFile:
@@ -27,13 +29,14 @@ class AnswersFile:
         self,
         path: Path,
         file: IO[str],
-        answered: set[_Key],
+        known: "_Known",
         asked: Asked,
         first: Mapping[str, Any] | None,
     ) -> None:
         self._path = path
         self._file = file
-        self._answered = answered
+        self._answered = known.answers
+        self._errors = known.errors
         self._first = first
         self._questions = asked.questions(None)
         self._region = () if asked.region is None else tuple(float(x) for x in asked.region)
@@ -59,8 +62,11 @@ class AnswersFile:
                 self._answered.add(key)
 
     def write_error(self, image: Path, error: Exception) -> None:
-        """Append why there is no answer."""
-        self._append({"image": str(image), "error": str(error)})
+        """Append why there is no answer, unless the file says so."""
+        told = str(image), str(error)
+        if told not in self._errors:
+            self._append({"image": told[0], "error": told[1]})
+            self._errors.add(told)
 
     def _key(self, image: Path, task: str, text: str | None) -> _Key:
         return str(image), task, None if self._region else text, self._region
@@ -98,27 +104,34 @@ def open_answers(
             f"{path} is there already. Add --resume to go on with it, or choose another --answers."
         )
     try:
-        answered, whole = _answered(path, origin) if begun else (set[_Key](), 0)
-        if begun and whole < path.stat().st_size:
-            os.truncate(path, whole)
+        known = _known(path, origin) if begun else _Known()
+        if begun and known.whole < path.stat().st_size:
+            os.truncate(path, known.whole)
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a", encoding="utf-8")
     except OSError as error:
         raise FlorenceEdgeError(f"Cannot write {path}: {error}. Choose another.") from error
     with file:
-        yield AnswersFile(path, file, answered, asked, None if whole else origin.line())
+        yield AnswersFile(path, file, known, asked, None if known.whole else origin.line())
 
 
-def _answered(path: Path, origin: Origin) -> tuple[set[_Key], int]:
-    """What is answered in a file of ours, and the bytes of its lines but for a torn last one."""
-    answered: set[_Key] = set()
-    whole = 0
+@dataclass(slots=True)
+class _Known:
+    """What a file of ours says, and the bytes of its lines but for a torn last one."""
+
+    answers: set[_Key] = field(default_factory=set)
+    errors: set[_Error] = field(default_factory=set)
+    whole: int = 0
+
+
+def _known(path: Path, origin: Origin) -> _Known:
+    known = _Known()
     with path.open("rb") as file:
         for number, raw in enumerate(file, 1):
             if not raw.endswith(b"\n"):
                 _check_torn(raw, path, number)
                 break
-            whole += len(raw)
+            known.whole += len(raw)
             line = _line(raw, path, number)
             if KEY in line:
                 _check_origin(line, path, origin)
@@ -127,9 +140,11 @@ def _answered(path: Path, origin: Origin) -> tuple[set[_Key], int]:
                     f"{path} does not begin with the bundle and the options that its answers come "
                     "from, so it will not be continued. Choose another --answers."
                 )
-            elif "error" not in line:
-                answered.add(_key_of(line))
-    return answered, whole
+            elif "error" in line:
+                known.errors.add((str(line.get("image")), str(line["error"])))
+            else:
+                known.answers.add(_key_of(line))
+    return known
 
 
 def _check_torn(raw: bytes, path: Path, number: int) -> None:

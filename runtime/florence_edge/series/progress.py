@@ -1,19 +1,27 @@
-"""One line on the terminal that says how far a long run has got."""
+"""How far a long run has got: one line on a terminal, a line now and then in a log."""
 
 import sys
 import time
 from collections.abc import Callable
 from typing import TextIO
 
+Clock = Callable[[], float]
+
 _CLEAR = "\r\033[K"
+_SECONDS = 60.0  # between two lines of a log
 
 
 class StatusLine:
-    """A line that replaces itself; where the stream is no terminal, it is not written."""
+    """A line that replaces itself; where the stream is no terminal, one more line each minute."""
 
-    def __init__(self, stream: TextIO | None = None, *, wanted: bool = True) -> None:
+    def __init__(
+        self, stream: TextIO | None = None, *, wanted: bool = True, clock: Clock = time.monotonic
+    ) -> None:
         self._stream = stream or sys.stderr
-        self._visible = wanted and self._stream.isatty()
+        self._replaces = self._stream.isatty()
+        self._wanted = wanted
+        self._clock = clock
+        self._written = clock()
 
     def __enter__(self) -> "StatusLine":
         return self
@@ -23,19 +31,26 @@ class StatusLine:
 
     def show(self, text: str) -> None:
         """Put `text` in the place of what stands there."""
-        if self._visible:
+        if not self._wanted:
+            return
+        if self._replaces:
             self._stream.write(f"{_CLEAR}{text}")
+            self._stream.flush()
+        elif self._clock() >= self._written + _SECONDS:
+            self._written = self._clock()
+            self._stream.write(f"{text}\n")
             self._stream.flush()
 
     def clear(self) -> None:
         """Make room for other output."""
-        self.show("")
+        if self._replaces:
+            self.show("")
 
 
 class Pace:
     """How many of `total` pictures are done, at what rate, and how long the rest will take."""
 
-    def __init__(self, total: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, total: int, *, clock: Clock = time.monotonic) -> None:
         self._total = total
         self._done = 0
         self._clock = clock

@@ -1,0 +1,268 @@
+import importlib.util
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from florence_edge import TASKS, BackendError, Florence2, GenerationOptions, contract, cuda
+from florence_edge.backends import ort_cuda, ort_session
+from florence_edge.backends.run_ahead import asked_steps_ahead
+from florence_edge.cuda.kernels import Kernels
+from florence_edge.logits import repeated_ngram_tokens
+
+from .miniature_answers import assert_same_answers, export_miniature
+from .on_gpu import require_gpu
+from .test_trt import (  # fixtures among them
+    SHORT,
+    Machine,
+    Steps,
+    ask,
+    assert_alike,
+    backend_of,
+    bare,  # noqa: F401
+    in_place,  # noqa: F401
+    machine,  # noqa: F401
+    miniature_engines,  # noqa: F401
+    pictures,  # noqa: F401
+)
+
+TIMING = Path(__file__).parents[1] / "gpu" / "steps_ahead.py"
+GREEDY = replace(SHORT, num_beams=1)
+
+
+@pytest.fixture(autouse=True)
+def four_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLORENCE_STEPS_AHEAD", "4")
+
+
+@pytest.mark.parametrize("integrated", [False, True])
+def test_all_15_tasks_are_answered_as_on_the_cpu(
+    machine: Machine,  # noqa: F811
+    tiny_model: Florence2,
+    pictures: list[Image.Image],  # noqa: F811
+    integrated: bool,
+) -> None:
+    machine.cuda.integrated = integrated
+    model = machine.load()
+    for task in TASKS:
+        found = ask(model, task, pictures[0], GREEDY)
+        assert_alike(found, ask(tiny_model, task, pictures[0], GREEDY))
+
+
+@pytest.mark.parametrize("ngram", [0, 1, 2, 3])
+def test_a_long_answer_is_the_same_whatever_may_not_repeat(
+    machine: Machine,  # noqa: F811
+    tiny_model: Florence2,
+    pictures: list[Image.Image],  # noqa: F811
+    ngram: int,
+) -> None:
+    """Two thirds of the guesses are made by the bundle's rule, which is not the one asked for."""
+    options = GenerationOptions(num_beams=1, max_new_tokens=140, no_repeat_ngram_size=ngram)
+    model = machine.load()
+    for _ in range(2):  # the second time, everything is captured already
+        found = ask(model, "CAPTION", pictures[0], options)
+        assert_alike(found, ask(tiny_model, "CAPTION", pictures[0], options))
+    assert len(found.token_ids) == 141
+
+
+def test_guesses_come_true(machine: Machine, pictures: list[Image.Image]) -> None:  # noqa: F811
+    """By the bundle's own rule every guess is right: a launch brings four tokens."""
+    options = GenerationOptions(num_beams=1, max_new_tokens=50)
+    model = machine.load()
+    ask(model, "CAPTION", pictures[0], options)
+    before = len(machine.cuda.calls)
+    tokens = len(ask(model, "CAPTION", pictures[0], options).token_ids) - 1
+    calls = machine.cuda.calls[before:]
+    assert tokens == 50
+    # The first alone, twelve runs for the 49 others but one, and that one again for the forced end.
+    assert calls.count("cudaGraphLaunch") <= 1 + -(-49 // 4) + 1
+
+
+def test_beams_and_batches_go_step_by_step(
+    machine: Machine,  # noqa: F811
+    tiny_model: Florence2,
+    pictures: list[Image.Image],  # noqa: F811
+) -> None:
+    model = machine.load()
+    for beams in (1, 3):
+        options = replace(SHORT, num_beams=beams)
+        found = model.run_batch("OD", pictures, options=options)
+        for ours, theirs in zip(
+            found, tiny_model.run_batch("OD", pictures, options=options), strict=True
+        ):
+            assert_alike(ours, theirs)
+    assert "feed_best" not in launched(machine)
+
+
+def test_in_place_the_answers_are_the_same(
+    in_place: Machine,  # noqa: F811
+    tiny_model: Florence2,
+    pictures: list[Image.Image],  # noqa: F811
+) -> None:
+    options = GenerationOptions(num_beams=1, max_new_tokens=140)
+    found = ask(in_place.load(), "CAPTION", pictures[0], options)
+    assert_alike(found, ask(tiny_model, "CAPTION", pictures[0], options))
+    assert "feed_best" in launched(in_place)
+
+
+def launched(machine: Machine) -> set[str]:  # noqa: F811
+    return set(machine.cuda.kernels)
+
+
+class Driven(Steps):
+    """A greedy decoder that is fed with tokens of one's choice."""
+
+    def __init__(self, machine: Machine) -> None:  # noqa: F811
+        super().__init__(machine, 1)
+
+    def feed(self, token: int) -> Any:
+        (scores,) = self.decoder.step(np.array([[token]]), np.array([[0]]))
+        return scores
+
+
+def test_a_guess_that_was_wrong_makes_the_rest_void(
+    machine: Machine,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Fed with other tokens than the best, at every distance from the beginning of a run."""
+    ahead = Driven(machine)
+    monkeypatch.setenv("FLORENCE_STEPS_AHEAD", "1")
+    alone = Driven(machine)
+    tokens = np.random.default_rng(0).integers(4, 60, 40)
+    best = 5
+    for i, other in enumerate(tokens):
+        token = int(other) if i % 7 in (2, 5) else best
+        found, expected = ahead.feed(token), alone.feed(token)
+        np.testing.assert_array_equal(found.top_ids, expected.top_ids)
+        np.testing.assert_allclose(found.top_log_probs, expected.top_log_probs, atol=1e-5)
+        best = int(expected.top_ids[0, 0])
+
+
+def test_all_log_probabilities_are_those_of_the_step_asked_about(
+    machine: Machine,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ahead = Driven(machine)
+    monkeypatch.setenv("FLORENCE_STEPS_AHEAD", "1")
+    alone = Driven(machine)
+    token = 5
+    for i in range(30):
+        found, expected = ahead.feed(token), alone.feed(token)
+        if i % 3:
+            np.testing.assert_allclose(found.full(), expected.full(), atol=1e-5)
+        token = int(expected.top_ids[0, 0])
+
+
+def test_no_run_goes_beyond_the_caches(machine: Machine) -> None:  # noqa: F811
+    """The scripted CUDA refuses to place a row where there is none."""
+    driven = Driven(machine)
+    token, past = 5, []
+    for _ in range(contract.MIN_CACHE_CAPACITY + 9):
+        past.append(token)
+        token = int(driven.feed(token).top_ids[0, 0])
+    assert len(past) > contract.MIN_CACHE_CAPACITY
+
+
+def test_everything_is_freed_with_the_model(
+    machine: Machine,  # noqa: F811
+    pictures: list[Image.Image],  # noqa: F811
+) -> None:
+    model = machine.load()
+    ask(model, "CAPTION", pictures[0], GREEDY)
+    backend_of(model).close()
+    assert machine.cuda.held == []
+
+
+@pytest.mark.parametrize("asked", ["0", "33", "-4", "four", "2.5"])
+def test_what_is_no_number_of_steps_is_refused(
+    machine: Machine,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    asked: str,
+) -> None:
+    monkeypatch.setenv("FLORENCE_STEPS_AHEAD", asked)
+    with pytest.raises(
+        BackendError, match=r"FLORENCE_STEPS_AHEAD is .*; expected.*1 \(off\) to 32"
+    ):
+        machine.load()
+    assert machine.cuda.held == []
+
+
+def test_unless_asked_for_it_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    for nothing in ("", None):
+        if nothing is None:
+            monkeypatch.delenv("FLORENCE_STEPS_AHEAD")
+        else:
+            monkeypatch.setenv("FLORENCE_STEPS_AHEAD", nothing)
+        assert asked_steps_ahead() == 1
+
+
+def test_the_timing_of_steps_ahead_runs(
+    machine: Machine,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """tests/gpu/steps_ahead.py, which is meant for a GPU."""
+    spec = importlib.util.spec_from_file_location("steps_ahead", TIMING)
+    assert spec is not None
+    assert spec.loader is not None
+    timing: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(timing)
+    monkeypatch.setattr(timing, "SCENES", 1)
+    monkeypatch.setattr(timing, "ROUNDS", 2)
+    monkeypatch.setattr(timing, "GREEDY", GREEDY)
+    timing.main(machine.folder, "tensorrt", tmp_path / "found.json")
+    found = json.loads((tmp_path / "found.json").read_text())["steps a launch"]
+    assert list(found["OD"]) == ["1", "4", "8"]
+    assert found["OD"]["1"]["times as fast"] == 1
+    assert "feed_best" in machine.cuda.kernels
+
+
+@pytest.mark.tensorrt
+def test_tensorrt_answers_all_15_tasks_as_the_cpu_does(miniature_engines: Path) -> None:  # noqa: F811
+    assert_same_answers(miniature_engines, "tensorrt", 1)
+
+
+@pytest.mark.gpu
+def test_cuda_answers_all_15_tasks_as_the_cpu_does(tmp_path: Path) -> None:
+    if ort_cuda.PROVIDER not in ort_session.available():
+        pytest.skip("run `pytest -m gpu` with onnxruntime-gpu: pip install florence-edge[gpu]")
+    require_gpu()
+    assert_same_answers(export_miniature(tmp_path), "cuda", 1)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("ngram", [0, 3])
+def test_a_gpu_guesses_as_the_search_chooses(ngram: int) -> None:
+    require_gpu()
+    gpu = cuda.open_cuda()
+    kernels = Kernels(gpu)
+    rng = np.random.default_rng(ngram)
+    scored = (1, 1, contract.TOP_K)
+    fields = {
+        **{"top_log_probs": (scored, np.float32), "top_ids": (scored, np.int64)},
+        **{"token": ((1,), np.int64), "history": ((1025,), np.int64)},
+        **{"token_ids": ((1, 1), np.int64), "position": ((1,), np.int64)},
+    }
+    box, kept = gpu.mailbox(fields), gpu.mailbox(fields)
+    for length in (1, 2, 3, 50, 1024):
+        box.host["top_log_probs"][:] = rng.standard_normal(scored)
+        box.host["top_ids"][:] = rng.permutation(contract.TOP_K)
+        box.host["history"][:] = rng.integers(0, 9, 1025)
+        box.host["position"][0] = length - 1
+        history = box.host["history"][:length].copy()
+        ids = box.host["top_ids"][0, 0].copy()
+        best = ids[~np.isin(ids, repeated_ngram_tokens(history, ngram))][0]
+        box.send(gpu.stream)
+        kernels.feed_best(box.places, kept.places, box.places, ngram=ngram)
+        box.fetch(gpu.stream)
+        kept.fetch(gpu.stream)
+        gpu.synchronize()
+        assert box.host["token_ids"] == box.host["history"][length] == kept.host["token"] == best
+        assert box.host["position"] == length
+        np.testing.assert_array_equal(kept.host["top_ids"][0, 0], ids)
+        np.testing.assert_array_equal(kept.host["top_log_probs"], box.host["top_log_probs"])
+    gpu.close()
