@@ -1,7 +1,7 @@
 """Memory over many pictures and frames; minutes long, so only where `slow` tests are asked for.
 
-FLORENCE_EDGE_RECORD=runtime/memory_growth.json pytest -m slow tests/runtime/test_memory_growth.py
-writes down what the miniature took.
+With FLORENCE_EDGE_RECORD=runtime/memory_growth.json and `-k miniature`, what the miniature took is
+written down.
 """
 
 import gc
@@ -12,6 +12,7 @@ import platform
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,6 +54,35 @@ def test_five_hundred_pictures_take_no_more_than_a_hundred(
     assert memory[499] - memory[100] < MOST_GROWTH
 
 
+def test_the_miniature_finds_objects_in_a_thousand_pictures_and_does_not_grow(
+    tmp_path: Path,
+) -> None:
+    model = Florence2.load(export_miniature(tmp_path), threads=1)
+    (tmp_path / "pictures").mkdir()
+    sizes = [(1600, 1200), (1280, 720), (900, 1600), (3000, 2000)]
+    for number, scene in enumerate(itertools.islice(held_out(), 1000)):
+        scene.resize(sizes[number % len(sizes)]).save(tmp_path / "pictures" / f"{number:03}.jpg")
+    memory: dict[int, float] = {}
+    regions, begin, greedy = 0, time.monotonic(), GenerationOptions(num_beams=1)
+    pictures = sorted((tmp_path / "pictures").iterdir())
+    for number, answered in enumerate(model.run_many(pictures, ["OD"], options=greedy), 1):
+        regions += len(answered.results[0].regions)
+        if number % 100 == 0:
+            memory[number] = round(resident(), 1)
+    record(
+        "pictures",
+        {
+            "task": "OD, greedy; a folder of held-out scenes as JPEG, 0.9 to 6 megapixels",
+            "pictures_answered": max(memory),
+            "regions_found": regions,
+            "minutes": round((time.monotonic() - begin) / 60, 1),
+            "resident_mb_after_pictures": memory,
+        },
+    )
+    assert regions > 1000
+    assert max(memory.values()) - memory[200] < MOST_GROWTH
+
+
 @pytest.mark.parametrize("live", [False, True])
 def test_ten_thousand_frames_take_no_more_than_two_thousand(
     tiny_model: Florence2, live: bool
@@ -81,7 +111,16 @@ def test_the_miniature_finds_objects_in_ten_thousand_frames_and_does_not_grow(
             memory[stats.answered] = round(resident(), 1)
         if stats.answered == 10_000:
             break
-    record(memory, regions, time.monotonic() - begin)
+    record(
+        "frames",
+        {
+            "task": "OD, greedy; the held-out scenes as a live source of changing size",
+            "frames_answered": max(memory),
+            "regions_found": regions,
+            "minutes": round((time.monotonic() - begin) / 60, 1),
+            "resident_mb_after_frames": memory,
+        },
+    )
     assert regions > 10_000
     assert max(memory.values()) - memory[2000] < MOST_GROWTH
 
@@ -93,27 +132,29 @@ def noise() -> Iterator[np.ndarray]:
 
 
 def scenes() -> Iterator[Image.Image]:
-    """The held-out scenes over and over, in four sizes, as a live source gives them."""
-    folder = Path(__file__).parents[2] / "calibration" / "held_out" / "pictures"
-    pictures = [Image.open(path).convert("RGB") for path in sorted(folder.iterdir())]
+    """The held-out scenes in four sizes, as a live source gives them."""
     sizes = [(640, 480), (1280, 720), (320, 240), (600, 601)]
-    for number in itertools.count():
+    for number, scene in enumerate(held_out()):
         time.sleep(0.005)  # a camera's own pace: not all of its time is ours
-        yield pictures[number % len(pictures)].resize(sizes[number // 100 % len(sizes)])
+        yield scene.resize(sizes[number // 100 % len(sizes)])
 
 
-def record(memory: dict[int, float], regions: int, seconds: float) -> None:
+def held_out() -> Iterator[Image.Image]:
+    """The held-out scenes over and over."""
+    folder = Path(__file__).parents[2] / "calibration" / "held_out" / "pictures"
+    return itertools.cycle(Image.open(path).convert("RGB") for path in sorted(folder.iterdir()))
+
+
+def record(what: str, found: dict[str, Any]) -> None:
+    """Put what was found into the JSON file that FLORENCE_EDGE_RECORD names, beside the rest."""
     if "FLORENCE_EDGE_RECORD" in os.environ:
-        content = {
+        path = Path(os.environ["FLORENCE_EDGE_RECORD"])
+        content = json.loads(path.read_text()) if path.exists() else {}
+        content[what] = {
             "command": "FLORENCE_EDGE_RECORD=runtime/memory_growth.json pytest -m slow "
             "tests/runtime/test_memory_growth.py -k miniature",
             "model": "the miniature, fp32, onnxruntime on the CPU, one thread",
-            "task": "OD, greedy; the held-out scenes as a live source of changing size",
             "machine": f"{platform.machine()}, Python {platform.python_version()}",
-            "frames_answered": max(memory),
-            "regions_found": regions,
-            "minutes": round(seconds / 60, 1),
-            "resident_mb_after_frames": memory,
+            **found,
         }
-        path = Path(os.environ["FLORENCE_EDGE_RECORD"])
         path.write_text(json.dumps(content, indent=1) + "\n")
