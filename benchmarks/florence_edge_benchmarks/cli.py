@@ -1,15 +1,12 @@
-"""florence-bench: speed, accuracy and reports. A module of `commands` is a subcommand."""
+"""florence-bench: speed, accuracy, energy and reports. A module of `commands` is a subcommand."""
 
 import argparse
 import logging
-import os
 import signal
-import sys
 from collections.abc import Sequence
-from contextlib import suppress
 
 from florence_edge import __version__
-from florence_edge.errors import FlorenceEdgeError
+from florence_edge.command import run_command
 
 from .commands import accuracy, energy, report, speed
 
@@ -26,22 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("florence_edge_benchmarks").setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as on Ctrl-C
     asked = _parser().parse_args(arguments)
-    try:
-        print(_COMMANDS[asked.command].run(asked), flush=True)
-    except FlorenceEdgeError as error:
-        print(f"florence-bench: {error}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:  # whoever read our output has left (| head); files are written by now
-        with suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:  # a path that the file system cannot even look up, a full disk
-        print(f"florence-bench: {error}. Check the paths.", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("florence-bench: stopped; no result was written.", file=sys.stderr)
-        return 130
-    return 0
+    return run_command(
+        "florence-bench",
+        lambda: print(_COMMANDS[asked.command].run(asked), flush=True),
+        explain=lambda error: f"{error}. Check the paths.",
+        stopped="stopped; no result was written.",
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,6 +1,5 @@
 """Joules per image and per token: a bundle that answers in a closed loop beside a power meter."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -9,16 +8,15 @@ from typing import Any
 from florence_edge import Florence2, GenerationOptions
 from florence_edge.image import load_image
 from florence_edge.tasks import Task
-from florence_edge_jetson.board import read_board
-from florence_edge_jetson.clocks import read_gpu_clock
-from florence_edge_jetson.energy import Energy, Plan, Work, measure
-from florence_edge_jetson.meter import Meter
-from florence_edge_jetson.thermal import read_zones
-from florence_edge_jetson.tree import Tree
+from florence_edge_jetson.machine.board import read_board
+from florence_edge_jetson.machine.clocks import read_gpu_clock
+from florence_edge_jetson.machine.thermal import read_zones
+from florence_edge_jetson.machine.tree import Tree
+from florence_edge_jetson.power.energy import Energy, Plan, Work, measure
+from florence_edge_jetson.power.meter import Meter
 
-from .energy_tables import throttling
 from .machine import describe_machine
-from .results import write_whole
+from .results.energy import EnergyResult, Figures
 
 _WARM_UP = 3  # answers before anything is measured: kernels are chosen, clocks rise
 
@@ -39,9 +37,21 @@ def answering(
 
 
 def measure_energy(
-    answer: Callable[[], Work], meter: Meter, plan: Plan, tree: Tree | None = None
-) -> dict[str, Any]:
-    """Warm up, measure, and state the machine beside it, as plain JSON."""
+    answer: Callable[[], Work],
+    meter: Meter,
+    plan: Plan,
+    settings: Mapping[str, Any],
+    tree: Tree | None = None,
+) -> EnergyResult:
+    """Warm up, measure, and state the machine beside it.
+
+    Args:
+        answer: one answer a call.
+        meter: what power is read from.
+        plan: how long, and how often the meter is read.
+        settings: what was asked for, as plain JSON; kept with the result.
+        tree: where the system's files are found; another one in tests.
+    """
     tree = Tree() if tree is None else tree
     for _ in range(_WARM_UP):
         answer()
@@ -49,47 +59,39 @@ def measure_energy(
     energy = measure(meter, answer, plan)
     board = read_board(tree)
     clock = read_gpu_clock(tree)
-    return {
-        "machine": {
+    return EnergyResult(
+        settings=settings,
+        machine={
             **describe_machine(tree.root),
             "board": board.name,
             "l4t": None if board.release is None else str(board.release),
             "jetpack": None if board.jetpack is None else board.jetpack.version,
             "gpu_clock": None if clock is None else asdict(clock),
-            "hottest_celsius": [before, _hottest(tree)],
+            "hottest_celsius": (before, _hottest(tree)),
         },
-        "plan": asdict(plan),
-        "energy": asdict(energy) | _shares(energy),
+        plan=asdict(plan),
+        energy=_figures(energy),
+    )
+
+
+def _figures(energy: Energy) -> Figures:
+    return {
+        "source": energy.source,
+        "rails": energy.rails,
+        "covers": energy.covers,
+        "method": energy.method,
+        "samples": energy.samples,
+        "idle_watts": energy.idle_watts,
+        "load_watts": energy.load_watts,
+        "seconds": energy.seconds,
+        "gross_joules": energy.gross_joules,
+        "net_joules": energy.net_joules,
+        "images": energy.images,
+        "tokens": energy.tokens,
+        "throttling": energy.throttling,
+        "joules_per_image": energy.per_image,
+        "joules_per_token": energy.per_token,
     }
-
-
-def write_energy(path: Path, measured: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Write what was measured; there is either the whole file or what was there before."""
-    content = {"florence-bench": "energy", "schema": 1, "settings": dict(settings), **measured}
-    write_whole(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-
-
-def energy_text(measured: Mapping[str, Any]) -> str:
-    """What was measured, for people."""
-    energy = measured["energy"]
-    gross, net = energy["joules_per_image"]
-    lines = [
-        f"power        {energy['source']}: {' + '.join(energy['rails'])} ({energy['covers']})",
-        f"at rest      {energy['idle_watts']:.2f} W",
-        f"under load   {energy['load_watts']:.2f} W for {energy['seconds']:.0f} s, "
-        f"{energy['images']} images, {energy['tokens']} tokens",
-        f"an image     {gross:.3f} J, of which {net:.3f} J above rest",
-    ]
-    if energy["joules_per_token"] is not None:
-        gross, net = energy["joules_per_token"]
-        lines.append(f"a token      {gross:.4f} J, of which {net:.4f} J above rest")
-    lines.append(f"throttling   {throttling(energy)}")
-    return "\n".join(lines)
-
-
-def _shares(energy: Energy) -> dict[str, Any]:
-    """Gross and net joules, by what they are shared among."""
-    return {"joules_per_image": energy.per_image, "joules_per_token": energy.per_token}
 
 
 def _hottest(tree: Tree) -> float | None:

@@ -5,10 +5,10 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from florence_edge import __version__
 
@@ -27,8 +27,29 @@ _PACKAGES = (
 )
 
 
-def describe_machine(root: Path = Path("/")) -> dict[str, Any]:
-    """The machine as plain JSON.
+class _Always(TypedDict):
+    date: str
+    processor: str
+    cores: int
+
+
+class Machine(_Always, total=False):
+    """What a result says of its machine: at least what every report names it by."""
+
+    features: tuple[str, ...]
+    memory_bytes: int | None
+    board: str | None
+    system: str
+    load_average: float
+    governors: tuple[str, ...]
+    power_mode: str | None
+    gpu: str | None
+    python: str
+    versions: Mapping[str, str]
+
+
+def describe_machine(root: Path = Path("/")) -> Machine:
+    """The machine as plain JSON, as `Machine` names its fields.
 
     Args:
         root: where `proc` and `sys` are found; another one in tests.
@@ -37,7 +58,7 @@ def describe_machine(root: Path = Path("/")) -> dict[str, Any]:
         "date": datetime.date.today().isoformat(),
         "processor": processor(root),
         "cores": usable_cores(),
-        "features": [name for name in _FEATURES if name in _flags(root)],
+        "features": tuple(name for name in _FEATURES if name in _flags(root)),
         "memory_bytes": _memory(root),
         "board": _read(root / _BOARD).rstrip("\0\n") or None,
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -63,10 +84,10 @@ def processor(root: Path = Path("/")) -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def governors(root: Path = Path("/")) -> list[str]:
+def governors(root: Path = Path("/")) -> tuple[str, ...]:
     """The frequency governors that are set, one if all cores have the same."""
     files = (root / _GOVERNORS).glob("cpu[0-9]*/cpufreq/scaling_governor")
-    return sorted({_read(file).strip() for file in files} - {""})
+    return tuple(sorted({_read(file).strip() for file in files} - {""}))
 
 
 def _flags(root: Path) -> set[str]:

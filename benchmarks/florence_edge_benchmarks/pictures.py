@@ -1,4 +1,4 @@
-"""The picture that speed is measured on, where the user names none."""
+"""The picture that speed and energy are measured on, where the user names none."""
 
 from pathlib import Path
 

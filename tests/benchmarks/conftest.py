@@ -10,7 +10,7 @@ STORED = Path(__file__).parent / "stored"
 @pytest.fixture(scope="session")
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
     exporting = pytest.importorskip("florence_edge_export.export")
-    source = pytest.importorskip("florence_edge_export.source")
+    source = pytest.importorskip("florence_edge_export.checkpoint.source")
     bundle = tmp_path_factory.mktemp("miniature") / "bundle"
     checkpoint = source.find_checkpoint("miniature")
     exporting.export("miniature", checkpoint, bundle, exporting.ExportOptions())

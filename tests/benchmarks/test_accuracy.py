@@ -1,3 +1,5 @@
+import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,13 +12,12 @@ from PIL import Image
 
 from florence_edge import TASKS, Florence2, GenerationOptions
 from florence_edge.errors import RequestError
-from florence_edge_benchmarks.accuracy import (
-    Examination,
-    examine,
-    measure_accuracy,
-)
-from florence_edge_benchmarks.truth import VQA, Asked, Truth, read_truth
-from florence_edge_calibration.held_out import FOLDER
+from florence_edge_benchmarks.accuracy.examine import Examination, check_gradable, examine
+from florence_edge_benchmarks.accuracy.measure import measure_accuracy
+from florence_edge_benchmarks.accuracy.questions import VQA, Asked
+from florence_edge_benchmarks.accuracy.truth import Truth, read_truth
+from florence_edge_benchmarks.results.fingerprints import bundle_fingerprint
+from florence_edge_calibration.scenes.held_out import FOLDER
 
 GREEDY = GenerationOptions(num_beams=1, max_new_tokens=80)
 
@@ -26,6 +27,7 @@ def test_the_miniature_is_mostly_right_about_all_tasks(miniature: Path) -> None:
     result = measure_accuracy(miniature, truth, Examination(options=GREEDY), threads=1)
     assert list(result.figures) == list(TASKS)
     assert (result.model, result.precision, result.images) == ("miniature", "fp32", 6)
+    assert (result.bundle, result.beams, result.max_new_tokens) == ("bundle", 1, 80)
     assert result.figures["OD"]["AP50"] > 0.6
     assert next(iter(result.figures["OD"])) == "AP50:95"
     assert result.figures["CAPTION"]["BLEU-1"] > 0.7
@@ -47,7 +49,9 @@ def made_up(folder: Path, *asked: Asked, broken: bool = False) -> Truth:
     Image.new("RGB", (64, 48), "red").save(folder / "0.jpg")
     (folder / "1.jpg").write_text("no picture" if broken else "")
     pictures = {0: folder / "0.jpg", 1: folder / "1.jpg"}
-    return Truth(name="made up", pictures=pictures, asked=asked, categories=(), instances=())
+    return Truth(
+        name="made up", fingerprint="f", pictures=pictures, asked=asked, categories=(), instances=()
+    )
 
 
 def test_questions_about_one_picture_are_put_together(
@@ -55,9 +59,9 @@ def test_questions_about_one_picture_are_put_together(
 ) -> None:
     asked = [Asked(image_id=0, task=VQA, text=f"{n}?", answers=("red",)) for n in range(5)]
     examination = Examination(options=GREEDY, batch=2, vqa_prompt="<DocVQA>{question}")
-    answered, unread = examine(tiny_model, made_up(tmp_path, *asked), examination)
-    assert unread == []
-    prompts = [each.result.task.template for each in answered[VQA]]
+    examined = examine(tiny_model, made_up(tmp_path, *asked), examination)
+    assert (examined.unread, examined.unasked) == ([], [])
+    prompts = [each.result.task.template for each in examined.answered[VQA]]
     assert prompts == [f"<DocVQA>{n}?" for n in range(5)]
 
 
@@ -66,12 +70,88 @@ def test_a_picture_that_cannot_be_read_is_told_and_the_rest_goes_on(
 ) -> None:
     asked = [Asked(image_id=number, task="OCR", words="A") for number in (0, 1)]
     truth = made_up(tmp_path, *asked, broken=True)
-    answered, unread = examine(tiny_model, truth, Examination(options=GREEDY))
-    assert len(answered["OCR"]) == 1
-    assert "is not an image" in unread[0]
+    examined = examine(tiny_model, truth, Examination(options=GREEDY))
+    assert len(examined.answered["OCR"]) == 1
+    assert "is not an image" in examined.unread[0]
     only = replace(truth, asked=(asked[1],))
-    with pytest.raises(RequestError, match="None of the pictures of made up could be read"):
+    with pytest.raises(RequestError, match=r"None of the questions .* is not an image"):
         examine(tiny_model, only, Examination(options=GREEDY))
+
+
+def test_a_question_that_cannot_be_asked_is_told_and_those_beside_it_are_answered(
+    tiny_model: Florence2, tmp_path: Path
+) -> None:
+    long = "a red circle " * 400
+    texts = ["a cat", long, "a dog"]
+    asked = [
+        *(Asked(image_id=0, task="CAPTION_TO_PHRASE_GROUNDING", text=text) for text in texts),
+        Asked(image_id=0, task="REGION_TO_OCR", text="nonsense", answer="x"),
+    ]
+    examined = examine(tiny_model, made_up(tmp_path, *asked), Examination(options=GREEDY))
+    (answers,) = examined.answered.values()
+    assert [each.asked.text for each in answers] == ["a cat", "a dog"]
+    region, phrase = examined.unasked
+    assert region.startswith("0.jpg, REGION_TO_OCR 'nonsense': ")
+    assert "needs a region" in region
+    assert phrase.startswith("0.jpg, CAPTION_TO_PHRASE_GROUNDING 'a red circle a red")
+    assert "Shorten the text" in phrase
+    assert len(phrase) < 300
+
+
+def test_what_was_left_out_stands_in_the_result_and_many_are_counted(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    bad = Asked(image_id=0, task="REGION_TO_OCR", text="nonsense", answer="x")
+    good = Asked(image_id=0, task="OCR", words="A")
+    truth = made_up(tmp_path, good, *[bad] * 7)
+    result = measure_accuracy(tiny_bundle, truth, Examination(options=GREEDY), threads=1)
+    assert list(result.figures) == ["OCR"]
+    assert [note.partition(":")[0] for note in result.notes] == ["Not asked"] * 6
+    assert result.notes[-1] == "Not asked: 2 more."
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (GenerationOptions(num_beams=99), "num_beams is 99"),
+        (GenerationOptions(max_new_tokens=100_000), "max_new_tokens is 100000"),
+    ],
+)
+def test_impossible_options_are_told_once_and_before_any_picture(
+    tiny_model: Florence2,
+    tmp_path: Path,
+    options: GenerationOptions,
+    message: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    truth = made_up(tmp_path, Asked(image_id=0, task="OCR", words="A"))
+    with pytest.raises(RequestError, match=f"^{message}"):
+        examine(tiny_model, truth, Examination(options=options))
+    assert caplog.records == []
+
+
+def test_what_answers_are_graded_with_is_looked_for_before_they_are_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    truth = read_truth(FOLDER, limit=1)
+    check_gradable(truth, Examination())
+    for missing, task in (("pycocotools.cocoeval", "OD"), ("pycocoevalcap.bleu.bleu", "CAPTION")):
+        with monkeypatch.context() as patched:
+            patched.setitem(sys.modules, missing, None)
+            with pytest.raises(RequestError, match=r"Install florence-edge\[bench\]"):
+                check_gradable(truth, Examination(tasks=[task]))
+            check_gradable(truth, Examination(tasks=["OCR"]))
+
+
+def test_figures_name_bundle_and_data_by_their_content(miniature: Path, tmp_path: Path) -> None:
+    """Whatever folders are called and wherever they lie."""
+    copied = shutil.copytree(miniature, tmp_path / "copied")
+    assert bundle_fingerprint(copied) == bundle_fingerprint(miniature)
+    manifest = copied / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"num_beams": 3', '"num_beams": 2'))
+    assert bundle_fingerprint(copied) != bundle_fingerprint(miniature)
+    three, again, four = (read_truth(FOLDER, limit=count) for count in (3, 3, 4))
+    assert three.fingerprint == again.fingerprint != four.fingerprint
 
 
 def test_tasks_without_truth_name_those_there_are(tiny_model: Florence2, tmp_path: Path) -> None:

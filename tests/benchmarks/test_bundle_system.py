@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from florence_edge import Florence2
-from florence_edge_benchmarks.bundle_system import BundleSystem
-from florence_edge_benchmarks.calls import Calls
-from florence_edge_benchmarks.workload import Workload
+from florence_edge_benchmarks.gauges.calls import Calls
+from florence_edge_benchmarks.systems.bundle_system import BundleSystem
+from florence_edge_benchmarks.systems.workload import Workload
 
 from .scripted_time import Clock
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from florence_edge.errors import BackendError
-from florence_edge_benchmarks.competitor import Competitor, command_of
-from florence_edge_benchmarks.systems import System
-from florence_edge_benchmarks.workload import Workload
+from florence_edge_benchmarks.speed.competitor import Competitor, command_of
+from florence_edge_benchmarks.systems.system import System
+from florence_edge_benchmarks.systems.workload import Workload
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_what_a_dying_process_said_last_is_told(
 ) -> None:
     program = "import sys; print('first'); sys.exit('the last words')"
     monkeypatch.setattr(
-        "florence_edge_benchmarks.competitor.command_of",
+        "florence_edge_benchmarks.speed.competitor.command_of",
         lambda system: [sys.executable, "-c", program.replace("print('first'); ", "")],
     )
     with (

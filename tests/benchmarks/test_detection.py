@@ -9,15 +9,16 @@ import pytest
 pytest.importorskip("pycocotools")
 
 from florence_edge import Florence2, GenerationOptions, Result
-from florence_edge_benchmarks.detection import (
+from florence_edge_benchmarks.accuracy.detection import (
     boxes_of_truth,
     coco_figures,
     detection_figures,
 )
-from florence_edge_benchmarks.truth import Truth, read_truth
-from florence_edge_benchmarks.truth_rows import Row
+from florence_edge_benchmarks.accuracy.questions import Asked
+from florence_edge_benchmarks.accuracy.truth import Truth, read_truth
+from florence_edge_benchmarks.accuracy.truth_rows import Row
 from florence_edge_calibration.fidelity import Boxes, average_precision
-from florence_edge_calibration.held_out import FOLDER
+from florence_edge_calibration.scenes.held_out import FOLDER
 
 CATEGORIES = ({"id": 1, "name": "Cat"}, {"id": 7, "name": "sports ball"})
 
@@ -25,6 +26,7 @@ CATEGORIES = ({"id": 1, "name": "Cat"}, {"id": 7, "name": "sports ball"})
 def truth_of(*instances: Row, pictures: int = 2) -> Truth:
     return Truth(
         name="test",
+        fingerprint="f",
         pictures={number: Path(f"{number}.jpg") for number in range(pictures)},
         asked=(),
         categories=CATEGORIES,
@@ -63,6 +65,13 @@ def test_a_crowd_is_neither_wanted_nor_wrong() -> None:
     ]
     assert coco_figures(truth, found)["AP50"] == pytest.approx(1.0)
     assert boxes_of_truth(truth, 0).labels == ["cat"]
+
+
+def test_pictures_that_are_not_asked_about_are_not_missed() -> None:
+    asked = replace(TRUTH, asked=(Asked(image_id=0, task="OD"), Asked(image_id=1, task="OCR")))
+    found = [{**TRUTH.instances[0], "score": 0.9}]
+    assert coco_figures(asked, found)["AP50"] == pytest.approx(1.0)
+    assert coco_figures(TRUTH, found)["AP50"] == pytest.approx(0.5)
 
 
 def test_labels_are_matched_without_their_case_and_strangers_are_told(

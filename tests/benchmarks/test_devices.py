@@ -1,7 +1,7 @@
 import pytest
 
 from florence_edge.errors import RequestError
-from florence_edge_benchmarks.devices import Device, device_of
+from florence_edge_benchmarks.systems.devices import Device, device_of
 
 
 @pytest.mark.parametrize(

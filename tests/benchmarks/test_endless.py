@@ -1,7 +1,7 @@
 import numpy as np
 
 from florence_edge.search import Scores
-from florence_edge_benchmarks.endless import EndlessDecoder
+from florence_edge_benchmarks.systems.endless import EndlessDecoder
 
 END = 2
 

@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 
 from florence_edge import Florence2, GenerationOptions
-from florence_edge.errors import BackendError
+from florence_edge.errors import BackendError, FlorenceEdgeError
 from florence_edge_benchmarks.commands import energy as command
-from florence_edge_benchmarks.energy import answering, energy_text, measure_energy, write_energy
-from florence_edge_jetson.energy import Plan, Work
-from florence_edge_jetson.meter import Meter
-from florence_edge_jetson.tree import Tree
+from florence_edge_benchmarks.energy import answering, measure_energy
+from florence_edge_benchmarks.report.markdown import markdown_of
+from florence_edge_benchmarks.results.files import write_result
+from florence_edge_jetson.machine.tree import Tree
+from florence_edge_jetson.power.energy import Plan, Work
+from florence_edge_jetson.power.meter import Meter
 
 SHORT = Plan(idle_seconds=0.3, load_seconds=0.3, hertz=1000)  # 30 times what is needed
 METER = Meter(source="hwmon", rails=("VDD_IN",), covers="the module", watts=lambda: 5.0)
@@ -42,8 +44,9 @@ def test_an_answer_counts_the_tokens_that_were_generated(
 
 
 def test_what_was_measured_is_json_with_machine_and_shares(tmp_path: Path) -> None:
-    measured = measure_energy(lambda: work(2, 10), METER, SHORT, Tree(tmp_path))
-    write_energy(tmp_path / "energy.json", measured, {"model": "tiny"})
+    settings = {"model": "tiny"}
+    result = measure_energy(lambda: work(2, 10), METER, SHORT, settings, Tree(tmp_path))
+    write_result(tmp_path / "energy.json", result)
     content = json.loads((tmp_path / "energy.json").read_text())
     assert content["florence-bench"] == "energy"
     assert content["settings"] == {"model": "tiny"}
@@ -56,13 +59,13 @@ def test_what_was_measured_is_json_with_machine_and_shares(tmp_path: Path) -> No
     assert content["plan"]["hertz"] == 1000
 
 
-def test_the_text_says_which_rails_were_summed(tmp_path: Path) -> None:
-    measured = measure_energy(lambda: work(1, 0), METER, SHORT, Tree(tmp_path))
-    measured["energy"]["throttling"] = {"gpu": 2}
-    text = energy_text(measured)
-    assert "hwmon: VDD_IN (the module)" in text
+def test_the_table_says_which_rails_were_summed(tmp_path: Path) -> None:
+    settings = {"model": "tiny"}
+    result = measure_energy(lambda: work(1, 0), METER, SHORT, settings, Tree(tmp_path))
+    text = markdown_of([result])
+    assert "Measured at VDD_IN (the module) by hwmon" in text
     assert "a token" not in text
-    assert text.endswith("throttling   2 x gpu")
+    assert "| throttling | none |" in text
 
 
 def test_the_command_measures_and_writes(
@@ -83,10 +86,30 @@ def test_the_command_measures_and_writes(
     times = ["--idle", "0.3", "--load", "0.3", "--hertz", "1000", "--max-new-tokens", "3"]
     output = tmp_path / "energy.json"
     text = command.run(parser.parse_args([*asked, *times, "--output", str(output)]))
-    assert "tiny fp32 on cpu, OD" in text
-    assert "at rest      7.00 W" in text
+    assert "Energy: fp32 on cpu, OD" in text
+    assert "| power at rest | 7.00 W |" in text
     assert json.loads(output.read_text())["settings"]["precision"] == "fp32"
     assert closed == [True]
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (["nowhere"], "There is no bundle at nowhere"),
+        (["BUNDLE", "--task", "FLY"], "There is no task 'FLY'"),
+        (["BUNDLE", "--image", "nowhere.jpg"], "There is no file nowhere.jpg"),
+        (["BUNDLE", "--beams", "99"], "num_beams is 99"),
+    ],
+)
+def test_what_cannot_be_asked_is_told_before_a_meter_is_looked_for(
+    asked: list[str], message: str, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "open_meter", None)
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    asked = [str(tiny_bundle) if part == "BUNDLE" else part for part in asked]
+    with pytest.raises(FlorenceEdgeError, match=message):
+        command.run(parser.parse_args(asked))
 
 
 def test_a_machine_without_a_meter_is_told_so(

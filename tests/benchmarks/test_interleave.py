@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 
 from florence_edge.errors import BackendError
-from florence_edge_benchmarks.interleave import Contestant, Rounds, run_rounds
-from florence_edge_benchmarks.stages import Timing
-from florence_edge_benchmarks.workload import Workload
+from florence_edge_benchmarks.gauges.stages import Timing
+from florence_edge_benchmarks.speed.interleave import Contestant, Rounds, run_rounds
+from florence_edge_benchmarks.systems.workload import Workload
 
 WORKLOAD = Workload(task="OD", beams=1, new_tokens=3, batch=1, image="a.jpg")
 

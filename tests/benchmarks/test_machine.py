@@ -29,9 +29,9 @@ def test_what_decides_speed_is_recorded(root: Path) -> None:
     found = machine.describe_machine(root)
     assert found["processor"] == "Some Processor 9000"
     assert found["board"] == "NVIDIA Jetson Orin Nano"
-    assert found["features"] == ["avx2", "avx512f", "amx_int8"]
+    assert found["features"] == ("avx2", "avx512f", "amx_int8")
     assert found["memory_bytes"] == 16_000_000 * 1024
-    assert found["governors"] == ["schedutil"]
+    assert found["governors"] == ("schedutil",)
     assert {"florence-edge", "numpy"} <= set(found["versions"])
 
 
@@ -39,7 +39,7 @@ def test_a_machine_that_says_little_is_no_error(tmp_path: Path) -> None:
     found = machine.describe_machine(tmp_path)
     assert found["processor"]
     assert found["board"] is None
-    assert found["features"] == found["governors"] == []
+    assert found["features"] == found["governors"] == ()
     json.dumps(found)
 
 
@@ -57,7 +57,7 @@ def test_the_power_mode_is_what_nvpmodel_says(
 
 
 def test_a_machine_is_named_once_in_its_line() -> None:
-    from florence_edge_benchmarks.machine_tables import machine_line
+    from florence_edge_benchmarks.report.tables.machine import machine_line
 
     machine = {"board": "Some Processor", "processor": "Some Processor", "cores": 1}
     assert machine_line(machine) == "Some Processor, 1 core"

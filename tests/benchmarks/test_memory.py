@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from florence_edge_benchmarks.memory import forget_peak, peak_bytes, resident_bytes
+from florence_edge_benchmarks.gauges.memory import forget_peak, peak_bytes, resident_bytes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux tells it in /proc")
 

@@ -2,14 +2,15 @@
 
 import ast
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from florence_edge_benchmarks import optimum_bart
-from florence_edge_benchmarks.optimum_bart.checkpoint import write_bart
-from florence_edge_benchmarks.workload import Workload
+from florence_edge_benchmarks.systems import optimum_bart
+from florence_edge_benchmarks.systems.optimum_bart.checkpoint import write_bart
+from florence_edge_benchmarks.systems.workload import Workload
 
 PROGRAM = Path(str(optimum_bart.__file__)).parent / "program.py"
 
@@ -30,8 +31,8 @@ def bart(
 def test_transformers_reads_it_as_a_whole_bart(bart: Path, tiny_checkpoint: Path) -> None:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    from florence_edge_export.checkpoint import read_checkpoint
-    from florence_edge_export.reference import Reference
+    from florence_edge_export.checkpoint.folder import read_checkpoint
+    from florence_edge_export.verify.reference import Reference
 
     model, told = transformers.BartForConditionalGeneration.from_pretrained(
         bart, output_loading_info=True
@@ -54,6 +55,15 @@ def test_the_source_is_as_long_as_picture_and_prompt(bart: Path) -> None:
     assert 5 < lengths["OD"] < 100
     assert set(lengths) == {"OD", "REGION_TO_OCR"}
     assert asked["no_repeat_ngram_size"] == 3
+
+
+def test_the_program_finds_the_gauge_that_it_loads_by_its_path() -> None:
+    command = f"import runpy; program = runpy.run_path({str(PROGRAM)!r}); "
+    command += "print(program['_gauge']('memory').peak_bytes.__name__)"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", command], check=True, capture_output=True, text=True
+    )
+    assert done.stdout == "peak_bytes\n"
 
 
 def test_the_program_imports_nothing_that_its_environment_lacks() -> None:

@@ -3,9 +3,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from florence_edge_benchmarks import units
-from florence_edge_benchmarks.plots import Bar, Series, bars, lines, points
-from florence_edge_benchmarks.scales import Scale, tick_text, ticks
+from florence_edge_benchmarks.report import units
+from florence_edge_benchmarks.report.plots import Bar, Series, bars, lines
+from florence_edge_benchmarks.report.scales import Scale, beginning, tick_text, ticks
+from florence_edge_benchmarks.report.scatter import Mark, Marks, scatter
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,15 @@ def test_a_scale_places_values_between_its_ends() -> None:
     assert tick_text(25000) == "25,000"
 
 
+def test_an_axis_begins_at_0_unless_all_values_lie_far_above_it() -> None:
+    assert beginning([0.3, 0.8]) == beginning([0.8, 0.8]) == beginning([]) == 0
+    assert beginning([0.774, 0.797]) == 0.774
+    marks = ticks(0.797, lowest=0.774)
+    assert marks == pytest.approx([0.77, 0.775, 0.78, 0.785, 0.79, 0.795, 0.8])
+    scale = Scale(0.8, 300, 100, 0.77)
+    assert [scale.place(value) for value in (0.77, 0.785, 0.8)] == pytest.approx([300, 200, 100])
+
+
 def test_bars_are_as_long_as_their_values() -> None:
     svg = bars(["one", "two"], [Bar("a", [1.0, 3.0], "4 ms"), Bar("b", [2.0, 0.0], "2 ms")], "ms")
     widths = [float(width) for width in re.findall(r'<rect [^>]*? width="([\d.]+)"', svg)]
@@ -47,7 +57,7 @@ def test_names_are_escaped() -> None:
     for svg in (
         bars(["x"], [Bar("<a> & b", [1.0], "1")], "ms"),
         lines([Series("<a> & b", [(0, 0), (1, 1)])], "x", "y"),
-        points([Series("<a> & b", [(1, 1)])], "x", "y"),
+        scatter([Marks("<a> & b", [Mark(1, 1)])], "x", "y"),
     ):
         texts = [element.text for element in ElementTree.fromstring(svg).iter()]
         assert "<a> & b" in texts

@@ -1,10 +1,18 @@
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from florence_edge.bundle import Bundle
-from florence_edge_benchmarks import random_models
-from florence_edge_benchmarks.random_models import RandomModel, export_bundles, make_checkpoint
+from florence_edge.bundle import MANIFEST, Bundle
+from florence_edge.errors import RequestError
+from florence_edge_benchmarks.speed import random_models
+from florence_edge_benchmarks.speed.random_models import (
+    RandomModel,
+    check_work,
+    export_bundles,
+    make_checkpoint,
+)
 
 TINY = RandomModel(architecture="tiny", image_size=64, precisions=("fp32", "fp16"))
 
@@ -21,6 +29,20 @@ def test_a_checkpoint_is_made_once_and_bundles_every_time(tmp_path: Path) -> Non
         ]  # fmt: skip
     bundle = Bundle.load(tmp_path / "fp16")
     assert (bundle.model, bundle.precision) == (TINY.name, "fp16")
+
+
+def test_a_bundle_of_real_weights_in_the_work_folder_is_left_alone(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    check_work(TINY, tmp_path)
+    shutil.copytree(tiny_bundle, tmp_path / "fp16")
+    with pytest.raises(RequestError, match=r"fp16 holds something else .* Choose another --work"):
+        check_work(TINY, tmp_path)
+    manifest = tmp_path / "fp16" / MANIFEST
+    content = json.loads(manifest.read_text())
+    content["model"]["name"] = TINY.name
+    manifest.write_text(json.dumps(content))
+    check_work(TINY, tmp_path)
 
 
 def test_an_export_that_fails_is_told_and_the_next_one_is_made(tmp_path: Path) -> None:

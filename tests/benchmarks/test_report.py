@@ -4,6 +4,7 @@ and the same with `report.html`, and look at them.
 """
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,11 +16,16 @@ import pytest
 
 from florence_edge.errors import RequestError
 from florence_edge_benchmarks.cli import main
-from florence_edge_benchmarks.energy_result import EnergyResult
-from florence_edge_benchmarks.figures import trade_off_figures
-from florence_edge_benchmarks.markdown import BLOCK_BEGINS, BLOCK_ENDS, markdown_of, with_block
-from florence_edge_benchmarks.page import page_of
-from florence_edge_benchmarks.results import AccuracyResult, SpeedResult, read_result
+from florence_edge_benchmarks.report.markdown import (
+    BLOCK_BEGINS,
+    BLOCK_ENDS,
+    markdown_of,
+    with_block,
+)
+from florence_edge_benchmarks.report.page import page_of
+from florence_edge_benchmarks.results.energy import EnergyResult
+from florence_edge_benchmarks.results.files import read_result
+from florence_edge_benchmarks.results.speed import SpeedResult
 
 from .conftest import STORED
 
@@ -37,6 +43,33 @@ def test_stored_results_give_the_stored_report(name: str, tmp_path: Path) -> Non
     paths = [str(path) for path in reversed(RESULTS)]
     assert main(["report", *paths, "--output", str(tmp_path / name)]) == 0
     assert (tmp_path / name).read_bytes() == (STORED / name).read_bytes()
+
+
+def test_speed_comes_before_accuracy_and_energy_under_the_names_of_their_files() -> None:
+    names = ["a.json", "b.json", "c.json"]
+    results = [read_result(STORED / f"{name}.json") for name in ("energy", "accuracy", "speed")]
+    text, page = markdown_of(results, names), page_of(results, names)
+    assert [line for line in text.splitlines() if line.startswith("## ")] == [
+        "## c.json", "## b.json", "## a.json"
+    ]  # fmt: skip
+    assert page.index("File: c.json") < page.index("File: b.json") < page.index("File: a.json")
+    assert "## " not in markdown_of(results)
+
+
+def test_what_a_model_is_called_is_no_html() -> None:
+    result = read_result(STORED / "energy.json")
+    assert isinstance(result, EnergyResult)
+    named = replace(result, settings={**result.settings, "model": "<script>a & b"})
+    for text in (markdown_of([named], ["<script>.json"]), page_of([named], ["<script>.json"])):
+        assert "<script" not in text
+        assert "&lt;script>a &amp; b" in text.replace("&gt;", ">")
+
+
+def test_a_task_stands_in_every_row_of_a_page_that_may_end_between_them(page: str) -> None:
+    rows = re.findall(r'<tr class="again">.*?</tr>', page)
+    assert rows
+    assert not [row for row in rows if '<td class="name"></td>' in row]
+    assert any("CAPTION, greedy, 4 tokens" in row for row in rows)
 
 
 def test_the_order_of_sets_and_files_does_not_matter(tmp_path: Path) -> None:
@@ -87,19 +120,6 @@ def test_every_drawing_is_well_formed_and_names_model_and_machine(page: str) -> 
         caption = figure[figure.index("<figcaption>") :]
         assert "random base (seed 0, 768 px)" in caption
         assert "Test Processor" in caption
-
-
-def test_accuracy_and_speed_meet_though_files_know_different_tasks() -> None:
-    speed, accuracy = (read_result(STORED / f"{name}.json") for name in ("speed", "accuracy"))
-    assert isinstance(speed, SpeedResult)
-    assert isinstance(accuracy, AccuracyResult)
-    parts = [
-        replace(accuracy, figures={task: accuracy.figures[task]}) for task in ("CAPTION", "OD")
-    ]
-    figures = trade_off_figures([speed], parts)
-    assert [figure.title.partition(":")[0] for figure in figures] == ["CAPTION", "OD"]
-    assert "AP50:95" in figures[1].svg
-    assert trade_off_figures([speed], [replace(accuracy, model="another")]) == []
 
 
 def test_energy_is_a_section_with_its_rails_and_no_invented_token(page: str) -> None:
@@ -168,6 +188,26 @@ def test_a_readme_gets_its_block_and_keeps_the_rest(tmp_path: Path) -> None:
 def test_a_page_without_marks_says_which_to_write() -> None:
     with pytest.raises(RequestError, match=f"Write the lines {BLOCK_BEGINS}"):
         with_block("nothing here", "text", "README.md")
+
+
+def test_a_mistake_with_one_file_leaves_both_as_they_were(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, readme = tmp_path / "x.md", tmp_path / "README.md"
+    for content, message in ((b"no marks", "Write the lines"), (b"\xff\xfe", "is not UTF-8")):
+        readme.write_bytes(content)
+        asked = ["--output", str(page), "--update", str(readme)]
+        assert main(["report", str(STORED / "speed.json"), *asked]) == 1
+        assert message in capsys.readouterr().err
+        assert readme.read_bytes() == content
+        assert not page.exists()
+
+
+@pytest.mark.parametrize(("name", "begin"), [("X.HTML", "<!DOCTYPE html>"), ("X.MD", "## speed")])
+def test_capitals_in_a_file_name_do_not_matter(name: str, begin: str, tmp_path: Path) -> None:
+    output = tmp_path / name
+    assert main(["report", str(STORED / "speed.json"), "--output", str(output)]) == 0
+    assert output.read_text().startswith(begin)
 
 
 @pytest.mark.parametrize(

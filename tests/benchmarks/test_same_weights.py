@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from florence_edge.errors import BundleError, RequestError
-from florence_edge_benchmarks.same_weights import check_same_weights
+from florence_edge_benchmarks.speed.same_weights import check_same_weights
 
 
 def test_the_checkpoint_of_a_bundle_is_accepted(tiny_bundle: Path, tiny_checkpoint: Path) -> None:

@@ -1,16 +1,20 @@
+import argparse
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from florence_edge_benchmarks.cli import main
-from florence_edge_benchmarks.interleave import Rounds
-from florence_edge_benchmarks.results import SpeedResult, read_result
-from florence_edge_benchmarks.speed import baseline_of, measure_speed
-from florence_edge_benchmarks.stages import STAGES
-from florence_edge_benchmarks.systems import System
-from florence_edge_benchmarks.workload import Workload
+from florence_edge_benchmarks.commands import speed as command
+from florence_edge_benchmarks.gauges.stages import STAGES, Timing
+from florence_edge_benchmarks.results.files import read_result
+from florence_edge_benchmarks.results.speed import SpeedResult
+from florence_edge_benchmarks.speed.interleave import Rounds
+from florence_edge_benchmarks.speed.measure import baseline_of, measure_speed
+from florence_edge_benchmarks.systems.system import System
+from florence_edge_benchmarks.systems.workload import Workload
 
 from .conftest import STORED
 
@@ -106,22 +110,26 @@ def test_accuracy_stands_beside_speed_where_truth_is_given(
     miniature: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("pycocotools")
-    from florence_edge_calibration.held_out import FOLDER
+    from florence_edge_calibration.scenes.held_out import FOLDER
 
     output = tmp_path / "result.json"
-    arguments = ["speed", str(miniature), "--tasks", "OD", "--beams", "1", "--rounds", "1"]
+    arguments = ["speed", str(miniature), "--tasks", "OD", "--beams", "1,2", "--rounds", "1"]
     arguments += ["--threads", "1", "--data", str(FOLDER), "--data-limit", "3"]
     assert main([*arguments, "--output", str(output)]) == 0
     result = read_result(output)
     assert isinstance(result, SpeedResult)
-    (accuracy,) = result.accuracy
-    assert accuracy.images == 3
-    assert "| AP50:95 " in capsys.readouterr().out
+    assert [(each.beams, each.images) for each in result.accuracy] == [(1, 3), (2, 3)]
+    assert {each.fingerprint for each in result.accuracy} == {result.systems[0].fingerprint}
+    printed = capsys.readouterr().out
+    for each in result.accuracy:
+        beams = "greedy" if each.beams == 1 else "2 beams"
+        (row,) = (line for line in printed.splitlines() if line.count("|") == 11 and beams in line)
+        assert row.endswith(f"| AP50:95 {each.figures['OD']['AP50:95']:.3f} |")
     assert "Accuracy against speed" in _page(output)
 
 
 def _page(result: Path) -> str:
-    from florence_edge_benchmarks.page import page_of
+    from florence_edge_benchmarks.report.page import page_of
 
     return page_of([read_result(result)])
 
@@ -135,6 +143,11 @@ def _page(result: Path) -> str:
         (["speed", "x@"], "'' is no device"),
         (["speed", "x", "--compare", "optimum"], "--optimum-python"),
         (["speed", "x", "--new-tokens", "many"], "'many' is no number of new tokens"),
+        (
+            ["speed", "x", "--tasks", "CAPTION", "--new-tokens", "OD:20"],
+            "--new-tokens is for OD, which is not among --tasks: CAPTION",
+        ),
+        (["speed", "x", "--image", "nowhere.jpg"], "There is no file nowhere.jpg"),
         (["accuracy", "x", "--data", "nowhere"], "There is no folder nowhere"),
         (["accuracy", "nowhere", "--data", str(STORED)], "has no table `images`"),
     ],
@@ -149,13 +162,75 @@ def test_bad_input_gives_one_line_and_status_1(
     assert message in told[0]
 
 
-def test_a_run_in_which_no_bundle_answered_has_failed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("beams", ["1", "99"])
+def test_what_no_bundle_can_answer_is_told_once_and_replaces_nothing(
+    beams: str, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "result.json"
-    assert main(["speed", str(tmp_path / "none"), "--rounds", "1", "--output", str(output)]) == 1
-    assert "No bundle was measured" in capsys.readouterr().err
-    assert read_result(output)
+    output.write_text("measured before")
+    bundle = tiny_bundle if beams == "99" else tmp_path / "none"
+    assert main(["speed", str(bundle), "--beams", beams, "--output", str(output)]) == 1
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith("florence-bench: No bundle was measured. ")
+    assert ("There is no bundle at" in told) == (beams == "1")
+    assert ("num_beams" in told) == (beams == "99")
+    assert output.read_text() == "measured before"
+
+
+def test_a_run_in_which_every_answer_failed_replaces_nothing(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "result.json"
+    output.write_text("measured before")
+    asked = ["speed", f"{tiny_bundle}@abacus", "--tasks", "OD", "--beams", "1"]
+    assert main([*asked, "--output", str(output)]) == 1
+    told = capsys.readouterr().err
+    assert told.count("There is no device 'abacus'") <= 1
+    assert "rounds" not in told, "no turns are taken where nobody takes part"
+    assert told.splitlines()[-1] == (
+        "florence-bench: No bundle was measured; why stands above. No result was written."
+    )
+    assert output.read_text() == "measured before"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [(None, "There is no folder"), ("[]", "has no table `images`"), ("", "There is no truth in")],
+)
+def test_data_without_truth_is_told_before_anything_is_measured(
+    data: str | None,
+    message: str,
+    tiny_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(command, "measure_speed", None)
+    folder = tmp_path / "data"
+    if data is not None:
+        folder.mkdir()
+    if data:
+        (folder / "truth.json").write_text(data)
+    assert main(["speed", str(tiny_bundle), "--data", str(folder)]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_tokens_are_the_same_only_if_they_are_in_every_round(
+    system: System, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def timing(token: int) -> Timing:
+        stages = {"decoder": 1.0, "search": 0.1}
+        return Timing(seconds=2.0, stages=stages, steps=(1.0,), token_ids=((2, token),))
+
+    def scripted(running: Mapping[str, object], some: object, rounds: object) -> object:
+        answers = {"a": (5, 5), "b": (5, 5), "c": (5, 6)}
+        return [{label: [timing(token) for token in answers[label]] for label in running}]
+
+    monkeypatch.setattr("florence_edge_benchmarks.speed.measure.run_rounds", scripted)
+    workload = Workload(task="CAPTION", beams=1, new_tokens=1, batch=1, image=str(picture))
+    systems = [replace(system, label=label) for label in "abc"]
+    result = measure_speed(systems, [workload], Rounds(timed=2), {"threads": 1}, {})
+    assert [run.same_tokens for run in result.runs] == [None, True, False]
 
 
 @pytest.mark.parametrize(
@@ -166,6 +241,12 @@ def test_a_run_in_which_no_bundle_answered_has_failed(
         ["speed", "x", "--tasks", "FLY"],
         ["speed", "x", "--beams", "0"],
         ["speed", "x", "--rounds", "-1"],
+        ["speed", "x", "--batch", "100000"],
+        ["speed", "--architecture", "tiny", "--seed", "-1"],
+        ["energy", "x", "--load", "nan"],
+        ["energy", "x", "--idle", "0"],
+        ["energy", "x", "--hertz", "inf"],
+        ["energy", "x", "--gpu", "-1"],
         ["speed", "x", "--compare", ","],
         ["accuracy", "x"],
         ["accuracy", "x", "--data", "d", "--tasks", "NONE"],
@@ -178,6 +259,23 @@ def test_wrong_usage_ends_with_status_2(
         main(arguments)
     assert caught.value.code == 2
     assert "usage: florence-bench" in capsys.readouterr().err
+
+
+def test_what_is_said_twice_is_measured_once() -> None:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    said = ["x", "--tasks", "CAPTION,<caption>,OD", "--beams", "3,1,03", "--device", "cpu,cpu"]
+    found = parser.parse_args(said)
+    assert (found.tasks, found.beams, found.device) == (["CAPTION", "OD"], [3, 1], ["cpu"])
+
+
+def test_every_argument_of_speed_is_explained() -> None:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    text = parser.format_help()
+    assert not [action.dest for action in parser._actions if not action.help]
+    assert "benchmarks/README.md" in text
+    assert "default CAPTION,OD,OCR_WITH_REGION" in " ".join(text.split())
 
 
 def test_a_result_of_speed_is_plain_json(system: System) -> None:

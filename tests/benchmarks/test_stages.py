@@ -3,7 +3,7 @@ from dataclasses import asdict
 
 import pytest
 
-from florence_edge_benchmarks.stages import STAGES, Call, Timing, stages_from_calls
+from florence_edge_benchmarks.gauges.stages import STAGES, Call, Timing, stages_from_calls
 
 CALLS = [
     Call("look", 5.0, 9.0),

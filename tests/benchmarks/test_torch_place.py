@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from florence_edge.errors import BackendError
-from florence_edge_benchmarks.torch_place import Steps, torch_cuda
+from florence_edge_benchmarks.gauges.torch_place import Steps, torch_cuda
 
 from .scripted_time import Clock
 

@@ -8,10 +8,14 @@ pytest.importorskip("transformers")
 
 import torch
 
-from florence_edge_benchmarks.transformers_model import load_model
-from florence_edge_benchmarks.transformers_variants import FROM_PRETRAINED, OUR_READER, VARIANTS
-from florence_edge_export.checkpoint import read_checkpoint
-from florence_edge_export.reference import Reference
+from florence_edge_benchmarks.systems.transformers_model import load_model
+from florence_edge_benchmarks.systems.transformers_variants import (
+    FROM_PRETRAINED,
+    OUR_READER,
+    VARIANTS,
+)
+from florence_edge_export.checkpoint.folder import read_checkpoint
+from florence_edge_export.verify.reference import Reference
 
 
 def test_the_native_layout_is_read_by_transformers_and_is_the_same_model(

@@ -6,12 +6,12 @@ import pytest
 pytest.importorskip("torch", reason="compares with transformers: [verify]")
 pytest.importorskip("transformers")
 
-from florence_edge_benchmarks.bundle_system import BundleSystem
-from florence_edge_benchmarks.devices import CPU
-from florence_edge_benchmarks.stages import STAGES
-from florence_edge_benchmarks.transformers_system import TransformersSystem
-from florence_edge_benchmarks.transformers_variants import VARIANTS, Variant
-from florence_edge_benchmarks.workload import Workload
+from florence_edge_benchmarks.gauges.stages import STAGES
+from florence_edge_benchmarks.systems.bundle_system import BundleSystem
+from florence_edge_benchmarks.systems.devices import CPU
+from florence_edge_benchmarks.systems.transformers_system import TransformersSystem
+from florence_edge_benchmarks.systems.transformers_variants import VARIANTS, Variant
+from florence_edge_benchmarks.systems.workload import Workload
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,9 @@ from PIL import Image
 
 from florence_edge.errors import RequestError
 from florence_edge.tasks import TASKS
-from florence_edge_benchmarks.truth import VQA, read_truth
-from florence_edge_calibration.held_out import FOLDER
+from florence_edge_benchmarks.accuracy.questions import VQA
+from florence_edge_benchmarks.accuracy.truth import read_truth
+from florence_edge_calibration.scenes.held_out import FOLDER
 
 IMAGES = [{"id": 5, "file_name": "b.jpg"}, {"id": 3, "file_name": "a.jpg"}]
 
@@ -127,12 +128,81 @@ def test_other_files_give_one_clear_message(folder: Path, content: str, message:
         ("vqa", {"question": "a", "answers": []}, r"'answers' is \[\], expected texts"),
         ("questions", {"task": "FLY", "text": None, "answer": "x"}, "There is no task 'FLY'"),
         ("words", 3, "row 1 of `words` is no object"),
+        ("annotations", {"bbox": [1, 2, 3, -4], "category_id": 1}, "expected x, y, width, height"),
+        ("annotations", {"bbox": [1, 2, 3, 10**400], "category_id": 1}, "expected x, y, width"),
+        ("annotations", {"bbox": [1, 2, 3, 4], "category_id": 1, "area": "big"}, "'area' is 'big'"),
+        ("annotations", {"bbox": [1, 2, 3, 4], "category_id": 1, "area": None}, "'area' is None"),
+        (
+            "annotations",
+            {"bbox": [1, 2, 3, 4], "category_id": 1, "iscrowd": "x"},
+            "expected 0 or 1",
+        ),
+        ("annotations", {"bbox": [1, 2, 3, 4], "category_id": 1, "iscrowd": None}, "expected 0 or"),
+        (
+            "annotations",
+            {"image_id": [1], "keypoints": [1]},
+            r"'image_id' is \[1\], expected a whole",
+        ),
+        ("captions", {"caption": "..."}, r"'caption' is '\.\.\.', expected a text with a word"),
     ],
 )
 def test_a_row_that_is_wrong_is_named(folder: Path, table: str, row: Any, message: str) -> None:
     rows = [{"image_id": 3, **row} if isinstance(row, dict) else row]
     write(folder, "truth.json", **{table: rows})
     with pytest.raises(RequestError, match=message):
+        read_truth(folder)
+
+
+@pytest.mark.parametrize(
+    ("task", "answer", "message"),
+    [
+        ("OD", "no loc here", "expected regions as <OD> writes them"),
+        ("OD", "<loc_1><loc_2><loc_3><loc_4>", "expected regions as <OD>"),
+        ("OCR_WITH_REGION", "A<loc_1><loc_2><loc_3><loc_4>", "expected regions as <OCR_WITH_REG"),
+        ("<CAPTION_TO_PHRASE_GROUNDING>", "a cat", "expected regions as <CAPTION_TO_PHRASE"),
+        ("REFERRING_EXPRESSION_SEGMENTATION", "<loc_1><loc_2>", "expected regions as <REFERRING"),
+        ("DETAILED_CAPTION", "?!", "expected a text with a word in it"),
+    ],
+)
+def test_an_answer_that_nothing_can_be_compared_with_is_refused(
+    folder: Path, task: str, answer: str, message: str
+) -> None:
+    row = {"image_id": 3, "task": task, "text": None, "answer": answer}
+    write(folder, "truth.json", questions=[row])
+    with pytest.raises(RequestError, match=rf"row 1 of `questions`: 'answer' is .*{message}"):
+        read_truth(folder)
+
+
+def test_what_every_task_answers_about_held_out_scenes_can_be_compared_with() -> None:
+    """Each task once, so that none is refused for want of what only another's answers have."""
+    assert {each.task for each in read_truth(FOLDER, limit=1).asked} == set(TASKS)
+
+
+def test_ids_that_do_not_match_are_told_from_truth_that_is_not_there(folder: Path) -> None:
+    write(folder, "truth.json", words=[{"image_id": 77, "text": "A"}])
+    with pytest.raises(RequestError, match=r"is about any of the 2 pictures .* An `image_id`"):
+        read_truth(folder)
+    write(folder, "truth.json")
+    with pytest.raises(RequestError, match="has pictures, but no truth about them"):
+        read_truth(folder)
+
+
+def test_crowds_alone_are_no_detections_to_find(folder: Path) -> None:
+    crowd = {"image_id": 3, "category_id": 1, "bbox": [1, 2, 3, 4], "iscrowd": 1}
+    words, categories = [{"image_id": 3, "text": "A"}], [{"id": 1, "name": "cat"}]
+    write(folder, "truth.json", annotations=[crowd], categories=categories, words=words)
+    truth = read_truth(folder)
+    assert [each.task for each in truth.asked] == ["OCR"]
+    assert not truth.has_boxes
+    write(folder, "truth.json", annotations=[crowd, {**crowd, "iscrowd": 0}], categories=categories)
+    truth = read_truth(folder)
+    assert [each.task for each in truth.asked] == ["OD", "OD"]
+    assert truth.has_boxes
+
+
+def test_json_that_is_nested_too_deeply_is_one_message(folder: Path) -> None:
+    (folder / "truth.json").write_text("[" * 200_000)
+    with pytest.raises(RequestError, match=r"truth\.json cannot be read: .*recursion"):
         read_truth(folder)
 
 

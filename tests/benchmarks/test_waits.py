@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from florence_edge import Florence2
-from florence_edge_benchmarks.bundle_system import BundleSystem
-from florence_edge_benchmarks.calls import Calls
-from florence_edge_benchmarks.stages import STAGES, Call, host_seconds
-from florence_edge_benchmarks.workload import Workload
+from florence_edge_benchmarks.gauges.calls import Calls
+from florence_edge_benchmarks.gauges.stages import STAGES, Call, host_seconds
+from florence_edge_benchmarks.systems.bundle_system import BundleSystem
+from florence_edge_benchmarks.systems.workload import Workload
 
 from ..runtime.fake_cuda import FakeCuda
 from ..runtime.test_ort_cuda import fake  # noqa: F401 - a fixture

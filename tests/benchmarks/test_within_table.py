@@ -1,16 +1,19 @@
 from dataclasses import replace
 
-from florence_edge_benchmarks.results import Round, RunRow, SpeedResult, read_result
-from florence_edge_benchmarks.stages import STAGES
-from florence_edge_benchmarks.within_table import within_table
-from florence_edge_benchmarks.workload import Workload
+from florence_edge_benchmarks.gauges.stages import STAGES
+from florence_edge_benchmarks.report.tables.within import within_table
+from florence_edge_benchmarks.results.files import read_result
+from florence_edge_benchmarks.results.speed import Round, RunRow, SpeedResult
+from florence_edge_benchmarks.systems.workload import Workload
 
 from .conftest import STORED
 
 WORKLOAD = Workload(task="OD", beams=1, new_tokens=10, batch=1, image="a.jpg")
 
 
-def run(workload: Workload, *seconds: float, label: str = "ours", decoder: float = 1.0) -> RunRow:
+def run(
+    workload: Workload, *seconds: float, label: str = "fp32 on cpu", decoder: float = 1.0
+) -> RunRow:
     stages = {**dict.fromkeys(STAGES, 0.0), "decoder": decoder, "search": 0.5}
     return RunRow(
         label=label,
@@ -21,6 +24,7 @@ def run(workload: Workload, *seconds: float, label: str = "ours", decoder: float
         step_p90=None,
         step_count=0,
         same_tokens=None,
+        error=None if seconds else "it failed",
     )
 
 
@@ -32,9 +36,11 @@ def table(*runs: RunRow) -> list[tuple[str, ...]]:
 
 def test_beams_are_compared_with_greedy_by_the_step() -> None:
     beams = replace(WORKLOAD, beams=3)
-    rows = table(run(WORKLOAD, 2, 2), run(beams, 3, 3, decoder=1.3), run(beams, 3, label="theirs"))
+    rows = table(
+        run(WORKLOAD, 2, 2), run(beams, 3, 3, decoder=1.3), run(beams, 3, label="transformers")
+    )
     what = "a step of 3 beams to a greedy one"
-    assert rows == [(beams.name, "ours", what, "1.20 (1.20 to 1.20)")]
+    assert rows == [(beams.name, "fp32 on cpu", what, "1.20 (1.20 to 1.20)")]
 
 
 def test_batches_are_compared_with_single_pictures_round_by_round() -> None:

@@ -1,7 +1,10 @@
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from florence_edge.errors import RequestError
-from florence_edge_benchmarks.workload import Workload, new_tokens_of, workloads
+from florence_edge_benchmarks.systems.workload import Workload, new_tokens_of, workloads
 
 
 def test_all_combinations_are_measured() -> None:
@@ -30,6 +33,17 @@ def test_the_number_of_tokens_is_said_for_all_or_by_task() -> None:
 def test_what_is_no_number_of_tokens_says_how_to_write_one(said: str) -> None:
     with pytest.raises(RequestError, match="--new-tokens CAPTION:20,OD:100"):
         new_tokens_of(["OD"], said, endless=True)
+
+
+def test_tokens_for_a_task_that_is_not_asked_are_refused() -> None:
+    with pytest.raises(RequestError, match="--new-tokens is for OD, which is not among --tasks"):
+        new_tokens_of(["CAPTION"], "OD:20", endless=False)
+
+
+@pytest.mark.parametrize("wrong", [{"task": "FLY"}, {"beams": 0}, {"batch": -1}, {"new_tokens": 0}])
+def test_a_workload_that_cannot_be_asked_is_none(wrong: dict[str, Any]) -> None:
+    with pytest.raises(RequestError, match=r"no task|expected 1 or more"):
+        replace(Workload(task="OD", beams=1, new_tokens=None, batch=1, image="x"), **wrong)
 
 
 @pytest.mark.parametrize("task", ["OD", "CAPTION_TO_PHRASE_GROUNDING", "REGION_TO_SEGMENTATION"])

@@ -5,11 +5,13 @@ from pathlib import Path
 
 from florence_edge import GenerationOptions
 
-from ..accuracy import Examination, measure_accuracy
-from ..devices import device_of
-from ..markdown import markdown_of
-from ..results import check_writable, write_result
-from ..truth import VQA, read_truth
+from ..accuracy.examine import Examination
+from ..accuracy.measure import measure_accuracy
+from ..accuracy.questions import VQA
+from ..accuracy.truth import read_truth
+from ..report.markdown import markdown_of
+from ..results.files import check_writable, write_result
+from ..systems.devices import device_of
 from .arguments import count, names, tasks
 
 HELP = "detection mAP, captions, grounding, segmentation, OCR and VQA on a data folder"

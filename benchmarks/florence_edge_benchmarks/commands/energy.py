@@ -2,17 +2,19 @@
 
 import argparse
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 from florence_edge import Florence2, GenerationOptions
-from florence_edge_jetson.energy import Plan
-from florence_edge_jetson.meter import open_meter
+from florence_edge_jetson.power.energy import Plan
+from florence_edge_jetson.power.meter import open_meter
 
-from ..devices import device_of
-from ..energy import answering, energy_text, measure_energy, write_energy
+from ..energy import answering, measure_energy
 from ..pictures import scene_picture
-from ..results import check_writable
-from .arguments import count, names
+from ..report.markdown import markdown_of
+from ..results.files import check_writable, write_result
+from ..systems.devices import device_of
+from .arguments import count, names, positive, whole
 
 HELP = "joules per image and per token"
 DESCRIPTION = (
@@ -38,43 +40,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("hertz", plan.hertz, "HZ"),
     ):
         parser.add_argument(
-            f"--{name}", type=float, default=default, metavar=unit, help=f"default {default:g}"
+            f"--{name}", type=positive, default=default, metavar=unit, help=f"default {default:g}"
         )
     parser.add_argument("--rails", type=names, default=[], metavar="A,B", help="rails to sum")
-    parser.add_argument("--gpu", type=int, default=0, metavar="N", help="GPU for NVML (default 0)")
+    parser.add_argument(
+        "--gpu", type=whole, default=0, metavar="N", help="GPU for NVML (default 0)"
+    )
     parser.add_argument("--output", type=Path, metavar="FILE", help="results as JSON")
 
 
 def run(arguments: argparse.Namespace) -> str:
-    """Measure, write the result and give it as text."""
+    """Measure, write the result and give its table."""
     check_writable(arguments.output)
     plan = Plan(idle_seconds=arguments.idle, load_seconds=arguments.load, hertz=arguments.hertz)
     options = GenerationOptions(num_beams=arguments.beams, max_new_tokens=arguments.max_new_tokens)
     device = device_of(arguments.device)
-    meter = open_meter(rails=arguments.rails, gpu=arguments.gpu)
-    try:
-        model = Florence2.load(
-            arguments.bundle,
-            device.engine,
-            threads=arguments.threads,
-            engine_precision=device.precision or None,
-        )
-        with tempfile.TemporaryDirectory(prefix="florence-bench-") as temporary:
-            picture = arguments.image or scene_picture(Path(temporary))
-            answer = answering(model, picture, arguments.task, arguments.text, options)
-            measured = measure_energy(answer, meter, plan)
-    finally:
-        meter.close()
-    bundle = model.bundle
+    model = Florence2.load(
+        arguments.bundle,
+        device.engine,
+        threads=arguments.threads,
+        engine_precision=device.precision or None,
+    )
     settings = {
-        "model": bundle.model,
-        "precision": bundle.precision,
+        "model": model.bundle.model,
+        "precision": model.bundle.precision,
         "device": device.name,
         "task": arguments.task,
         "beams": model.resolve(options).num_beams,
         "picture": str(arguments.image or "a generated scene"),
     }
+    with tempfile.TemporaryDirectory(prefix="florence-bench-") as temporary:
+        picture = arguments.image or scene_picture(Path(temporary))
+        answer = answering(model, picture, arguments.task, arguments.text, options)
+        answer()  # what cannot be asked is told before a meter is looked for
+        with closing(open_meter(rails=arguments.rails, gpu=arguments.gpu)) as meter:
+            result = measure_energy(answer, meter, plan, settings)
     if arguments.output:
-        write_energy(arguments.output, measured, settings)
-    head = f"{bundle.model} {bundle.precision} on {device.name}, {arguments.task}"
-    return f"{head}\n{energy_text(measured)}"
+        write_result(arguments.output, result)
+    return markdown_of([result])

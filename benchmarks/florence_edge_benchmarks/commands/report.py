@@ -5,9 +5,9 @@ from pathlib import Path
 
 from florence_edge.errors import RequestError
 
-from ..markdown import markdown_of, with_block
-from ..page import page_of
-from ..results import read_result, write_whole
+from ..report.markdown import markdown_of, with_block
+from ..report.page import page_of
+from ..results.files import read_result, write_whole
 
 HELP = "show results as one HTML page, as Markdown, or in a README"
 DESCRIPTION = (
@@ -30,14 +30,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> str:
     """Write what was asked for; with neither file, give Markdown to print."""
     output: Path | None = arguments.output
-    if output is not None and output.suffix not in (".html", ".md"):
+    if output is not None and output.suffix.lower() not in (".html", ".md"):
         raise RequestError(f"--output {output} should end with .html or .md.")
-    results = [read_result(path) for path in sorted(arguments.results)]
+    paths = sorted(arguments.results)
+    results, names = [read_result(path) for path in paths], [path.name for path in paths]
+    files: dict[Path, str] = {}
     if output is not None:
-        write_whole(output, page_of(results) if output.suffix == ".html" else markdown_of(results))
+        show = page_of if output.suffix.lower() == ".html" else markdown_of
+        files[output] = show(results, names)
     if arguments.update is not None:
-        page = arguments.update.read_text(encoding="utf-8")
-        block = with_block(page, markdown_of(results, brief=True), str(arguments.update))
-        write_whole(arguments.update, block)
-    written = [str(path) for path in (output, arguments.update) if path is not None]
-    return f"Wrote {' and '.join(written)}." if written else markdown_of(results)
+        page = _text(arguments.update)
+        brief = markdown_of(results, brief=True)
+        files[arguments.update] = with_block(page, brief, str(arguments.update))
+    for path, text in files.items():  # once all are made: a mistake leaves every file as it was
+        write_whole(path, text)
+    written = " and ".join(map(str, files))
+    return f"Wrote {written}." if written else markdown_of(results, names)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RequestError(f"--update {path} is not UTF-8: {error}. Expected Markdown.") from error

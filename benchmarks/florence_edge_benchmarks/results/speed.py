@@ -1,0 +1,152 @@
+"""What `florence-bench speed` measured."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from florence_edge.errors import RequestError
+
+from ..gauges.stages import DECODING, STAGES
+from ..machine import Machine
+from ..systems.system import System
+from ..systems.workload import Workload
+from .accuracy import AccuracyResult
+
+_MOST_TOKENS = 10**9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """What a system costs beside its answers; None where the system does not say."""
+
+    import_seconds: float | None
+    load_seconds: float
+    first_answer_seconds: float
+    """Cold start: from starting the process to its first answer, files perhaps still in the
+    page cache."""
+    loaded_bytes: int | None
+    """Resident memory once loaded."""
+    answering_bytes: int | None
+    """The most that was resident while it answered."""
+    peak_bytes: int | None
+    """The most that was resident at all, loading included."""
+    disk_bytes: int | None
+    device_bytes: int | None = None
+    """What is held of an NVIDIA GPU's memory once it has answered, beyond the CUDA context."""
+    reader: str | None = None
+    """Who read the checkpoint, where one was read."""
+    versions: Mapping[str, str] | None = None
+    """Of packages in an environment of its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SystemRow:
+    """A compared system: what it is, what starting it costs, or why it did not start."""
+
+    system: System
+    model: str
+    precision: str
+    start: Start | None
+    error: str | None = None
+    fingerprint: str = ""
+    """Of a bundle, see `fingerprints.py`; what compares accuracy and speed of the same one."""
+
+    def __post_init__(self) -> None:
+        """Refuse a system that neither started nor says why, or both.
+
+        Raises:
+            RequestError: it is so.
+        """
+        if (self.start is None) == (self.error is None):
+            raise RequestError("expected either start or error")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """One timed answer."""
+
+    seconds: float
+    stages: Mapping[str, float]
+    tokens: int
+    host: float | None = None
+    """See `Timing.host`."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no clock can have said, since rates and ratios are made of it.
+
+        Raises:
+            RequestError: a stage is not known, or something took no time at all.
+        """
+        if not set(DECODING) <= set(self.stages) <= set(STAGES):
+            raise RequestError(f"stages are {[*self.stages]}; expected some of {[*STAGES]}")
+        took_time = min(self.seconds, self.decoding_seconds) > 0
+        if not took_time or not 0 < self.tokens <= _MOST_TOKENS:
+            raise RequestError(
+                f"{self.tokens} tokens in {self.seconds} s, {self.decoding_seconds} s of them "
+                "decoding; expected more than 0 of each"
+            )
+
+    @property
+    def decoding_seconds(self) -> float:
+        """Decoder and search."""
+        return sum(self.stages[stage] for stage in DECODING)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRow:
+    """All rounds of one system with one workload, or why there are none."""
+
+    label: str
+    workload: Workload
+    rounds: tuple[Round, ...]
+    steps: tuple[float, ...]
+    """Median engine time of each decoder step, by its position in the answer."""
+    step_p50: float | None
+    step_p90: float | None
+    step_count: int
+    same_tokens: bool | None
+    """Whether every answer has the token ids of the baseline's; None for the baseline itself."""
+    error: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a run that has neither rounds nor an error, or rounds of different stages.
+
+        Raises:
+            RequestError: it is so.
+        """
+        if bool(self.rounds) == (self.error is not None):
+            raise RequestError("expected either rounds or error")
+        if len({frozenset(each.stages) for each in self.rounds}) > 1:
+            raise RequestError("the rounds have different stages")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeedResult:
+    """All systems and all their runs; `baseline` is the label that ratios refer to."""
+
+    machine: Machine
+    settings: Mapping[str, Any]
+    baseline: str
+    systems: tuple[SystemRow, ...]
+    runs: tuple[RunRow, ...]
+    accuracy: tuple[AccuracyResult, ...] = ()
+    """Of the bundles, where truth was given."""
+
+    def __post_init__(self) -> None:
+        """Refuse a run or a baseline that is none of the systems.
+
+        Raises:
+            RequestError: there is one, or the settings do not say how many threads.
+        """
+        labels = {row.system.label for row in self.systems}
+        for label in (self.baseline, *(run.label for run in self.runs)):
+            if label and label not in labels:
+                raise RequestError(f"{label!r} is none of the systems: {sorted(labels)}")
+        if "threads" not in self.settings:
+            raise RequestError("settings.threads is missing")
+
+    @property
+    def models(self) -> str:
+        """The models that were measured."""
+        started = [row.model for row in self.systems if row.error is None]
+        return ", ".join(dict.fromkeys(started)) or "nothing that started"

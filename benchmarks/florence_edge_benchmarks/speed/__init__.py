@@ -1,0 +1,1 @@
+"""Speed: systems in processes of their own start, take turns and are timed."""

@@ -1,0 +1,110 @@
+"""Full-size models with random weights, so that anyone can measure speed without a download."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from florence_edge.bundle import Bundle
+from florence_edge.errors import BundleError, FlorenceEdgeError, RequestError
+from florence_edge_calibration.int8.targets import Target
+
+from ..pictures import SCENE_SEED, scene_picture
+
+logger = logging.getLogger(__name__)
+
+_SAMPLES = 8
+_RANDOM = "random "  # what the name of every such model begins with
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RandomModel:
+    """Which random model to make, and in which precisions; `target` is for int8 alone."""
+
+    architecture: str
+    precisions: Sequence[str] = ("fp32",)
+    target: Target = "cpu"
+    seed: int = 0
+    image_size: int = 768
+
+    @property
+    def name(self) -> str:
+        """What it is called in every table: it is not Florence-2 by Microsoft."""
+        return f"{_RANDOM}{self.architecture} (seed {self.seed}, {self.image_size} px)"
+
+
+def make_checkpoint(model: RandomModel, work: Path) -> Path:
+    """The checkpoint's folder in `work`; equal models are made once.
+
+    Raises:
+        BundleError: the export extra is missing.
+    """
+    try:
+        from florence_edge_export.synthetic import write_checkpoint
+    except ModuleNotFoundError as error:
+        raise BundleError(
+            f"--architecture needs {error.name}, which is not installed. Install "
+            "florence-edge[export]."
+        ) from error
+    folder = work / f"checkpoint-{model.architecture}-{model.seed}-{model.image_size}"
+    if not folder.exists():
+        logger.info("Making %s", model.name)
+        partial = folder.with_name(f"{folder.name}.part")
+        write_checkpoint(partial, model.architecture, seed=model.seed, image_size=model.image_size)
+        partial.rename(folder)
+    return folder
+
+
+def check_work(model: RandomModel, work: Path) -> None:
+    """Refuse a folder in which a bundle of real weights stands where a random one would go.
+
+    Raises:
+        RequestError: naming it.
+    """
+    for precision in model.precisions:
+        folder = work / _folder_name(model, precision)
+        if folder.exists() and not _is_random(folder):
+            raise RequestError(
+                f"{folder} holds something else than a bundle of random weights, which --work "
+                "would replace. Choose another --work."
+            )
+
+
+def _is_random(folder: Path) -> bool:
+    try:
+        return Bundle.load(folder).model.startswith(_RANDOM)
+    except FlorenceEdgeError:
+        return False
+
+
+def _folder_name(model: RandomModel, precision: str) -> str:
+    return f"int8-{model.target}" if precision == "int8" else precision
+
+
+def export_bundles(model: RandomModel, checkpoint: Path, work: Path) -> Iterator[tuple[Path, str]]:
+    """Export every precision, always anew: the graphs are what is being measured.
+
+    Int8 is calibrated on a few generated scenes and not gated, since random weights say nothing
+    that could be right or wrong: it is for speed and memory alone.
+
+    Yields:
+        The bundle's folder, and '' or why it could not be exported.
+    """
+    from florence_edge_export.export import ExportOptions, export
+    from florence_edge_export.int8.options import Int8Options
+
+    pictures = work / "calibration"
+    for precision in model.precisions:
+        name, int8 = _folder_name(model, precision), Int8Options()
+        if precision == "int8":
+            for seed in range(_SAMPLES):
+                scene_picture(pictures, SCENE_SEED + 1 + seed)
+            int8 = Int8Options(target=model.target, images=pictures, samples=_SAMPLES, budget=None)
+        options = ExportOptions(precision=precision, overwrite=True, int8=int8)
+        logger.info("Exporting %s", name)
+        try:
+            export(model.name, checkpoint, work / name, options)
+        except FlorenceEdgeError as error:
+            yield work / name, str(error)
+            continue
+        yield work / name, ""

@@ -1,0 +1,101 @@
+"""Before the first answer: import, loading, cold start, memory and size on disk."""
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from florence_edge.bundle import Bundle
+from florence_edge.errors import BackendError
+
+from ..results.speed import Start
+from ..summary import percentile
+from ..systems.system import System
+from ..systems.workload import Workload
+from .competitor import Competitor, command_environment
+
+_IMPORTS = {
+    "bundle": "import florence_edge",
+    "transformers": "import torch; from transformers import Florence2ForConditionalGeneration",
+    "optimum": "from optimum.onnxruntime import ORTModelForSeq2SeqLM",
+}
+_IMPORT_RUNS = 3
+
+
+def measure_start(system: System, first: Workload, heaviest: Workload) -> Start:
+    """Start the system in a process that does nothing else, and let it answer.
+
+    Args:
+        system: what to start.
+        first: the first answer, which ends the cold start.
+        heaviest: answered next, for the memory it takes.
+
+    Raises:
+        BackendError: it cannot be started, or does not answer.
+    """
+    if system.kind == "optimum":
+        with Competitor(system):  # exports the model first, which is no part of a start
+            pass
+    begin = perf_counter()
+    with Competitor(system) as competitor:
+        loaded: Mapping[str, Any] = competitor.loaded
+        competitor.memory(forget=True)
+        competitor.answer(first)
+        first_answer = perf_counter() - begin
+        if heaviest != first:
+            competitor.answer(heaviest)
+        used = competitor.memory()
+    answering = used["peak_bytes"]
+    peaks = [peak for peak in (loaded["peak_bytes"], answering) if peak is not None]
+    return Start(
+        import_seconds=import_seconds(system),
+        load_seconds=loaded["load_seconds"],
+        first_answer_seconds=first_answer,
+        loaded_bytes=loaded["resident_bytes"],
+        answering_bytes=answering,
+        peak_bytes=max(peaks, default=None),
+        disk_bytes=disk_bytes(system),
+        device_bytes=used["device_bytes"],
+        reader=loaded.get("reader"),
+        versions=loaded.get("versions"),
+    )
+
+
+def import_seconds(system: System) -> float:
+    """What importing the system's package takes in a fresh interpreter, the median of three.
+
+    Raises:
+        BackendError: it cannot be imported.
+    """
+    program = (
+        "from time import perf_counter; begin = perf_counter(); "
+        f"{_IMPORTS[system.kind]}; print(perf_counter() - begin)"
+    )
+    seconds = []
+    for _ in range(_IMPORT_RUNS):
+        done = subprocess.run(
+            [system.python or sys.executable, "-c", program],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=command_environment(system),
+        )
+        if done.returncode:
+            raise BackendError(f"{_IMPORTS[system.kind]!r} fails: {done.stderr.splitlines()[-1]}")
+        seconds.append(float(done.stdout.splitlines()[-1]))
+    return percentile(seconds, 50)
+
+
+def disk_bytes(system: System) -> int | None:
+    """Size of the model's files: all of a bundle, or the weights of a checkpoint."""
+    if system.kind == "bundle":
+        return sum(stored.bytes for stored in Bundle.load(Path(system.bundle)).files.values())
+    if system.kind == "transformers":
+        from florence_edge_export.checkpoint.folder import read_checkpoint  # needs the export extra
+        from florence_edge_export.checkpoint.source import find_checkpoint
+
+        checkpoint = read_checkpoint(find_checkpoint(system.checkpoint))
+        return sum(path.stat().st_size for path in checkpoint.weight_files)
+    return None
