@@ -21,10 +21,9 @@ table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabu
 th, td { padding: .22rem .5rem; border-bottom: 1px solid #ccc; text-align: right;
          vertical-align: top; }
 td { white-space: nowrap; } th { border-bottom: 1.5px solid #1a1a1a; vertical-align: bottom; }
-.name, .text { text-align: left; } td.name:first-child { white-space: normal; }
+.name, .text { text-align: left; } td.name:first-child { white-space: normal; min-width: 9rem; }
 .text { white-space: normal; max-width: 42rem; }
-.again td.name:first-child { color: #767676; white-space: nowrap; max-width: 0; overflow: hidden;
-                             text-overflow: ellipsis; }
+.again td.name:first-child { color: #767676; }
 figure { margin: 0; break-inside: avoid; } svg { max-width: 100%; height: auto; }
 figcaption, .note { font-size: .85rem; color: #333; max-width: 60rem; }
 @page { margin: 14mm; }
@@ -32,8 +31,7 @@ figcaption, .note { font-size: .85rem; color: #333; max-width: 60rem; }
   h2 { break-before: page; } h2.first { break-before: auto; }
   table { font-size: 7.5pt; } th, td { padding: .1rem .3rem; }
   h2, h3 { break-after: avoid; } tr, figure, .note { break-inside: avoid; }
-  .wide { overflow: visible; }
-  .again td.name:first-child { white-space: normal; max-width: none; } }
+  .wide { overflow: visible; } td.name:first-child { min-width: 0; } }
 """
 
 _CLASSES = {"n": ' class="name"', "f": "", "t": ' class="text"'}
