@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from florence_edge.errors import BackendError
 from florence_edge_benchmarks.cli import main
 from florence_edge_benchmarks.commands import speed as command
 from florence_edge_benchmarks.gauges.stages import STAGES, Timing
@@ -126,6 +127,32 @@ def test_accuracy_stands_beside_speed_where_truth_is_given(
         (row,) = (line for line in printed.splitlines() if line.count("|") == 11 and beams in line)
         assert row.endswith(f"| AP50:95 {each.figures['OD']['AP50:95']:.3f} |")
     assert "Accuracy against speed" in _page(output)
+
+
+def test_accuracy_that_fails_is_a_row_and_the_speed_is_kept(
+    miniature: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("pycocotools")
+    from florence_edge_calibration.scenes.held_out import FOLDER
+
+    def fail(*_: object, **__: object) -> None:
+        raise BackendError("The engine fell over.")
+
+    monkeypatch.setattr(command, "measure_accuracy", fail)
+    output = tmp_path / "result.json"
+    arguments = ["speed", str(miniature), "--tasks", "OD", "--beams", "1", "--rounds", "1"]
+    arguments += ["--threads", "1", "--data", str(FOLDER), "--data-limit", "3"]
+    assert main([*arguments, "--output", str(output)]) == 0
+    result = read_result(output)
+    assert isinstance(result, SpeedResult)
+    assert result.runs[0].rounds
+    label = result.systems[0].system.label
+    row = f"| {label} | accuracy, greedy | The engine fell over. |"
+    assert row in capsys.readouterr().out
+    assert "The engine fell over." in _page(output)
 
 
 def _page(result: Path) -> str:

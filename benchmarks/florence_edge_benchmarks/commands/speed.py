@@ -16,9 +16,10 @@ from ..accuracy.truth import Truth, read_truth
 from ..machine import usable_cores
 from ..pictures import scene_picture
 from ..report.markdown import markdown_of
+from ..report.tables.accuracy import beams_named
 from ..results.accuracy import AccuracyResult
 from ..results.files import check_writable, write_result
-from ..results.speed import SpeedResult
+from ..results.speed import Failure, SpeedResult
 from ..speed.beforehand import check_some_can_answer
 from ..speed.entrants import (
     OPTIMUM,
@@ -60,7 +61,10 @@ def run(arguments: argparse.Namespace) -> str:
         result = _measure(arguments, Path(temporary))
         _check_measured(result)
         if truth is not None:
-            result = replace(result, accuracy=tuple(_accuracies(arguments, truth, result)))
+            measured = list(_accuracies(arguments, truth, result))
+            accuracy = tuple(each for each in measured if isinstance(each, AccuracyResult))
+            failures = tuple(each for each in measured if isinstance(each, Failure))
+            result = replace(result, accuracy=accuracy, failures=failures)
     if arguments.output:
         write_result(arguments.output, result)
     return markdown_of([result])
@@ -142,24 +146,22 @@ def _write_bart(system: System, checkpoint: str, asked: Sequence[Workload]) -> N
 
 def _accuracies(
     arguments: argparse.Namespace, truth: Truth, result: SpeedResult
-) -> Iterator[AccuracyResult]:
-    """How right each bundle is in the measured tasks, with each number of beams.
-
-    One that cannot be asked is left out.
-    """
+) -> Iterator[AccuracyResult | Failure]:
+    """How right each bundle is in the measured tasks, with each number of beams."""
     for row in result.systems:
         system = row.system
         if system.kind != "bundle" or row.error is not None:
             continue
         folder, where, threads = Path(system.bundle), system.runs_on, system.threads
         for beams in arguments.beams:
-            logger.info("%s: accuracy, %d beam%s", system.label, beams, "s" * (beams > 1))
+            logger.info("%s: accuracy, %s", system.label, beams_named(beams))
             options = GenerationOptions(num_beams=beams)
             examination = Examination(tasks=arguments.tasks, options=options)
             try:
                 yield measure_accuracy(folder, truth, examination, device=where, threads=threads)
             except FlorenceEdgeError as error:
                 logger.warning("%s: %s", system.label, error)
+                yield Failure(system.label, f"accuracy, {beams_named(beams)}", str(error))
 
 
 def _random_model(arguments: argparse.Namespace) -> RandomModel:

@@ -120,6 +120,15 @@ class RunRow:
             raise RequestError("the rounds have different stages")
 
 
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What could not be measured of a system, and why."""
+
+    label: str
+    at: str
+    message: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeedResult:
     """All systems and all their runs; `baseline` is the label that ratios refer to."""
@@ -131,6 +140,8 @@ class SpeedResult:
     runs: tuple[RunRow, ...]
     accuracy: tuple[AccuracyResult, ...] = ()
     """Of the bundles, where truth was given."""
+    failures: tuple[Failure, ...] = ()
+    """Of accuracy; a system and a run have an `error` of their own."""
 
     def __post_init__(self) -> None:
         """Refuse a run or a baseline that is none of the systems.

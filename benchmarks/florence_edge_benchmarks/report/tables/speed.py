@@ -102,7 +102,8 @@ def failure_table(result: SpeedResult) -> Table:
     """What did not work, and why."""
     systems = [(row.system.label, "start", row.error) for row in result.systems if row.error]
     runs = [(run.label, run.workload.name, run.error) for run in result.runs if run.error]
-    rows = tuple((label, what, error or "") for label, what, error in systems + runs)
+    others = [(each.label, each.at, each.message) for each in result.failures]
+    rows = tuple((label, what, error or "") for label, what, error in systems + runs + others)
     return Table(title="Failures", heading=("system", "at", "message"), rows=rows, kinds="nnt")
 
 
