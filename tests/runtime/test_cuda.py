@@ -200,6 +200,19 @@ def test_pycuda_owns_memory_and_streams_and_ctypes_does_the_rest(
     assert driver.stack == []
 
 
+def test_a_gpu_that_pycuda_does_not_have_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = FakePyCuda()
+
+    def refuse(index: int) -> Any:
+        raise FakePyCuda.Error("cuDeviceGet failed: invalid device ordinal")
+
+    monkeypatch.setattr(driver, "Device", refuse)
+    monkeypatch.setitem(sys.modules, "pycuda", types.SimpleNamespace(driver=driver))
+    monkeypatch.setattr(by_pycuda, "open_libraries", lambda: lambda *call: None)
+    with pytest.raises(BackendError, match="invalid device ordinal"):
+        by_pycuda.open_pycuda()("cudaSetDevice", 7)
+
+
 def test_pycuda_serves_each_thread_the_gpu_that_it_chose(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = FakePyCuda()
     monkeypatch.setitem(sys.modules, "pycuda", types.SimpleNamespace(driver=driver))
@@ -514,6 +527,22 @@ def test_the_best_token_that_repeats_nothing_is_fed(
         np.testing.assert_array_equal(kept_ids, ids)
         assert [*fed, *kept_token, *token_id] == [*history[:length], *[expected] * 3]
         assert position == length
+
+
+@pytest.mark.parametrize("ngram", [1, 2, 3])
+def test_the_newest_n_gram_is_not_fed_again(launch: Callable[..., None], ngram: int) -> None:
+    """Behind t t t, t would be an n-gram that the history ends in."""
+    log_probs, ids = np.zeros(2, dtype=np.float32), np.array([7, 8])
+    for run in (launch, None):
+        history = np.array([2, 7, 7, 7, -1])
+        out, token, position = np.zeros((2, 2), dtype=np.int64), np.array([-1]), np.array([3])
+        arrays = (log_probs, ids, out[0], out[1], token, history, token, position)
+        addresses = [array.ctypes.data for array in arrays]
+        if run:
+            run("feed_best", (2, 1, 1), *addresses, 2, ngram)
+        else:
+            fake_kernels.feed_best(Memory(*arrays), (2, 1, 1), *addresses, 2, ngram)
+        assert history[-1] == 8
 
 
 def repeats(history: npt.NDArray[Any], end: int, ngram: int) -> bool:

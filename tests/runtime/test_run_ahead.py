@@ -95,6 +95,10 @@ def test_beams_and_batches_go_step_by_step(
             found, tiny_model.run_batch("OD", pictures, options=options), strict=True
         ):
             assert_alike(ours, theirs)
+        alone = replace(options, max_new_tokens=12)
+        if beams > 1:
+            found_one = ask(model, "CAPTION", pictures[0], alone)
+            assert_alike(found_one, ask(tiny_model, "CAPTION", pictures[0], alone))
     assert "feed_best" not in launched(machine)
 
 
@@ -142,6 +146,60 @@ def test_a_guess_that_was_wrong_makes_the_rest_void(
         best = int(expected.top_ids[0, 0])
 
 
+# Fed with another token than the guess after these, runs begin at 4, 8, ... and 60.
+SURPRISES = (1, 2, 3)
+
+
+def test_a_guess_of_a_run_that_is_void_is_not_believed_later(
+    machine: Machine,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The run from 60 is the last that fits; its first guess is wrong, its second comes up."""
+    ahead = Driven(machine)
+    monkeypatch.setenv("FLORENCE_STEPS_AHEAD", "1")
+    alone = Driven(machine)
+    guesses = ahead.decoder._memory.run_scores.host["token"]
+    token = 5
+    for position in range(contract.MIN_CACHE_CAPACITY):
+        found, expected = ahead.feed(token), alone.feed(token)
+        np.testing.assert_allclose(found.top_log_probs, expected.top_log_probs, atol=1e-5)
+        surprising = position in (0, *SURPRISES, 60)
+        token = int(expected.top_ids[0, 5] if surprising else guesses[position % 4])
+
+
+def test_a_run_is_taken_wherever_it_fits(machine: Machine) -> None:  # noqa: F811
+    """60 to 63 are the last four positions of the first cache."""
+    driven = Driven(machine)
+    guesses = driven.decoder._memory.run_scores.host["token"]
+    token, begun = 5, []
+    for position in range(contract.MIN_CACHE_CAPACITY):
+        before = len(machine.cuda.kernels)
+        ids = driven.feed(token).top_ids[0]
+        if "feed_best" in machine.cuda.kernels[before:]:
+            begun.append(position)
+        token = int(ids[5] if position in (0, *SURPRISES) else guesses[position % 4])
+    assert begun == [1, 2, 3, *range(4, 64, 4)]
+
+
+def test_guesses_follow_the_rule_over_what_was_fed(machine: Machine) -> None:  # noqa: F811
+    driven = Driven(machine)
+    ngram = driven.model.bundle.generation.no_repeat_ngram_size
+    guesses = driven.decoder._memory.run_scores.host["token"]
+    rng, fed, bans, runs = np.random.default_rng(0), [], 0, 0
+    token = 5
+    for position in range(120):
+        fed.append(token)
+        before = len(machine.cuda.kernels)
+        ids = driven.feed(token).top_ids[0].copy()
+        if "feed_best" in machine.cuda.kernels[before:]:  # a run has begun here
+            banned = repeated_ngram_tokens(np.array(fed), ngram)
+            assert guesses[0] == ids[~np.isin(ids, banned)][0]
+            bans, runs = bans + bool(ids[0] in banned), runs + 1
+        token = int(ids[rng.integers(2)]) if position % 3 else int(rng.choice(fed))
+    assert bans > 0
+    assert runs > 20
+
+
 def test_all_log_probabilities_are_those_of_the_step_asked_about(
     machine: Machine,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
@@ -165,6 +223,39 @@ def test_no_run_goes_beyond_the_caches(machine: Machine) -> None:  # noqa: F811
         past.append(token)
         token = int(driven.feed(token).top_ids[0, 0])
     assert len(past) > contract.MIN_CACHE_CAPACITY
+
+
+def test_a_full_that_failed_is_not_asked_again(
+    machine: Machine,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In the midst of a run, a step is taken again for it: half of that is no step."""
+    for fails_in in range(1, 4):
+        driven = Driven(machine)
+        token = 5
+        for _ in range(3):
+            scores = driven.feed(token)
+            token = int(scores.top_ids[0, 0])
+        machine.cuda.fails_at = len(machine.cuda.calls) + fails_in
+        with pytest.raises(BackendError):
+            scores.full()
+        machine.cuda.fails_at = None
+        with pytest.raises(BackendError, match="a step of it failed"):
+            scores.full()
+
+
+def test_log_probabilities_may_be_asked_for_in_another_thread(
+    machine: Machine,  # noqa: F811
+) -> None:
+    """Each thread has a current GPU of its own: it is set before anything is allocated."""
+    driven = Driven(machine)
+    token = 5
+    for _ in range(3):
+        scores = driven.feed(token)
+        token = int(scores.top_ids[0, 0])
+    before = len(machine.cuda.calls)
+    scores.full()
+    assert machine.cuda.calls[before] == "cudaSetDevice"
 
 
 def test_everything_is_freed_with_the_model(

@@ -516,6 +516,47 @@ def test_a_decoder_whose_memory_went_to_the_next_is_refused(machine: Machine) ->
         scores[0].full()
 
 
+@pytest.mark.parametrize("fails_in", [2, 3, 4, 5])
+def test_a_prompt_that_fails_takes_the_memory_all_the_same(machine: Machine, fails_in: int) -> None:
+    """Or the decoder before it would go on from half of another's prompt."""
+    steps = Steps(machine, 1)
+    steps.step([0])
+    features = steps.model.backend.look(
+        np.zeros((1, *[steps.model.bundle.size.image_size] * 2, 3), dtype=np.uint8)
+    )
+    ids = np.full((1, 8), 9)
+    mask = np.ones((1, steps.model.bundle.size.image_tokens + 8), dtype=np.int64)
+    machine.cuda.fails_at = len(machine.cuda.calls) + fails_in
+    with pytest.raises(BackendError):
+        steps.model.backend.read(features, ids, mask, beams=1)
+    machine.cuda.fails_at = None
+    with pytest.raises(BackendError, match="memory has gone to a later prompt"):
+        steps.step([0])
+
+
+@pytest.mark.parametrize("fails_in", [2, 3])
+def test_a_decoder_whose_caches_failed_to_grow_is_refused(machine: Machine, fails_in: int) -> None:
+    """Its position would be behind the end of its caches."""
+    steps = Steps(machine, 1)
+    for _ in range(contract.MIN_CACHE_CAPACITY):
+        steps.step([0])
+    machine.cuda.fails_at = len(machine.cuda.calls) + fails_in
+    with pytest.raises(BackendError):
+        steps.step([0])
+    machine.cuda.fails_at = None
+    with pytest.raises(BackendError, match="a step of it failed"):
+        steps.step([0])
+
+
+def test_a_step_behind_the_last_position_is_refused(bare: Machine) -> None:
+    positions = Bundle.load(bare.folder).size.decoder_positions
+    place_engines(bare.folder, replace(BUILT, max_new_tokens=positions))
+    steps = Steps(bare, 1)
+    buckets = steps.decoder._buckets
+    with pytest.raises(BackendError, match=f"no position behind {positions} tokens"):
+        buckets.grow(buckets.at_least(positions))
+
+
 def test_features_of_another_engine_are_refused(
     machine: Machine, tiny_model: Florence2, pictures: list[Image.Image]
 ) -> None:

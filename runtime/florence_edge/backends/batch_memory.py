@@ -122,6 +122,7 @@ class BatchMemory:
 
     def encode(self, features: DeviceFeatures, input_ids: Ints, encoder_mask: Ints) -> None:
         """Run the text encoder on prompts [B, T], T up to the bucket; fills the cross caches."""
+        self.user = None  # whoever had this memory has lost its prompt, whatever comes of ours
         cuda, prompt = self.model.cuda, self.prompt.host
         tokens = input_ids.shape[1]
         prompt["input_ids"][:] = self.model.generation.pad_token_id
@@ -134,8 +135,8 @@ class BatchMemory:
         cuda.synchronize()
 
     @cached_property
-    def kept(self) -> Mailbox:
-        """Scores of the steps of a run ahead, and the token after each."""
+    def run_scores(self) -> Mailbox:
+        """Scores of the steps of a run ahead, and the token that was fed after each."""
         scored = (self.model.steps_ahead, 1, contract.TOP_K)
         return self.mailbox(
             {
@@ -157,8 +158,9 @@ class BatchMemory:
 
     def fetch_log_probs(self) -> Floats:
         """All log-probabilities [B, N, vocab] of the step that ran last, copied now."""
-        cuda, mailbox = self.model.cuda, self._all_log_probs
+        cuda = self.model.cuda
         cuda.activate()
+        mailbox = self._all_log_probs
         cuda.copy(mailbox.places["log_probs"], self.log_probs.place)
         cuda.synchronize()
         return mailbox.host["log_probs"]

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from .. import contract
 from ..cuda import Graph
+from ..errors import BackendError
 from .batch_memory import BatchMemory
 
 Work: TypeAlias = "Callable[[CacheBucket], None]"
@@ -91,17 +92,18 @@ class CacheBucket:
     def _send_and_run_ahead(self) -> None:
         memory, model = self._memory, self._memory.model
         memory.inputs.send(self._cuda.stream)
+        # The history is searched in device memory; the mailbox's is only where it comes from.
         fed = {**memory.inputs.places, "history": memory.history}
         self._cuda.copy(fed["history"], memory.inputs.places["history"])
         for step in range(model.steps_ahead):
             self._decode_and_place()
             model.kernels.feed_best(
                 memory.scores.places,
-                {name: place[step] for name, place in memory.kept.places.items()},
+                {name: place[step] for name, place in memory.run_scores.places.items()},
                 fed,
                 ngram=model.generation.no_repeat_ngram_size,
             )
-        memory.kept.fetch(self._cuda.stream)
+        memory.run_scores.fetch(self._cuda.stream)
 
     def _decode_and_place(self) -> None:
         memory = self._memory
@@ -137,8 +139,17 @@ class CacheBuckets:
         return self._buckets[capacity]
 
     def grow(self, full: CacheBucket) -> CacheBucket:
-        """The next bucket, with the rows of the one that is full."""
+        """The next bucket, with the rows of the one that is full.
+
+        Raises:
+            BackendError: there is none; the model has no more positions.
+        """
         bucket = self.at_least(full.capacity + 1)
+        if bucket is full:
+            raise BackendError(
+                f"The model has no position behind {full.capacity} tokens. Ask for fewer "
+                "(max_new_tokens)."
+            )
         bucket.clear()
         self._memory.model.cuda.copy_rows(bucket.caches, full.caches)
         return bucket

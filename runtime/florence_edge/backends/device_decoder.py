@@ -18,7 +18,8 @@ A decoder that works in place (contract.in_place_decoder) needs no `place_rows`,
 capacity for all steps.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from ..errors import BackendError
 from ..logits import Ints
@@ -41,8 +42,8 @@ class DeviceDecoder:
         self._position = -1
         self._bucket = buckets.at_least(1)
         self._bucket.clear()
-        self._computed = -1  # the position of the step that ran last: behind it, after a run ahead
-        self._log_probs: Floats | None = None  # of this step, once somebody asked
+        self._log_probs_at = -1  # whose log-probabilities lie on the device: after a run, its last
+        self._log_probs: Floats | None = None  # of this position, once somebody asked
         top = memory.scores.host
         self._scores = [
             Scores(top["top_log_probs"][i], top["top_ids"][i], self._full(i))
@@ -52,11 +53,14 @@ class DeviceDecoder:
 
     def step(self, tokens: Ints, parents: Ints) -> Sequence[Scores]:
         """See `Decoder.step`."""
-        self._check_lent()
+        with self._whole():
+            return self._step(tokens, parents)
+
+    def _step(self, tokens: Ints, parents: Ints) -> Sequence[Scores]:
         self._position += 1
         self._log_probs = None
         ahead = self._ahead
-        if ahead is not None and ahead.foresaw(self._position, int(tokens[0, 0])):
+        if ahead is not None and ahead.feed(self._position, int(tokens[0, 0])):
             return [ahead.scores(self._position)]
 
         self._cuda.activate()
@@ -65,7 +69,8 @@ class DeviceDecoder:
             self._bucket = self._buckets.grow(self._bucket)
         if ahead is not None and ahead.fits(self._position, self._bucket.capacity):
             self._run(self._bucket.run_ahead, tokens)
-            self._computed = ahead.begin(self._position)
+            ahead.begin(self._position)
+            self._log_probs_at = ahead.last
             return [ahead.scores(self._position)]
 
         if moves is None:
@@ -80,16 +85,17 @@ class DeviceDecoder:
     def _run(self, enqueue: Callable[[], None], tokens: Ints) -> None:
         """Feed the tokens at this position, and wait for what comes of it."""
         inputs = self._memory.inputs.host
-        inputs["position"][0] = self._computed = self._position
+        inputs["position"][0] = self._position
         inputs["token_ids"][:] = tokens
         enqueue()
         self._cuda.synchronize()
+        self._log_probs_at = self._position
 
     def _full(self, image: int) -> Callable[[], Floats]:
         def full() -> Floats:
-            self._check_lent()
-            if self._log_probs is None:
-                self._log_probs = self._fetch_log_probs()
+            with self._whole():
+                if self._log_probs is None:
+                    self._log_probs = self._fetch_log_probs()
             of_image: Floats = self._log_probs[image]
             return of_image
 
@@ -97,14 +103,22 @@ class DeviceDecoder:
 
     def _fetch_log_probs(self) -> Floats:
         """A step in the midst of a run ahead is taken again, alone: it writes what is there."""
-        if self._computed != self._position:
+        if self._log_probs_at != self._position:
             self._cuda.activate()
             self._run(self._bucket.step, self._memory.inputs.host["history"][self._position])
         return self._memory.fetch_log_probs()
 
-    def _check_lent(self) -> None:
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Work that is done or ends this generation: half of a step leaves no step's caches."""
         if self._memory.user is not self:
             raise BackendError(
-                "This decoder's memory has gone to a later prompt, or its model is closed. Finish "
-                "one generation before the next begins, or load the model twice."
+                "This decoder's memory has gone to a later prompt, a step of it failed, or its "
+                "model is closed. Finish one generation before the next begins, or load the model "
+                "twice."
             )
+        try:
+            yield
+        except BaseException:
+            self._memory.user = None
+            raise

@@ -42,21 +42,25 @@ class RunAhead:
     """
 
     def __init__(self, memory: BatchMemory, full: Callable[[], Floats]) -> None:
-        kept = memory.kept.host
+        run = memory.run_scores.host
         self._steps = memory.model.steps_ahead
         self._history = memory.inputs.host["history"]
-        self._guesses = kept["token"]
+        self._guesses = run["token"]
         self._scores = [
-            Scores(kept["top_log_probs"][i], kept["top_ids"][i], full) for i in range(self._steps)
+            Scores(run["top_log_probs"][i], run["top_ids"][i], full) for i in range(self._steps)
         ]
         self._first = 0  # the position of the first step that is kept
         self._kept = 0  # how many of them hold
 
-    def foresaw(self, position: int, token: int) -> bool:
-        """Note the token that is fed at `position`; whether its step has been taken already."""
+    def feed(self, position: int, token: int) -> bool:
+        """Note the token that is fed at `position`.
+
+        Returns:
+            Whether its step has been taken already. If not, the steps behind it are void, too.
+        """
         self._history[position] = token
         step = position - self._first
-        if 0 < step < self._kept and token == self._guesses[step - 1]:
+        if step < self._kept and token == self._guesses[step - 1]:
             return True
         self._kept = 0
         return False
@@ -69,11 +73,15 @@ class RunAhead:
         """
         return 0 < position <= capacity - self._steps
 
-    def begin(self, position: int) -> int:
-        """A run begins at `position`; the position of its last step."""
+    def begin(self, position: int) -> None:
+        """A run has been taken from `position` on."""
         self._first, self._kept = position, self._steps
-        return position + self._steps - 1
+
+    @property
+    def last(self) -> int:
+        """The position of the last step of the latest run."""
+        return self._first + self._steps - 1
 
     def scores(self, position: int) -> Scores:
-        """What a step that was kept has scored."""
+        """The scores that were kept for this step."""
         return self._scores[position - self._first]

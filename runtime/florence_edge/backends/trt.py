@@ -98,7 +98,8 @@ class TensorRtSession:
         """
         shared, stream = self._shared, self._shared.cuda.stream
         profile = self._profile(places)
-        context = self._engine.create_execution_context(self._how())
+        settings = self._context_settings()
+        context = self._engine.create_execution_context(settings)
         if context is None:
             raise self._failure("makes no execution context")
         self._check(context.set_optimization_profile_async(profile, stream), "takes no profile")
@@ -113,12 +114,12 @@ class TensorRtSession:
         if shared.tensorrt.is_rtx:  # depends on how the engine was built
             self.capturable &= bool(context.is_stream_capturable(stream))
 
-        def run() -> None:
+        def run(settings: Any = settings) -> None:  # which TensorRT-RTX may still refer to
             self._check(context.execute_async_v3(stream), "failed while running")
 
         return run
 
-    def _how(self) -> Any:
+    def _context_settings(self) -> Any:
         """How a context is made: without scratch memory, for it gets ours.
 
         TensorRT-RTX compiles kernels for the shapes of a context, by default while others already

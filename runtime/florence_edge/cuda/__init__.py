@@ -1,4 +1,4 @@
-"""A thin layer over CUDA: memory, one stream, graphs and three small kernels.
+"""A thin layer over CUDA: memory, one stream, graphs and small kernels.
 
 `open_cuda` finds CUDA through cuda-bindings, or without any package through ctypes; the environment
 variable FLORENCE_CUDA (bindings, ctypes or pycuda) chooses. Nothing here is imported by `import

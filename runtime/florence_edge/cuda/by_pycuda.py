@@ -29,15 +29,14 @@ def open_pycuda() -> Call:
         raise BackendError(
             "FLORENCE_CUDA=pycuda, but PyCUDA is not installed. Run: pip install pycuda."
         ) from error
-    driver.init()
     pycuda, others = _PyCuda(driver), open_libraries()
 
     def call(name: str, *arguments: Any) -> Any:
-        if name == "cudaSetDevice":
-            pycuda.select(*arguments)
         own = getattr(pycuda, name, None)
-        if own is None:  # the runtime has a current device of its own
+        if own is None:
             return others(name, *arguments)
+        if name == "cudaSetDevice":  # the runtime's as well, and first: its errors come with advice
+            others(name, *arguments)
         try:
             return own(*arguments)
         except driver.Error as error:
@@ -58,9 +57,9 @@ class _PyCuda:
         self._of_thread = threading.local()
         self._owned: dict[int, tuple[Any, Any]] = {}  # what there is, and its context
 
-    def select(self, index: int) -> None:
-        """Let what this thread asks for come from a GPU."""
+    def cudaSetDevice(self, index: int) -> None:
         if index not in self._contexts:
+            self._driver.init()
             self._contexts[index] = self._driver.Device(index).retain_primary_context()
         self._of_thread.context = self._contexts[index]
 

@@ -27,7 +27,10 @@ def is_on_gpu(image: object) -> TypeGuard[DeviceImage]:
 
     `isinstance` would be fooled: as of Python 3.12 it does not read a Protocol's properties.
     """
-    return getattr(image, "__cuda_array_interface__", None) is not None
+    try:
+        return getattr(image, "__cuda_array_interface__", None) is not None
+    except RuntimeError:  # torch's, of a tensor that requires a gradient: no picture anyway
+        return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -43,8 +43,8 @@ extern "C" __global__ void follow(
 }
 
 // Keep the scores of a greedy step and feed it with the best token that completes no n-gram again,
-// as the search on the host will unless another rule comes in. `history` holds the tokens fed so
-// far, to *position. Threads: x over top, at most 64; the first chooses.
+// as the search on the host will unless a token is forced or its n-grams are of another length; then
+// the guess is wrong, and costs a step. `history` holds the tokens fed so far, to *position. Threads: x over top, at most 64; the first chooses.
 extern "C" __global__ void feed_best(
     const Word* top_log_probs, const long long* top_ids,
     Word* kept_log_probs, long long* kept_ids, long long* kept_token,

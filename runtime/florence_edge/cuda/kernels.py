@@ -74,9 +74,9 @@ class Kernels:
 
     def feed_best(
         self,
-        scores: Mapping[str, Place],
-        kept: Mapping[str, Place],
-        fed: Mapping[str, Place],
+        scores: Places,
+        kept: Places,
+        fed: Places,
         *,
         ngram: int,
     ) -> None:
