@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from ..runtime.scripted_machine import bare, machine  # noqa: F401 - fixtures
+
 STORED = Path(__file__).parent / "stored"
 
 

@@ -5,14 +5,16 @@ from pathlib import Path
 import pytest
 
 from florence_edge import Florence2
+from florence_edge.backends.device import DeviceBackend
 from florence_edge_benchmarks.gauges.calls import Calls
 from florence_edge_benchmarks.gauges.stages import STAGES, Call, host_seconds
+from florence_edge_benchmarks.gauges.waits import with_waits
 from florence_edge_benchmarks.systems.bundle_system import BundleSystem
 from florence_edge_benchmarks.systems.workload import Workload
 
 from ..runtime.fake_cuda import FakeCuda
+from ..runtime.scripted_machine import Machine
 from ..runtime.test_ort_cuda import fake  # noqa: F401 - a fixture
-from ..runtime.test_trt import Machine, bare, machine  # noqa: F401 - fixtures
 from .scripted_time import Clock
 
 TOKENS = 6
@@ -35,10 +37,7 @@ def test_the_host_works_from_reading_to_the_last_step_but_for_waiting() -> None:
     assert host_seconds([call for call in calls if call.what != "wait"]) is None
 
 
-def test_tensorrt_is_launched_and_waited_for(
-    machine: Machine,  # noqa: F811
-    caption: Workload,
-) -> None:
+def test_tensorrt_is_launched_and_waited_for(machine: Machine, caption: Workload) -> None:
     system = BundleSystem(machine.load(), Calls(Clock()))
     timing = system.answer(caption)
     assert tuple(timing.stages) == STAGES
@@ -62,10 +61,29 @@ def test_runs_of_onnxruntime_count_as_waiting(
     assert timing.host == TOKENS * 4 + ONCE_FOR_ALL
 
 
-def test_everything_is_freed_with_the_model(machine: Machine, caption: Workload) -> None:  # noqa: F811
+def test_everything_is_freed_with_the_model(machine: Machine, caption: Workload) -> None:
     model = machine.load()
     system = BundleSystem(model, Calls())
     system.answer(caption)
     assert machine.cuda.held
     del model, system
     assert machine.cuda.held == []
+
+
+def test_waiting_sessions_go_before_the_stream_that_they_were_given(
+    fake: FakeCuda,  # noqa: F811
+    tiny_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backend = with_waits(Florence2.load(tiny_bundle, "cuda").backend, Calls())
+    assert isinstance(backend, DeviceBackend)
+    sessions, left, destroy = backend.model.sessions, [], fake.cudaStreamDestroy
+
+    def look_and_destroy(stream: int) -> None:
+        left.append(len(sessions))
+        destroy(stream)
+
+    monkeypatch.setattr(fake, "cudaStreamDestroy", look_and_destroy)
+    backend.close()
+    assert left == [0]
+    assert fake.held == []

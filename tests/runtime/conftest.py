@@ -5,6 +5,14 @@ import numpy as np
 import pytest
 import tokenizers
 
+from .scripted_machine import (  # noqa: F401 - fixtures
+    bare,
+    in_place,
+    machine,
+    miniature_engines,
+    pictures,
+)
+
 
 @pytest.fixture(scope="session")
 def pointing_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -15,8 +15,8 @@ from florence_edge.bundle import Bundle
 from .fake_cuda import FakeCuda
 from .fake_tensorrt import GRAPHS, numpy_type, run_graph
 from .on_gpu import require_gpu
+from .scripted_machine import ask, assert_alike, backend_of
 from .test_cuda_resize import OnGpu
-from .test_trt import ask, assert_alike, backend_of
 
 SHORT = GenerationOptions(max_new_tokens=12)
 

@@ -16,19 +16,7 @@ from florence_edge.logits import repeated_ngram_tokens
 
 from .miniature_answers import assert_same_answers, export_miniature
 from .on_gpu import require_gpu
-from .test_trt import (  # fixtures among them
-    SHORT,
-    Machine,
-    Steps,
-    ask,
-    assert_alike,
-    backend_of,
-    bare,  # noqa: F401
-    in_place,  # noqa: F401
-    machine,  # noqa: F401
-    miniature_engines,  # noqa: F401
-    pictures,  # noqa: F401
-)
+from .scripted_machine import SHORT, Machine, Steps, ask, assert_alike, backend_of
 
 TIMING = Path(__file__).parents[1] / "gpu" / "steps_ahead.py"
 GREEDY = replace(SHORT, num_beams=1)
@@ -41,9 +29,9 @@ def four_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("integrated", [False, True])
 def test_all_15_tasks_are_answered_as_on_the_cpu(
-    machine: Machine,  # noqa: F811
+    machine: Machine,
     tiny_model: Florence2,
-    pictures: list[Image.Image],  # noqa: F811
+    pictures: list[Image.Image],
     integrated: bool,
 ) -> None:
     machine.cuda.integrated = integrated
@@ -55,9 +43,9 @@ def test_all_15_tasks_are_answered_as_on_the_cpu(
 
 @pytest.mark.parametrize("ngram", [0, 1, 2, 3])
 def test_a_long_answer_is_the_same_whatever_may_not_repeat(
-    machine: Machine,  # noqa: F811
+    machine: Machine,
     tiny_model: Florence2,
-    pictures: list[Image.Image],  # noqa: F811
+    pictures: list[Image.Image],
     ngram: int,
 ) -> None:
     """Two thirds of the guesses are made by the bundle's rule, which is not the one asked for."""
@@ -69,7 +57,7 @@ def test_a_long_answer_is_the_same_whatever_may_not_repeat(
     assert len(found.token_ids) == 141
 
 
-def test_guesses_come_true(machine: Machine, pictures: list[Image.Image]) -> None:  # noqa: F811
+def test_guesses_come_true(machine: Machine, pictures: list[Image.Image]) -> None:
     """By the bundle's own rule every guess is right: a launch brings four tokens."""
     options = GenerationOptions(num_beams=1, max_new_tokens=50)
     model = machine.load()
@@ -83,9 +71,9 @@ def test_guesses_come_true(machine: Machine, pictures: list[Image.Image]) -> Non
 
 
 def test_beams_and_batches_go_step_by_step(
-    machine: Machine,  # noqa: F811
+    machine: Machine,
     tiny_model: Florence2,
-    pictures: list[Image.Image],  # noqa: F811
+    pictures: list[Image.Image],
 ) -> None:
     model = machine.load()
     for beams in (1, 3):
@@ -103,9 +91,9 @@ def test_beams_and_batches_go_step_by_step(
 
 
 def test_in_place_the_answers_are_the_same(
-    in_place: Machine,  # noqa: F811
+    in_place: Machine,
     tiny_model: Florence2,
-    pictures: list[Image.Image],  # noqa: F811
+    pictures: list[Image.Image],
 ) -> None:
     options = GenerationOptions(num_beams=1, max_new_tokens=140)
     found = ask(in_place.load(), "CAPTION", pictures[0], options)
@@ -113,14 +101,14 @@ def test_in_place_the_answers_are_the_same(
     assert "feed_best" in launched(in_place)
 
 
-def launched(machine: Machine) -> set[str]:  # noqa: F811
+def launched(machine: Machine) -> set[str]:
     return set(machine.cuda.kernels)
 
 
 class Driven(Steps):
     """A greedy decoder that is fed with tokens of one's choice."""
 
-    def __init__(self, machine: Machine) -> None:  # noqa: F811
+    def __init__(self, machine: Machine) -> None:
         super().__init__(machine, 1)
 
     def feed(self, token: int) -> Any:
@@ -128,14 +116,19 @@ class Driven(Steps):
         return scores
 
 
-def test_a_guess_that_was_wrong_makes_the_rest_void(
-    machine: Machine,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Fed with other tokens than the best, at every distance from the beginning of a run."""
+@pytest.fixture
+def pair(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> tuple[Driven, Driven]:
+    """A decoder that runs ahead, and one that does not."""
     ahead = Driven(machine)
     monkeypatch.setenv("FLORENCE_STEPS_AHEAD", "1")
-    alone = Driven(machine)
+    return ahead, Driven(machine)
+
+
+def test_a_guess_that_was_wrong_makes_the_rest_void(
+    pair: tuple[Driven, Driven],
+) -> None:
+    """Fed with other tokens than the best, at every distance from the beginning of a run."""
+    ahead, alone = pair
     tokens = np.random.default_rng(0).integers(4, 60, 40)
     best = 5
     for i, other in enumerate(tokens):
@@ -151,13 +144,10 @@ SURPRISES = (1, 2, 3)
 
 
 def test_a_guess_of_a_run_that_is_void_is_not_believed_later(
-    machine: Machine,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
+    pair: tuple[Driven, Driven],
 ) -> None:
     """The run from 60 is the last that fits; its first guess is wrong, its second comes up."""
-    ahead = Driven(machine)
-    monkeypatch.setenv("FLORENCE_STEPS_AHEAD", "1")
-    alone = Driven(machine)
+    ahead, alone = pair
     guesses = ahead.decoder._memory.run_scores.host["token"]
     token = 5
     for position in range(contract.MIN_CACHE_CAPACITY):
@@ -167,7 +157,7 @@ def test_a_guess_of_a_run_that_is_void_is_not_believed_later(
         token = int(expected.top_ids[0, 5] if surprising else guesses[position % 4])
 
 
-def test_a_run_is_taken_wherever_it_fits(machine: Machine) -> None:  # noqa: F811
+def test_a_run_is_taken_wherever_it_fits(machine: Machine) -> None:
     """60 to 63 are the last four positions of the first cache."""
     driven = Driven(machine)
     guesses = driven.decoder._memory.run_scores.host["token"]
@@ -181,7 +171,7 @@ def test_a_run_is_taken_wherever_it_fits(machine: Machine) -> None:  # noqa: F81
     assert begun == [1, 2, 3, *range(4, 64, 4)]
 
 
-def test_guesses_follow_the_rule_over_what_was_fed(machine: Machine) -> None:  # noqa: F811
+def test_guesses_follow_the_rule_over_what_was_fed(machine: Machine) -> None:
     driven = Driven(machine)
     ngram = driven.model.bundle.generation.no_repeat_ngram_size
     guesses = driven.decoder._memory.run_scores.host["token"]
@@ -201,12 +191,9 @@ def test_guesses_follow_the_rule_over_what_was_fed(machine: Machine) -> None:  #
 
 
 def test_all_log_probabilities_are_those_of_the_step_asked_about(
-    machine: Machine,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
+    pair: tuple[Driven, Driven],
 ) -> None:
-    ahead = Driven(machine)
-    monkeypatch.setenv("FLORENCE_STEPS_AHEAD", "1")
-    alone = Driven(machine)
+    ahead, alone = pair
     token = 5
     for i in range(30):
         found, expected = ahead.feed(token), alone.feed(token)
@@ -215,7 +202,7 @@ def test_all_log_probabilities_are_those_of_the_step_asked_about(
         token = int(expected.top_ids[0, 0])
 
 
-def test_no_run_goes_beyond_the_caches(machine: Machine) -> None:  # noqa: F811
+def test_no_run_goes_beyond_the_caches(machine: Machine) -> None:
     """The scripted CUDA refuses to place a row where there is none."""
     driven = Driven(machine)
     token, past = 5, []
@@ -226,8 +213,7 @@ def test_no_run_goes_beyond_the_caches(machine: Machine) -> None:  # noqa: F811
 
 
 def test_a_full_that_failed_is_not_asked_again(
-    machine: Machine,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
+    machine: Machine,
 ) -> None:
     """In the midst of a run, a step is taken again for it: half of that is no step."""
     for fails_in in range(1, 4):
@@ -245,7 +231,7 @@ def test_a_full_that_failed_is_not_asked_again(
 
 
 def test_log_probabilities_may_be_asked_for_in_another_thread(
-    machine: Machine,  # noqa: F811
+    machine: Machine,
 ) -> None:
     """Each thread has a current GPU of its own: it is set before anything is allocated."""
     driven = Driven(machine)
@@ -259,8 +245,8 @@ def test_log_probabilities_may_be_asked_for_in_another_thread(
 
 
 def test_everything_is_freed_with_the_model(
-    machine: Machine,  # noqa: F811
-    pictures: list[Image.Image],  # noqa: F811
+    machine: Machine,
+    pictures: list[Image.Image],
 ) -> None:
     model = machine.load()
     ask(model, "CAPTION", pictures[0], GREEDY)
@@ -270,7 +256,7 @@ def test_everything_is_freed_with_the_model(
 
 @pytest.mark.parametrize("asked", ["0", "33", "-4", "four", "2.5"])
 def test_what_is_no_number_of_steps_is_refused(
-    machine: Machine,  # noqa: F811
+    machine: Machine,
     monkeypatch: pytest.MonkeyPatch,
     asked: str,
 ) -> None:
@@ -292,7 +278,7 @@ def test_unless_asked_for_it_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_timing_of_steps_ahead_runs(
-    machine: Machine,  # noqa: F811
+    machine: Machine,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
@@ -313,7 +299,7 @@ def test_the_timing_of_steps_ahead_runs(
 
 
 @pytest.mark.tensorrt
-def test_tensorrt_answers_all_15_tasks_as_the_cpu_does(miniature_engines: Path) -> None:  # noqa: F811
+def test_tensorrt_answers_all_15_tasks_as_the_cpu_does(miniature_engines: Path) -> None:
     assert_same_answers(miniature_engines, "tensorrt", 1)
 
 

@@ -32,6 +32,7 @@ def with_waits(backend: Backend, calls: Calls) -> Backend:
     }
     owned = ExitStack()
     owned.callback(backend.close)
+    owned.callback(sessions.clear)  # before the stream, which goes with the backend
     limit = backend.most_new_tokens
     return DeviceBackend(replace(model, sessions=sessions), owned, most_new_tokens=limit)
 

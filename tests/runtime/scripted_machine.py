@@ -1,0 +1,180 @@
+"""A machine with a GPU as scripted: CUDA, TensorRT, a bundle with engines; and asking it.
+
+The fixtures are in the conftest.py of this folder and of tests/benchmarks.
+"""
+
+import shutil
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+from PIL import Image
+
+from florence_edge import TASKS, Florence2, GenerationOptions, contract, cuda
+from florence_edge.answers.result import Result
+from florence_edge.backends.device import DeviceBackend
+from florence_edge.bundle import Bundle, StoredFile
+from florence_edge.engines import record as records
+from florence_edge.engines.flavours import Flavour
+from florence_edge.engines.gpu import Gpu
+from florence_edge.engines.profiles import EngineOptions
+from florence_edge.engines.record import Device, EngineRecord
+from florence_edge.tasks import Needs
+
+from . import fake_tensorrt
+from .fake_cuda import FakeCuda
+from .fake_tensorrt import FakeTensorRT
+from .on_gpu import require_tensorrt
+
+ORIN = Gpu(name="Orin", compute_capability="8.7", multiprocessors=16, driver="12.6")
+BUILT = EngineOptions(batch=3, beams=4, max_new_tokens=200)
+SHORT = GenerationOptions(max_new_tokens=12)
+REGION = (10, 20, 60, 45)
+
+
+@dataclass
+class Machine:
+    """A Jetson as scripted: its CUDA, its TensorRT, and a bundle with engines for it."""
+
+    cuda: FakeCuda
+    trt: FakeTensorRT
+    folder: Path
+
+    def load(self, device: str = "tensorrt", **options: Any) -> Florence2:
+        return Florence2.load(self.folder, device, **options)
+
+
+def place_engines(
+    folder: Path,
+    options: EngineOptions,
+    root: Path | None = None,
+    flavour: Flavour = "tensorrt",
+) -> Path:
+    """Engines of the bundle in `folder`: a plan is the path of its graph."""
+    bundle = Bundle.load(folder)
+    here = Device(
+        gpu=ORIN.name,
+        multiprocessors=ORIN.multiprocessors,
+        compute_capability=ORIN.compute_capability,
+        flavour=flavour,
+        tensorrt="10.3.0",
+        driver=ORIN.driver,
+        l4t=None,
+    )
+    engines = (root or folder / "engines") / records.fingerprint(bundle, here, options)
+    engines.mkdir(parents=True)
+    plans = {}
+    for graph in contract.GRAPHS:
+        plan = engines / records.plan_name(graph)
+        _, onnx = records.source(bundle, graph, options)
+        plan.write_text(str(onnx), encoding="utf-8")
+        plans[plan.name] = StoredFile(plan.stat().st_size, "0" * 64)
+    record = EngineRecord(
+        layout=records.LAYOUT_VERSION,
+        producer="test",
+        model=bundle.model,
+        precision=bundle.precision,
+        device=here,
+        options=options,
+        sources=records.sources(bundle, options),
+        plans=plans,
+    )
+    records.write_record(engines, record)
+    return engines
+
+
+@pytest.fixture
+def bare(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """A machine whose bundle has no engines yet."""
+    folder = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    fake = FakeCuda()
+    module = FakeTensorRT(fake)
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    monkeypatch.setattr(cuda, "open_calls", lambda: fake)
+    monkeypatch.setattr(records, "find_gpu", lambda index=0: ORIN)
+    monkeypatch.setattr(records, "l4t_release", lambda: None)
+    monkeypatch.delenv("FLORENCE_TENSORRT", raising=False)
+    return Machine(fake, module, folder)
+
+
+@pytest.fixture
+def machine(bare: Machine) -> Machine:
+    place_engines(bare.folder, BUILT)
+    return bare
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Image.Image]:
+    rng = np.random.default_rng(1)
+    noise = [Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)) for _ in range(3)]
+    return [image.resize((80, 60 + 10 * i)) for i, image in enumerate(noise)]
+
+
+def ask(model: Florence2, task: str, image: Any, options: GenerationOptions) -> Result:
+    text = "a red car" if TASKS[task].needs is Needs.TEXT else None
+    region = REGION if TASKS[task].needs is Needs.REGION else None
+    return model.run(task, image, text, region=region, options=options)
+
+
+def assert_alike(found: Result, expected: Result) -> None:
+    assert found.token_ids == expected.token_ids
+    assert found.token_log_probs == pytest.approx(expected.token_log_probs, rel=1e-4, abs=1e-4)
+    assert found.to_hf() == expected.to_hf()
+
+
+def backend_of(model: Florence2) -> DeviceBackend:
+    assert isinstance(model.backend, DeviceBackend)
+    return model.backend
+
+
+class Steps:
+    """A decoder driven by hand, with the calls of each step."""
+
+    def __init__(self, machine: Machine, beams: int, device: str = "tensorrt") -> None:
+        self.model = machine.load(device)
+        self.fake = machine.cuda
+        self.beams = beams
+        self.decoder = self.open()
+
+    def open(self, tokens: int = 8) -> Any:
+        size = self.model.bundle.size
+        pixels = np.zeros((1, size.image_size, size.image_size, 3), dtype=np.uint8)
+        features = self.model.backend.look(pixels)
+        ids = np.arange(tokens, dtype=np.int64)[None] + 4
+        mask = np.ones((1, size.image_tokens + tokens), dtype=np.int64)
+        return self.model.backend.read(features, ids, mask, beams=self.beams)
+
+    def step(self, parents: list[int]) -> list[str]:
+        before = len(self.fake.calls)
+        tokens = np.full((1, self.beams), 5, dtype=np.int64)
+        self.scores = self.decoder.step(tokens, np.array([parents]))
+        return self.fake.calls[before:]
+
+
+@pytest.fixture
+def in_place(bare: Machine, tiny_checkpoint: Path, tmp_path: Path) -> Machine:
+    exporting = pytest.importorskip("florence_edge_export.export")
+    folder = tmp_path / "in place"
+    exporting.export("tiny", tiny_checkpoint, folder, exporting.ExportOptions(in_place=200))
+    try:
+        fake_tensorrt.GRAPHS[str(folder / "decoder.inplace.onnx")]
+    except (ort_errors.Fail, ort_errors.InvalidGraph, ort_errors.NotImplemented) as error:
+        pytest.skip(f"this ONNX Runtime is older than TensorScatter: {error}")
+    place_engines(folder, replace(BUILT, in_place=256))
+    return replace(bare, folder=folder)
+
+
+@pytest.fixture(scope="module")
+def miniature_engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The miniature with engines built here."""
+    require_tensorrt()
+    from .miniature_answers import export_miniature
+
+    building = pytest.importorskip("florence_edge_export.engines.cli")
+    bundle = export_miniature(tmp_path_factory.mktemp("miniature"))
+    assert building.main([str(bundle)]) == 0
+    return bundle
