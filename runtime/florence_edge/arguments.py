@@ -205,21 +205,23 @@ def _size(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def _score(text: str) -> float:
+def _number(text: str) -> float:
+    """NaN if it is none."""
     try:
-        score = float(text)
+        return float(text)
     except ValueError:
-        score = math.nan
+        return math.nan
+
+
+def _score(text: str) -> float:
+    score = _number(text)
     if not 0 <= score <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a score; expected 0 to 1")
     return score
 
 
 def _patience(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
+    seconds = _number(text)
     if not seconds >= 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no patience; expected seconds or inf")
     return seconds

@@ -157,7 +157,7 @@ def _decoding(run: RunRow) -> list[float]:
 
 
 def _step(run: RunRow) -> list[float]:
-    return [each.decoding_seconds / each.tokens for each in run.rounds]
+    return [each.step_seconds for each in run.rounds]
 
 
 def _run(result: SpeedResult, task: str, which: Which) -> RunRow:

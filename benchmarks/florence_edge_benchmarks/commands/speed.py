@@ -16,7 +16,6 @@ from ..accuracy.truth import Truth, read_truth
 from ..machine import usable_cores
 from ..pictures import scene_picture
 from ..report.markdown import markdown_of
-from ..report.tables.accuracy import beams_named
 from ..results.accuracy import AccuracyResult
 from ..results.files import check_writable, write_result
 from ..results.speed import Failure, SpeedResult
@@ -39,7 +38,7 @@ from ..speed.random_models import (
 )
 from ..systems.devices import Device, device_of
 from ..systems.system import System
-from ..systems.workload import Workload, new_tokens_of, workloads
+from ..systems.workload import Workload, beams_named, new_tokens_of, workloads
 from .speed_arguments import add_arguments, settings_of
 
 __all__ = ["DESCRIPTION", "HELP", "add_arguments", "run"]

@@ -80,6 +80,17 @@ def legend(names: Sequence[str], sign: Sign, wide: float) -> tuple[str, int]:
     return "".join(drawn), y + _LEGEND_ROW + 4 if names else 6
 
 
+def polyline(
+    points: Sequence[tuple[float, float]], number: int, *, width: float, dashes: str
+) -> str:
+    """A line through places on the drawing, in the colour of a series."""
+    places = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    return (
+        f'<polyline points="{places}" fill="none" stroke="{colour(number)}" '
+        f'stroke-width="{width:g}" stroke-dasharray="{dashes}"/>'
+    )
+
+
 def colour(number: int) -> str:
     """The colour of a series."""
     return _COLOURS[number % len(_COLOURS)]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .drawing import LETTER, WIDTH, axes, colour, legend, svg, text, upright_grid
+from .drawing import LETTER, WIDTH, axes, colour, legend, polyline, svg, text, upright_grid
 from .scales import Scale, ticks
 
 _LEFT = 250  # room for the names of bars
@@ -55,11 +55,8 @@ def lines(series: Sequence[Series], x_name: str, y_name: str) -> str:
     every = [point for each in series for point in each.points]
     drawn, x_scale, y_scale = axes(every, top + 24, (x_name, y_name))
     for number, each in enumerate(series):
-        points = " ".join(f"{x_scale.place(x):.1f},{y_scale.place(y):.1f}" for x, y in each.points)
-        drawn.append(
-            f'<polyline points="{points}" fill="none" stroke="{colour(number)}" '
-            f'stroke-width="2" stroke-dasharray="{_dashes(number)}"/>'
-        )
+        places = [(x_scale.place(x), y_scale.place(y)) for x, y in each.points]
+        drawn.append(polyline(places, number, width=2, dashes=_dashes(number)))
     return svg(y_scale.begin + 48, [named, *drawn])
 
 

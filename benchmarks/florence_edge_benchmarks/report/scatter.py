@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
-from .drawing import LETTER, WIDTH, axes, colour, legend, svg, text
-from .scales import Scale, beginning
+from .drawing import LETTER, WIDTH, axes, colour, legend, polyline, svg, text
+from .scales import beginning
 
 _RADIUS = 6
 _LETTER_HIGH = 12  # pixels
@@ -55,26 +56,16 @@ def scatter(series: Sequence[Marks], x_name: str, y_name: str) -> str:
     every = [(mark.x, mark.y) for each in series for mark in each.marks]
     begins = (beginning([x for x, _ in every]), beginning([y for _, y in every]))
     drawn, x_scale, y_scale = axes(every, top + 24, (x_name, y_name), begins)
-    drawn += [_joined(number, each, x_scale, y_scale) for number, each in enumerate(series)]
     placed = [
-        (x_scale.place(mark.x), y_scale.place(mark.y), mark.word, number)
-        for number, each in enumerate(series)
-        for mark in each.marks
+        [(x_scale.place(mark.x), y_scale.place(mark.y)) for mark in each.marks] for each in series
     ]
-    drawn += [_sign(number, x, y) for x, y, _, number in placed]
-    drawn += _words([(x, y, word) for x, y, word, _ in placed])
+    for number, places in enumerate(placed):
+        if len(places) > 1:
+            drawn.append(polyline(places, number, width=1.2, dashes="3 3"))
+    drawn += [_sign(number, *place) for number, places in enumerate(placed) for place in places]
+    words = [mark.word for each in series for mark in each.marks]
+    drawn += _words(list(zip(chain(*placed), words, strict=True)))
     return svg(y_scale.begin + 48, [named, *drawn])
-
-
-def _joined(number: int, each: Marks, x_scale: Scale, y_scale: Scale) -> str:
-    """A thin line through the points of a system."""
-    if len(each.marks) < 2:
-        return ""
-    places = (f"{x_scale.place(mark.x):.1f},{y_scale.place(mark.y):.1f}" for mark in each.marks)
-    return (
-        f'<polyline points="{" ".join(places)}" fill="none" stroke="{colour(number)}" '
-        f'stroke-width="1.2" stroke-dasharray="3 3"/>'
-    )
 
 
 def _sign(number: int, x: float, y: float) -> str:
@@ -84,11 +75,11 @@ def _sign(number: int, x: float, y: float) -> str:
     )
 
 
-def _words(points: Sequence[tuple[float, float, str]]) -> Iterator[str]:
+def _words(points: Sequence[tuple[tuple[float, float], str]]) -> Iterator[str]:
     """Words beside their points; one that would cover a sign or another word is left out."""
     r = _RADIUS + 1
-    taken = [_Box(x - r, y - r, x + r, y + r) for x, y, _ in points]
-    for x, y, word in points:
+    taken = [_Box(x - r, y - r, x + r, y + r) for (x, y), _ in points]
+    for (x, y), word in points:
         for box in _places(x, y, len(word) * LETTER) if word else ():
             if box.right <= WIDTH and not any(map(box.meets, taken)):
                 taken.append(box)

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 from ..results.accuracy import AccuracyResult
 from ..results.speed import RunRow, SpeedResult
+from ..systems.workload import name_of
 from .figures import Figure, where
 from .runs import is_whole, total
 from .scatter import Mark, Marks, scatter
-from .tables.accuracy import accuracy_beside, beams_named, data_of, ending_of_answers
+from .tables.accuracy import accuracy_beside, data_of, ending_of_answers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,14 +87,12 @@ def _figure(speed: SpeedResult, plot: _Plot, points: Sequence[_Point]) -> Figure
         word = str(each.beams) if len(beams) > 1 else ""
         marks[each.system].append(Mark(each.milliseconds, each.value, word))
     series = [Marks(label, drawn) for label, drawn in marks.items() if drawn]
-    told = [plot.task, *(map(beams_named, beams) if len(beams) == 1 else [])]
-    told += [f"{plot.new_tokens} tokens"] if plot.new_tokens is not None else []
-    told += [f"batch of {plot.batch}"] if plot.batch > 1 else []
+    asked = name_of(plot.task, beams, plot.new_tokens, plot.batch)
     better = "down" if plot.measure.endswith("error rate") else "up"
     ending = ending_of_answers(pinned=plot.new_tokens is not None)
     numbers = " A number at a point is that of its beams." if len(beams) > 1 else ""
     return Figure(
-        scatter(series, f"median milliseconds of {', '.join(told)}", plot.measure),
+        scatter(series, f"median milliseconds of {asked}", plot.measure),
         f"{plot.task}, {plot.measure} on {plot.shown}: {better} and left is better",
         f"{where(speed)} Accuracy is of {plot.shown}; {ending}. Axes need not begin at 0.{numbers}",
     )

@@ -91,6 +91,11 @@ class Round:
         """Decoder and search."""
         return sum(self.stages[stage] for stage in DECODING)
 
+    @property
+    def step_seconds(self) -> float:
+        """Mean time of decoder and search a token."""
+        return self.decoding_seconds / self.tokens
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRow:

@@ -1,6 +1,6 @@
 """What can be known before anything is measured: whether some bundle could answer at all."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from florence_edge.bundle import Bundle
@@ -30,23 +30,25 @@ def check_some_can_answer(
     load_image(workloads[0].image)
     problems = []
     for folder in folders:
-        found = list(_problems(folder, workloads, failed))
-        if len(found) < len(workloads):
+        problem = failed.get(str(folder)) or _problem(folder, workloads)
+        if problem is None:
             return
-        problems.append(found[0])
+        problems.append(problem)
     raise RequestError(f"No bundle was measured. {problems[0]}")
 
 
-def _problems(
-    folder: Path, workloads: Sequence[Workload], failed: Mapping[str, str]
-) -> Iterator[str]:
-    """Why the bundle cannot be asked, for each workload that it cannot be asked."""
+def _problem(folder: Path, workloads: Sequence[Workload]) -> str | None:
+    """Why a bundle can be asked none of the workloads; None if it can be asked one."""
+    try:
+        bundle = Bundle.load(folder)
+    except FlorenceEdgeError as error:
+        return str(error)
+    problems = []
     for workload in workloads:
-        if str(folder) in failed:
-            yield failed[str(folder)]
-            continue
         try:
-            bundle = Bundle.load(folder)
             resolve(workload.options, bundle.generation, bundle.size)
         except FlorenceEdgeError as error:
-            yield str(error)
+            problems.append(str(error))
+        else:
+            return None
+    return problems[0]

@@ -1,6 +1,6 @@
 """What every compared system is asked to do."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,17 +60,27 @@ class Workload:
     @property
     def name(self) -> str:
         """What to call it in tables: `OD, 3 beams, 100 tokens`."""
-        parts = [self.task, "greedy" if self.beams == 1 else f"{self.beams} beams"]
-        if self.new_tokens is not None:
-            parts.append(f"{self.new_tokens} tokens")
-        if self.batch > 1:
-            parts.append(f"batch of {self.batch}")
-        return ", ".join(parts)
+        return name_of(self.task, [self.beams], self.new_tokens, self.batch)
 
     @staticmethod
     def from_json(found: Mapping[str, Any]) -> "Workload":
         """What `dataclasses.asdict` and JSON made of a workload."""
         return Workload(**found)
+
+
+def name_of(task: str, beams: Collection[int], new_tokens: int | None, batch: int) -> str:
+    """What to call workloads of these `beams`, which are named if there is one number of them."""
+    parts = [task, *(map(beams_named, beams) if len(beams) == 1 else [])]
+    if new_tokens is not None:
+        parts.append(f"{new_tokens} tokens")
+    if batch > 1:
+        parts.append(f"batch of {batch}")
+    return ", ".join(parts)
+
+
+def beams_named(beams: int) -> str:
+    """`greedy`, `3 beams`."""
+    return "greedy" if beams == 1 else f"{beams} beams"
 
 
 def workloads(

@@ -77,8 +77,7 @@ class CacheBucket:
 
     def _send_and_step(self) -> None:
         self._memory.inputs.send(self._cuda.stream)
-        self._decode_and_place()
-        self._memory.scores.fetch(self._cuda.stream)
+        self._score()
 
     def _send_follow_and_step(self) -> None:
         inputs = self._memory.inputs
@@ -86,8 +85,7 @@ class CacheBucket:
         self._memory.model.kernels.follow(
             self.caches, *(inputs.places[name] for name in ("parents", "first", "position"))
         )
-        self._decode_and_place()
-        self._memory.scores.fetch(self._cuda.stream)
+        self._score()
 
     def _send_and_run_ahead(self) -> None:
         memory, model = self._memory, self._memory.model
@@ -104,6 +102,10 @@ class CacheBucket:
                 ngram=model.generation.no_repeat_ngram_size,
             )
         memory.run_scores.fetch(self._cuda.stream)
+
+    def _score(self) -> None:
+        self._decode_and_place()
+        self._memory.scores.fetch(self._cuda.stream)
 
     def _decode_and_place(self) -> None:
         memory = self._memory

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from ...results.accuracy import AccuracyResult
 from ...results.speed import RunRow, SystemRow
+from ...systems.workload import beams_named
 from .. import units
 from .table import Table
 
@@ -92,11 +93,6 @@ def ending_of_answers(*, pinned: bool) -> str:
     """Which answers accuracy is of, where those that were timed may be `pinned` to a length."""
     free = "answers end where the model ends them"
     return f"{free}, not after the number of tokens that was timed" if pinned else free
-
-
-def beams_named(beams: int) -> str:
-    """`greedy`, `3 beams`."""
-    return "greedy" if beams == 1 else f"{beams} beams"
 
 
 def data_of(result: AccuracyResult) -> str:

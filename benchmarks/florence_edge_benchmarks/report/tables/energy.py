@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...results.energy import EnergyResult, Figures, Shared
+from ...systems.workload import beams_named
 from .table import Table
 
 _CLOCK = (("now", ""), ("limit", " allowed"), ("most", " possible"))
@@ -44,7 +45,7 @@ def asked(result: EnergyResult) -> str:
     parts = [
         f"{settings.get('precision', 'bundle')} on {settings.get('device', 'an engine')}",
         settings.get("task"),
-        None if beams is None else "greedy" if beams == 1 else f"{beams} beams",
+        None if beams is None else beams_named(beams),
     ]
     return ", ".join(str(part) for part in parts if part)
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from ...results.speed import Round, RunRow, SpeedResult
+from ...results.speed import RunRow, SpeedResult
 from ...summary import ratios
 from .. import units
 from ..runs import is_whole
@@ -31,7 +31,7 @@ def _rows(run: RunRow, runs: Sequence[RunRow]) -> Iterator[tuple[str, ...]]:
         greedy = _beside(run, replace(workload, beams=1), runs)
         if greedy is not None:
             what = f"a step of {workload.beams} beams to a greedy one"
-            steps, others = ([*map(_step, each.rounds)] for each in (run, greedy))
+            steps, others = ([each.step_seconds for each in one.rounds] for one in (run, greedy))
             yield _row(run, what, steps, others)
     if workload.batch > 1:
         single = _beside(run, replace(workload, batch=1), runs)
@@ -48,10 +48,6 @@ def _beside(run: RunRow, workload: object, runs: Sequence[RunRow]) -> RunRow | N
         if same and len(other.rounds) == len(run.rounds):
             return other
     return None
-
-
-def _step(each: Round) -> float:
-    return each.decoding_seconds / each.tokens
 
 
 def _row(run: RunRow, what: str, of: Sequence[float], to: Sequence[float]) -> tuple[str, ...]:
