@@ -1,8 +1,8 @@
-"""Ask about a frame that PyCUDA holds on the GPU: nothing of it comes to the host.
+"""A frame that PyCUDA holds on the GPU: it is read there, and nothing of it comes to the host.
 
-    pip install pycuda                      # on a Jetson it builds against JetPack's CUDA
-    florence-build BUNDLE                   # once, on this device
-    FLORENCE_CUDA=pycuda python pycuda_frame.py BUNDLE [PICTURE]
+pip install pycuda                      # on a Jetson it builds against JetPack's CUDA
+florence-build BUNDLE                   # once, on this device
+FLORENCE_CUDA=pycuda python examples/07_pycuda_frame.py BUNDLE [PICTURE]
 
 FLORENCE_CUDA=pycuda lets PyCUDA allocate for the model, too; without it they share the device's
 primary context all the same. A camera would put each frame into `frame` by itself (Argus, V4L2 with
@@ -20,16 +20,16 @@ from florence_edge import Florence2, GenerationOptions
 
 
 def main(bundle: str, picture: str | None = None) -> None:
-    """Look at one frame and ask two questions about it."""
+    """Encode one frame and ask two questions about it."""
     image = Image.open(picture).convert("RGB") if picture else Image.new("RGB", (1280, 720), "red")
     frame = pycuda.gpuarray.to_gpu(np.asarray(image))  # [height, width, 3] uint8, RGB
 
-    model = Florence2.load(bundle, device="tensorrt")
     options = GenerationOptions(num_beams=1, max_new_tokens=64)  # a robot has no time for more
-    view = model.look(frame, options=options)  # from here on, `frame` may be overwritten
-    sys.stdout.write(f"{view.caption().text}\n")
-    for region in view.detect().regions:
-        sys.stdout.write(f"{region.label} {region.score:.2f} {region.box}\n")
+    with Florence2.load(bundle, device="tensorrt") as model:
+        view = model.encode(frame, options=options)  # from here on, `frame` may be overwritten
+        print(view.caption().text)
+        for region in view.detect().regions:
+            print(f"{region.label} {region.score:.2f} {region.box}")
 
 
 if __name__ == "__main__":
