@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # make test PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test test-slow lint format wheel miniature clean
+.PHONY: demo test test-slow coverage lint docs format wheel release-check miniature clean
 
 demo: $(VENV)/demo.installed  ## Export the miniature and answer all 15 tasks about a picture
 	$(BIN)/florence-export miniature --output demo/bundle --overwrite
@@ -18,6 +18,12 @@ test: $(VENV)/dev.installed  ## Run the tests (torch and transformers are the re
 
 test-slow: $(VENV)/dev.installed  ## Run what takes minutes or gigabytes
 	$(BIN)/python -m pytest -q -m slow
+
+coverage: $(VENV)/dev.installed  ## What the tests run, by file
+	$(BIN)/python -m pytest -q --cov --cov-report=term --cov-report=html:coverage
+
+docs: $(VENV)/dev.installed  ## Build the documentation into site/, without the network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: $(VENV)/dev.installed  ## Check style, types and the direction of imports
 	$(BIN)/ruff check .
@@ -32,11 +38,14 @@ format: $(VENV)/dev.installed
 wheel: $(VENV)/dev.installed
 	$(BIN)/python -m pip wheel -q --no-deps -w dist .
 
+release-check:  ## Build what would be released, and try it in fresh environments
+	scripts/check_release.sh dist/check
+
 miniature: $(VENV)/dev.installed  ## Train the miniature again from its seed (an hour or two on 2 cores)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m florence_edge_calibration.miniature.train --work miniature
 
 clean:
-	rm -rf $(VENV) demo dist
+	rm -rf $(VENV) demo dist site coverage
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -48,5 +57,5 @@ $(VENV)/demo.installed: pyproject.toml | $(BIN)/python
 $(VENV)/dev.installed: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install -q --disable-pip-version-check "$(TORCH)"
 	$(BIN)/python -m pip install -q --disable-pip-version-check \
-		-e ".[cpu,export,verify,supervision,bench,dev]"
+		-e ".[cpu,export,verify,supervision,bench,docs,dev]"
 	touch $@

@@ -10,7 +10,7 @@
 #
 # Runs on x86-64 Debian or Ubuntu with apt, pip and florence-export (extra `export`); no root. Takes
 # some minutes and 300 MB of downloads. QEMU 8 or newer is needed (7.2 crashes ONNX Runtime), so it
-# is taken from Debian 13. The last result is in jetson/arm64_check.json.
+# is taken from Debian 13. The last result: results/devices/arm64_check.json.
 set -euo pipefail
 
 fail() {
@@ -75,7 +75,7 @@ needs() {
 # answers PYTHON...: what florence-run prints for each task
 answers() {
     for task in "${tasks[@]}"; do
-        "$@" -c 'import sys; from florence_edge.cli import main; sys.exit(main())' \
+        "$@" -c 'import sys; from florence_edge.cli.main import main; sys.exit(main())' \
             "$work/miniature" "$picture" --task "$task" --threads 1 --json
     done
 }
@@ -113,7 +113,7 @@ print(platform.machine(), platform.python_version(), "onnxruntime", o.__version_
 fi
 
 "$python" - "$work" "$output" "$machine" "$emulator" "${tasks[@]}" <<'PYTHON'
-"""Compare the answers, and write what was seen."""
+"""Compare the answers, and write the result."""
 import datetime, json, pathlib, sys
 
 work, output, machine, emulator, *tasks = sys.argv[1:]

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Show the power mode and clocks of a Jetson; set them only when asked to.
+# Show the power mode and clocks of a Jetson; set them only on request.
 #
 #   jetson/power-mode.sh                  show the mode, the modes there are, the GPU's clock
 #   jetson/power-mode.sh --set max        the fastest mode of this board (MAXN_SUPER or MAXN)
@@ -15,32 +15,32 @@ fail() {
     exit 1
 }
 
-wanted="" lock=no
+requested="" lock=no
 while [ $# -gt 0 ]; do
     case $1 in
-        --set) wanted=${2:?--set needs max, a name or a number} && shift ;;
+        --set) requested=${2:?--set needs max, a name or a number} && shift ;;
         --lock) lock=yes ;;
         -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0" && exit 0 ;;
         *) sed -n '2,10s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
     esac
     shift
 done
-if [ $lock = yes ] && [ -z "$wanted" ]; then fail "--lock sets clocks: say --set MODE with it."; fi
+if [ $lock = yes ] && [ -z "$requested" ]; then fail "--lock sets clocks: give --set MODE with it."; fi
 
 root=${FLORENCE_ROOT:-} # the files of another machine, for tests
-command -v nvpmodel >/dev/null || fail "There is no nvpmodel: this is no Jetson."
+command -v nvpmodel >/dev/null || fail "There is no nvpmodel: this is not a Jetson."
 
 # "number name" a line
 modes() {
     sed -nE 's/^< *POWER_MODEL +ID=([0-9]+) +NAME=([^ >]+).*/\1 \2/p' "$root/etc/nvpmodel.conf"
 }
 
-# The number of the mode that was asked for; nothing if there is none
+# The number of the requested mode; nothing if there is none
 number_of() {
     if [ "$1" = max ]; then
         modes | awk '$2 ~ /^MAXN/ && length($2) > length(best) { best = $2; id = $1 } END { print id }'
     else
-        modes | awk -v wanted="$1" '$1 == wanted || $2 == wanted { print $1; exit }'
+        modes | awk -v requested="$1" '$1 == requested || $2 == requested { print $1; exit }'
     fi
 }
 
@@ -55,10 +55,10 @@ show() {
     done
 }
 
-if [ -n "$wanted" ]; then
-    number=$(number_of "$wanted")
-    [ -n "$number" ] || fail "This board has no mode $wanted. Its modes: $(modes | tr '\n' ';')"
-    [ "$(id -u)" = 0 ] || fail "Setting the mode needs root: sudo $0 --set $wanted"
+if [ -n "$requested" ]; then
+    number=$(number_of "$requested")
+    [ -n "$number" ] || fail "This board has no mode $requested. Its modes: $(modes | tr '\n' ';')"
+    [ "$(id -u)" = 0 ] || fail "Setting the mode needs root: sudo $0 --set $requested"
     nvpmodel -m "$number"
     if [ $lock = yes ]; then jetson_clocks; fi
 fi

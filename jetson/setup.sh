@@ -35,7 +35,7 @@ source=$(cd "$(dirname "$0")/.." && pwd)
 root=${FLORENCE_ROOT:-} # the files of another machine, for tests; with --dry-run only
 [ -z "$root" ] || dry_run=yes
 
-# run COMMAND...: do it, or say what would be done
+# run COMMAND...: print it, and run it unless this is a dry run
 run() {
     echo "+ $*"
     if [ $dry_run = no ]; then "$@"; fi
@@ -51,7 +51,7 @@ release=$(sed -nE '1s/^# R([0-9]+) \(release\), REVISION: ([0-9.]+).*/\1.\2/p' \
 case $release in
     36.[4-9]*) python=python3.10 extra=tensorrt-cu12 dla=nvidia-l4t-dla-compiler ;;
     38.* | 39.*) python=python3.12 extra=tensorrt-cu13 ;;
-    "") fail "This is no Jetson: there is no /etc/nv_tegra_release. On a PC: pip install .[cpu]" ;;
+    "") fail "This is not a Jetson: there is no /etc/nv_tegra_release. On a PC: pip install .[cpu]" ;;
     *) fail "Jetson Linux $release is too old or too new: JetPack 6.1 to 7.2 are known." ;;
 esac
 echo "Jetson Linux $release: $python, extras cpu, camera and $extra"

@@ -1,12 +1,15 @@
 """What several folders of tests share: the test data, and a tiny Florence-2 on disk."""
 
-import os
+from collections.abc import Generator
 from pathlib import Path
 
 import hypothesis
 import pytest
 
 from florence_edge import Florence2
+
+from .helpers.assets import Asset, need_asset
+from .helpers.optional import skip_where_a_package_is_missing
 
 IMAGE_SIZE = 64
 
@@ -15,12 +18,20 @@ hypothesis.settings.register_profile("unhurried", deadline=None)
 hypothesis.settings.load_profile("unhurried")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """A test module without the optional package it imports is skipped, and never an error."""
+    report = yield
+    skip_where_a_package_is_missing(collector, report)
+    return report
+
+
 @pytest.fixture(scope="session")
-def assets() -> Path:
-    folder = os.environ.get("FLORENCE_EDGE_ASSETS")
-    if not folder:
-        pytest.skip("set FLORENCE_EDGE_ASSETS to the folder with the test data")
-    return Path(folder)
+def asset() -> Asset:
+    """What is not committed, by name; the test is skipped where it is not at hand."""
+    return need_asset
 
 
 @pytest.fixture(scope="session")

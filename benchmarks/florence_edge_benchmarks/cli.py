@@ -22,10 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("florence_edge_benchmarks").setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as on Ctrl-C
-    asked = _parser().parse_args(arguments)
+    parsed = _parser().parse_args(arguments)
     return run_command(
         "florence-bench",
-        lambda: print(_COMMANDS[asked.command].run(asked), flush=True),
+        lambda: print(_COMMANDS[parsed.command].run(parsed), flush=True),
         explain=lambda error: f"{error}. Check the paths.",
         stopped="stopped; no result was written.",
     )

@@ -1,28 +1,30 @@
-"""florence-calibrate: see what a model's activations are like, and which blocks int8 would hurt."""
+"""florence-calibrate: a float bundle's calibration table, and what int8 costs block by block."""
 
 import argparse
 import logging
 import signal
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from florence_edge import Florence2, __version__
 from florence_edge.bundle import Bundle
 from florence_edge.command import run_command
-from florence_edge.errors import BackendError, RequestError
+from florence_edge.errors import MissingPackageError, RequestError
 
-from .int8.clipping import DEFAULT_METHOD, METHODS
-from .int8.samples import HOW_MANY, Sample, folder_samples, scene_samples, split
-from .int8.targets import TARGETS
+from .int8.dataset import HOW_MANY, CalibrationSample, folder_samples, scene_samples, split
+from .int8.range_selection import DEFAULT_METHOD, METHODS
+from .int8.recipe import TARGETS
 
 if TYPE_CHECKING:
-    from .int8.table import CalibrationTable
+    from .int8.calibration_table import CalibrationTable
 
 _MINIATURE = "miniature"  # the model that has scenes of its own
-_TAUGHT, _SWEPT = 4, 2  # pictures that blocks are judged by, and whose errors are measured
-_MOST_NEW_TOKENS = 32
+_JUDGED_PICTURES, _SWEPT_PICTURES = 4, 2  # teacher forcing runs over the one, errors over the other
+_MAX_NEW_TOKENS = 32
+_PACKAGES = ("onnx_ir", "ml_dtypes", "onnxruntime")  # imported when the work begins
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,16 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    try:
-        _calibrate(arguments)
-    except ModuleNotFoundError as error:
-        raise BackendError(
-            f"Calibrating needs {error.name}, which is not installed. Install "
-            "florence-edge[cpu,export]."
-        ) from error
-
-
-def _calibrate(arguments: argparse.Namespace) -> None:
+    _check_packages()
     output: Path | None = arguments.output
     if output is None and not arguments.sensitivity:
         raise RequestError("There is nothing to do: pass --output FILE, --sensitivity, or both.")
@@ -67,7 +60,16 @@ def _calibrate(arguments: argparse.Namespace) -> None:
         _print_sensitivity(bundle, table, samples, arguments)
 
 
-def _samples(bundle: Bundle, images: Path | None, count: int) -> list[Sample]:
+def _check_packages() -> None:
+    for package in _PACKAGES:
+        if find_spec(package) is None:
+            raise MissingPackageError(
+                f"Calibrating needs {package}, which is not installed. Install "
+                "florence-edge[cpu,export]."
+            )
+
+
+def _samples(bundle: Bundle, images: Path | None, count: int) -> list[CalibrationSample]:
     if count < 1:
         raise RequestError(f"--samples is {count}; it must be 1 or more.")
     if images is not None:
@@ -78,14 +80,14 @@ def _samples(bundle: Bundle, images: Path | None, count: int) -> list[Sample]:
 
 
 def _table(
-    bundle: Bundle, samples: Sequence[Sample], made_before: Path | None
+    bundle: Bundle, samples: Sequence[CalibrationSample], existing: Path | None
 ) -> "CalibrationTable":
-    from .int8.ranges import calibrate  # needs an engine
-    from .int8.table import CalibrationTable
+    from .int8.calibration_table import CalibrationTable
+    from .int8.observer import calibrate  # needs onnx_ir
 
-    if made_before is None:
+    if existing is None:
         return calibrate(bundle, samples, _draw_progress)
-    table = CalibrationTable.load(made_before)
+    table = CalibrationTable.load(existing)
     table.check(bundle)
     return table
 
@@ -100,24 +102,29 @@ def _draw_progress(done: int, count: int) -> None:
 def _print_sensitivity(
     bundle: Bundle,
     table: "CalibrationTable",
-    samples: Sequence[Sample],
+    samples: Sequence[CalibrationSample],
     arguments: argparse.Namespace,
 ) -> None:
-    from .int8.ranges import no_progress
+    from .int8.agreement import TeacherForcing
+    from .int8.dataset import no_progress
     from .int8.recipe import Recipe, pattern_of
     from .int8.sensitivity import sweep
-    from .int8.teacher import Teacher
 
-    model = Florence2.load(bundle.folder)
-    teacher = Teacher(model, samples[:_TAUGHT], no_progress, max_new_tokens=_MOST_NEW_TOKENS)
+    with Florence2.load(bundle.folder) as model:
+        teacher_forcing = TeacherForcing(
+            model, samples[:_JUDGED_PICTURES], no_progress, max_new_tokens=_MAX_NEW_TOKENS
+        )
     recipe = Recipe(target=arguments.target, method=arguments.method)
     print(
         "One block at a time in int8, all others float32. Error: of its graph's outputs, relative."
     )
-    print(f"Loss: of {teacher.positions} positions along the float model's answers to all tasks.")
+    print(
+        f"Loss: of {teacher_forcing.positions} positions along the float model's answers to all "
+        "tasks."
+    )
     print("Saved: time of its graph on this machine.\n")
     print(f"{'--keep pattern':62} {'error':>8} {'loss':>7} {'equal':>7} {'saved':>7}")
-    for found in sweep(bundle, table, recipe, samples[:_SWEPT], teacher):
+    for found in sweep(bundle, table, recipe, samples[:_SWEPT_PICTURES], teacher_forcing):
         agreement = found.agreement.as_json() if found.agreement else {}
         print(
             f"{pattern_of(found.block):62} {found.error:8.5f} {agreement['loss']:7.4f} "
@@ -129,8 +136,8 @@ def _print_sensitivity(
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="florence-calibrate",
-        description="Run a float32 bundle over pictures and all tasks, and keep what its layers "
-        "read: the table from which int8 scales are chosen.",
+        description="Run a float32 bundle over pictures and all tasks, and write the calibration "
+        "table: histograms of what its layers read, from which int8 scales are chosen.",
     )
     add = parser.add_argument
     add("bundle", type=Path, help="a float32 bundle")
@@ -138,7 +145,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", type=Path, metavar="FILE", help="where the table goes, e.g. calibration.json")
     add("--samples", type=int, default=256, metavar="N", help="pictures to take (default: 256)")
     add("--calibration", type=Path, metavar="FILE", help="use this table instead of making one")
-    add("--sensitivity", action="store_true", help="quantize one block at a time and tell its cost")
+    add(
+        "--sensitivity", action="store_true", help="quantize one block at a time and print its cost"
+    )
     add("--target", choices=TARGETS, default="tensorrt", help="of --sensitivity")
     add("--method", choices=METHODS, default=DEFAULT_METHOD, help="of --sensitivity")
     add("--overwrite", action="store_true", help="replace an existing table")

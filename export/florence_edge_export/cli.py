@@ -9,11 +9,11 @@ from pathlib import Path
 from florence_edge import __version__
 from florence_edge.bundle import PRECISIONS
 from florence_edge.command import run_command
-from florence_edge.errors import BundleError, RequestError
-from florence_edge_calibration.int8.clipping import DEFAULT_METHOD, METHODS
-from florence_edge_calibration.int8.targets import TARGETS, Floats
+from florence_edge.errors import MissingPackageError, RequestError
+from florence_edge_calibration.int8.range_selection import DEFAULT_METHOD, METHODS
+from florence_edge_calibration.int8.recipe import TARGETS, FloatPrecision
 
-from .checkpoint.source import DEFAULT_MODEL, find_checkpoint
+from .checkpoint.loader import DEFAULT_MODEL, find_checkpoint
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,11 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> None:
     try:  # here, because it takes a second, and Ctrl-C is already handled
-        from .bundle import check_target
+        from .bundle_writer import check_target
         from .export import ExportOptions, check_options, export
-        from .int8.options import Int8Options
+        from .int8.export import Int8Options
     except ModuleNotFoundError as error:
-        raise BundleError(
+        raise MissingPackageError(
             f"Exporting needs {error.name}, which is not installed. Install florence-edge[export]."
         ) from error
     check_target(arguments.output, overwrite=arguments.overwrite)  # before a download
@@ -120,7 +120,7 @@ def _add_int8_options(parser: argparse.ArgumentParser) -> None:
         "--calibration-images",
         type=Path,
         metavar="DIR",
-        help="pictures of the kind the model will see; the miniature has its own",
+        help="pictures of the kind the model will get; the miniature has its own",
     )
     add("--calibration", type=Path, metavar="FILE", help="a table that florence-calibrate wrote")
     add("--samples", type=int, default=256, metavar="N", help="pictures to take (default: 256)")
@@ -142,7 +142,7 @@ def _add_int8_options(parser: argparse.ArgumentParser) -> None:
     add("--no-gate", action="store_true", help="do not measure what int8 costs in accuracy")
 
 
-def _kept(text: str) -> tuple[str, Floats]:
+def _kept(text: str) -> tuple[str, FloatPrecision]:
     pattern, _, floats = text.rpartition("=")
     if not pattern or floats not in ("fp16", "fp32"):
         raise RequestError(f"--keep {text!r} is not of the form PATTERN=fp16 or PATTERN=fp32.")

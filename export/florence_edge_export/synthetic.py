@@ -47,7 +47,7 @@ def write_checkpoint(
         image_size: what its image processor makes of a picture.
         outliers: factor by which some channels stick out (see `_plant_outliers`); 1 plants none.
 
-    The tokenizer spells bytes; a model with more entries than that says ids that mean nothing.
+    The tokenizer has a token for each byte; other ids of a larger vocabulary mean nothing.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder / "config.json", _config(architecture))
@@ -75,7 +75,7 @@ def native_shapes(config: CheckpointConfig) -> Iterator[tuple[str, tuple[int, ..
     columns = f"{projector}.image_position_embed.column_embeddings.weight"
     yield f"{projector}.image_position_embed.row_embeddings.weight", (positions, width // 2)
     yield columns, (positions, width - width // 2)
-    seen: set[str] = set()
+    given: set[str] = set()
     modules: tuple[Module, ...] = (
         VisionEncoder(vision, image_size=768),
         TextEncoder(text),
@@ -85,9 +85,9 @@ def native_shapes(config: CheckpointConfig) -> Iterator[tuple[str, tuple[int, ..
         for path, parameter in module.named_parameters():
             parameter_name = f"{module.name}.{_named_by_class(path)}"
             name = checkpoint_name(parameter_name)
-            if name in seen or name.endswith(_NOT_STORED):
+            if name in given or name.endswith(_NOT_STORED):
                 continue
-            seen.add(name)
+            given.add(name)
             yield name, checkpoint_shape(parameter_name, parameter_shape(parameter))
 
 
@@ -154,7 +154,7 @@ def _random(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> npt.
         return 1 + values * np.float32(0.1)
     if "embed" in name or "shared" in name:
         return values * np.float32(0.1)
-    if "conv1" in name or "conv2" in name:  # added to what they see: larger ones would pile up
+    if "conv1" in name or "conv2" in name:  # added to their inputs: larger ones would pile up
         return values * np.float32(0.05)
     if "channel_attn.qkv" in name:  # summed over thousands of tokens: larger ones would saturate
         values *= np.float32(0.2)

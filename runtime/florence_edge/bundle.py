@@ -3,13 +3,14 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from . import contract
-from .errors import BackendError, BundleError
-from .options import Generation, resolve
+from .errors import BackendError, BundleError, BundleNotFoundError
+from .files import from_json
+from .options import GenerationConfig, resolve
 
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
@@ -18,9 +19,7 @@ FIDELITY = "fidelity.json"
 ENGINES = "engines"
 PRODUCER = "florence-edge"
 
-PRECISIONS = ("fp32", "fp16", "int8")
-
-_Value = TypeVar("_Value")
+PRECISIONS = ("fp32", "fp16", "int8")  # of a bundle's weights: what florence-export makes
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +30,36 @@ class StoredFile:
     sha256: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Checkpoint:
+    """What a bundle was exported from: the name that was given, and the hash of its weights."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Manifest:
+    """manifest.json, key by key; what a newer export adds is ignored."""
+
+    model: _Checkpoint
+    precision: str
+    target: str
+    floats: str
+    size: contract.ModelSize
+    generation: GenerationConfig
+    files: Mapping[str, StoredFile]
+    in_place: int | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
     """An exported model: what `manifest.json` says of it.
 
-    `checkpoint` is the hash of what it was exported from, `precision` that of the weights, `floats`
-    the dtype of features and caches, `target` the engine it was made for ("any" where all can run
-    it). `in_place` is the cache capacity of its in-place decoder, None where it has none.
+    `checkpoint` is the hash of what it was exported from, `precision` that of the weights (one of
+    PRECISIONS), `floats` numpy's dtype of features and caches ("float32" or "float16"), `target`
+    the engine it was made for ("any" where all can run it). `in_place` is the cache capacity of its
+    in-place decoder, None where it has none.
     """
 
     folder: Path
@@ -47,7 +69,7 @@ class Bundle:
     target: str
     floats: str
     size: contract.ModelSize
-    generation: Generation
+    generation: GenerationConfig
     files: Mapping[str, StoredFile]
     in_place: int | None = None
 
@@ -58,11 +80,12 @@ class Bundle:
         All but the weights are compared with their hashes, too; `check_content` takes those in.
 
         Raises:
+            BundleNotFoundError: there is no such folder.
             BundleError: what is wrong, what was expected, and what to run.
         """
         folder = Path(folder)
-        manifest = _read_manifest(folder)
-        version = manifest.get("contract")
+        content = _read_manifest(folder)
+        version = content.get("contract")
         if version != contract.CONTRACT_VERSION:
             raise BundleError(
                 f"{folder} was exported for contract {version}, this runtime speaks "
@@ -70,8 +93,8 @@ class Bundle:
                 "the florence-edge that made it."
             )
         try:
-            bundle = _bundle_from_manifest(folder, manifest)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            bundle = _bundle_from_manifest(folder, from_json(_Manifest, content))
+        except ValueError as error:
             raise BundleError(
                 f"{folder / MANIFEST} lacks or garbles a field: {error}. Export the bundle again."
             ) from error
@@ -144,12 +167,16 @@ def sha256(*paths: Path) -> str:
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
-    if not folder.is_dir():
+    if folder.is_file():
         raise BundleError(
+            f"{folder} is a file, not a bundle. Expected the folder that florence-export wrote."
+        )
+    if not folder.is_dir():
+        raise BundleNotFoundError(
             f"There is no bundle at {folder}. Make one: florence-export MODEL --output {folder}."
         )
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BundleError(
             f"{folder} is not a bundle: it has no {MANIFEST}. If it is a checkpoint, export it: "
@@ -157,37 +184,21 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         ) from None
     except (OSError, ValueError) as error:
         raise BundleError(f"{path} cannot be read: {error}. Export the bundle again.") from error
-    if not isinstance(manifest, dict):
+    if not isinstance(content, dict):
         raise BundleError(f"{path} is not a manifest. Export the bundle again.")
-    return manifest
+    return content
 
 
-def _bundle_from_manifest(folder: Path, manifest: Mapping[str, Any]) -> Bundle:
-    size = _value(contract.ModelSize, manifest["size"])
+def _bundle_from_manifest(folder: Path, manifest: _Manifest) -> Bundle:
     return Bundle(
         folder=folder,
-        model=str(manifest["model"]["name"]),
-        checkpoint=str(manifest["model"]["sha256"]),
-        precision=str(manifest["precision"]),
-        target=str(manifest["target"]),
-        floats=str(manifest["floats"]),
-        size=size,
-        generation=resolve(None, _value(Generation, manifest["generation"]), size),
-        files={name: _value(StoredFile, entry) for name, entry in manifest["files"].items()},
-        in_place=_capacity(manifest.get("in_place")),
+        model=manifest.model.name,
+        checkpoint=manifest.model.sha256,
+        precision=manifest.precision,
+        target=manifest.target,
+        floats=manifest.floats,
+        size=manifest.size,
+        generation=resolve(None, manifest.generation, manifest.size),
+        files=manifest.files,
+        in_place=manifest.in_place,
     )
-
-
-def _capacity(stated: object) -> int | None:
-    if stated is not None and not isinstance(stated, int):
-        raise TypeError(f"in_place is {stated!r}, expected a whole number")
-    return stated
-
-
-def _value(kind: type[_Value], stated: Mapping[str, Any]) -> _Value:
-    """A dataclass from the manifest's object of the same fields; what it has beyond is ignored."""
-    values = {field.name: stated[field.name] for field in fields(kind)}  # type: ignore[arg-type]
-    for field in fields(kind):  # type: ignore[arg-type]
-        if field.type is int and not isinstance(values[field.name], int):
-            raise TypeError(f"{field.name} is {values[field.name]!r}, expected a whole number")
-    return kind(**values)

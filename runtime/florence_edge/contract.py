@@ -56,7 +56,7 @@ class Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Graph:
+class GraphSignature:
     """Inputs and outputs of one graph, in order."""
 
     name: str
@@ -84,7 +84,7 @@ def kept_cache(layer: int, part: Part) -> str:
     return f"kept_{part}.{layer}"
 
 
-def graphs(size: ModelSize, floats: str) -> dict[str, Graph]:
+def graphs(size: ModelSize, floats: str) -> dict[str, GraphSignature]:
     """The three graphs of a model; `floats` ("float32" or "float16") types features and caches."""
     return {
         VISION_ENCODER: _vision_encoder(size, floats),
@@ -93,18 +93,18 @@ def graphs(size: ModelSize, floats: str) -> dict[str, Graph]:
     }
 
 
-def _vision_encoder(size: ModelSize, floats: str) -> Graph:
+def _vision_encoder(size: ModelSize, floats: str) -> GraphSignature:
     side = size.image_size
-    return Graph(
+    return GraphSignature(
         VISION_ENCODER,
         inputs=(Tensor("pixels", "uint8", ("B", side, side, 3)),),
         outputs=(Tensor("image_features", floats, ("B", size.image_tokens, size.d_model)),),
     )
 
 
-def _text_encoder(size: ModelSize, floats: str) -> Graph:
+def _text_encoder(size: ModelSize, floats: str) -> GraphSignature:
     cache = ("B", size.decoder_heads, "E", size.head_dim)
-    return Graph(
+    return GraphSignature(
         TEXT_ENCODER,
         inputs=(
             Tensor("image_features", floats, ("B", size.image_tokens, size.d_model)),
@@ -119,10 +119,10 @@ def _text_encoder(size: ModelSize, floats: str) -> Graph:
     )
 
 
-def _decoder(size: ModelSize, floats: str) -> Graph:
+def _decoder(size: ModelSize, floats: str) -> GraphSignature:
     heads, head_dim = size.decoder_heads, size.head_dim
     layers = range(size.decoder_layers)
-    return Graph(
+    return GraphSignature(
         DECODER,
         inputs=(
             Tensor("token_ids", "int64", ("B", "N")),
@@ -152,7 +152,7 @@ def _decoder(size: ModelSize, floats: str) -> Graph:
     )
 
 
-def in_place_decoder(size: ModelSize, floats: str, capacity: int) -> Graph:
+def in_place_decoder(size: ModelSize, floats: str, capacity: int) -> GraphSignature:
     """The decoder that places its new rows itself, at `position` of the caches.
 
     It gives each cache back whole, and the engine's is at the address of the one that came in.
@@ -170,7 +170,7 @@ def in_place_decoder(size: ModelSize, floats: str, capacity: int) -> Graph:
         for tensor in portable.inputs
     )
     scores = portable.outputs[: -len(kept)]
-    return Graph(DECODER, inputs=inputs, outputs=(*scores, *kept.values()))
+    return GraphSignature(DECODER, inputs=inputs, outputs=(*scores, *kept.values()))
 
 
 def cache_capacity(tokens: int, positions: int) -> int:

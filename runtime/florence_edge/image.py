@@ -1,24 +1,26 @@
-"""Pictures in: anything a caller has, as RGB and as the square of bytes the model sees."""
+"""Images in: anything a caller has, as RGB, and as the square of bytes that the model sees."""
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .errors import ImageError
+from .backends.base import Pixels
+from .cuda.frame import DeviceFrame, DeviceImage, frame_of, is_on_gpu
+from .errors import ImageError, ImageNotFoundError, RequestError
 
-ImageLike: TypeAlias = "str | Path | bytes | Image.Image | npt.NDArray[Any]"
+HostImage: TypeAlias = str | Path | bytes | Image.Image | npt.NDArray[Any]
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
 
 
-def load_image(source: ImageLike) -> Image.Image:
+def load_image(source: HostImage) -> Image.Image:
     """An RGB picture, turned upright as its EXIF orientation says.
 
     Arrays are HxWx3 uint8 in RGB order. Other modes become RGB as Pillow, and so transformers,
@@ -34,12 +36,12 @@ def load_image(source: ImageLike) -> Image.Image:
         if isinstance(source, Image.Image):
             return _as_rgb(source, name)
         file = io.BytesIO(source) if isinstance(source, bytes) else source
-        with _large_ones_too(), Image.open(file) as image:
+        with _without_size_warning(), Image.open(file) as image:
             return _as_rgb(image, name)
     except ImageError:
         raise
     except FileNotFoundError:
-        raise ImageError(f"There is no file {name}.") from None
+        raise ImageNotFoundError(f"There is no file {name}.") from None
     except IsADirectoryError:
         raise ImageError(f"{name} is a folder, expected an image file.") from None
     except UnidentifiedImageError:
@@ -49,7 +51,7 @@ def load_image(source: ImageLike) -> Image.Image:
 
 
 @contextmanager
-def _large_ones_too() -> Iterator[None]:
+def _without_size_warning() -> Iterator[None]:
     """Pillow warns from 89 megapixels on and refuses twice that; the warning is not passed on."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -107,3 +109,43 @@ def _from_deep_grey(image: Image.Image) -> Image.Image:
         values = values * 255
     grey = np.clip(values, 0, 255).astype(np.uint8)
     return Image.fromarray(grey).convert("RGB")
+
+
+ImageLike: TypeAlias = HostImage | DeviceImage
+"""A path, bytes, a PIL image, an HxWx3 uint8 RGB array, or such an array on the GPU."""
+Picture: TypeAlias = Image.Image | DeviceFrame
+
+
+def load_pictures(images: Sequence[ImageLike]) -> Sequence[Picture]:
+    """The pictures of one batch, all on the host or all on the GPU.
+
+    Raises:
+        ImageError: a picture cannot be read.
+        RequestError: the batch has some of each.
+    """
+    on_gpu = [image for image in images if _may_be_on_gpu(image) and is_on_gpu(image)]
+    if on_gpu and len(on_gpu) < len(images):
+        raise RequestError(
+            f"{len(on_gpu)} of {len(images)} pictures are on the GPU. Encode them in two batches, "
+            "or bring all to one side."
+        )
+    on_host = [] if on_gpu else [cast(HostImage, image) for image in images]
+    return [frame_of(image) for image in on_gpu] or [load_image(image) for image in on_host]
+
+
+def _may_be_on_gpu(image: object) -> bool:
+    return not isinstance(image, str | Path | bytes | Image.Image | np.ndarray)
+
+
+def squares(pictures: Sequence[Picture], side: int) -> Pixels:
+    """What the vision encoder is given: squares of bytes, or the frames, resized on the GPU."""
+    frames = [picture for picture in pictures if isinstance(picture, DeviceFrame)]
+    if frames:
+        return frames
+    images = [picture for picture in pictures if isinstance(picture, Image.Image)]
+    return np.stack([pixels(image, side) for image in images])
+
+
+def to_pil(picture: Picture) -> Image.Image:
+    """The picture in host memory; a frame on the GPU is copied from there as it is now."""
+    return picture if isinstance(picture, Image.Image) else picture.to_image()

@@ -1,250 +1,447 @@
-"""The model: a bundle on an engine, and questions about pictures.
+"""The model: a bundle on an engine, and what it answers about pictures.
 
-model = Florence2.load("bundle")
-model.run("<OD>", "car.jpg")                    one task, one picture
-model.run_batch("<OD>", ["a.jpg", "b.jpg"])     one task, several pictures at once
-view = model.look("car.jpg")                    one picture, several tasks:
-view.detect(), view.caption(), view.ocr()       the vision encoder runs once
-model.run_many(paths, ["OD", "CAPTION"])        many pictures, decoded ahead
-model.watch(0, "OD")                            a camera, a stream or a video
+    with Florence2.load("bundle", device="cuda:0") as model:
+        model.run("street.jpg", "OD")                one picture, one task
+        model.run(["a.jpg", "b.jpg"], "OD")          several pictures, as one batch
+        model.run("street.jpg", ["OD", "CAPTION"])   several tasks, one encoding
+        view = model.encode("street.jpg")            what `EncodedImage` is asked then
+
+Many pictures: `batch.run_many`. A camera, a stream or a video: `video.watch.watch`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from threading import Event
+from threading import Event, RLock
+from typing import overload
 
-from .answers.regions import Convention, check_convention
-from .answers.result import Result
-from .backends import Backend, open_backend, within_engine
-from .backends.features import join_features
+from PIL import Image
+
+from .backends.base import Backend, Features, join_features
+from .backends.open import open_backend, within_engine
 from .bundle import TOKENIZER, Bundle
-from .generate import generate
-from .logits import Ints
-from .looking import look_at, prepare
-from .options import Generation, GenerationOptions, resolve
-from .pictures import PictureLike
-from .questions import Question, questions_of
+from .devices import Device
+from .errors import MODEL_CLOSED, BackendError, RequestError
+from .generate import generate, stop_after
+from .image import ImageLike, Picture, to_pil
+from .options import GenerationConfig, GenerationOptions, resolve
+from .processing import PreparedImages, Timer, encode_prompts, prepare_images, read_hypothesis
+from .regions import BoxLike, Convention, check_convention
+from .results.result import DECODE, PARSE, PREFILL, VISION, Result
+from .search import Ints
 from .selftest import self_test
-from .series.asking import asked_of
-from .series.many import Answered, run_many
-from .stopping import stop_after
-from .stopwatch import Stopwatch
-from .tasks import Task
-from .text import Tokenizer
-from .video.opening import SourceLike
-from .video.watch import Watched, Watching, watch
-from .view import Box, View
-from .words import batch_of_prompts, read_words
+from .tasks import (
+    Prompt,
+    RegionEach,
+    Task,
+    TaskList,
+    TextEach,
+    free_prompt,
+    listed,
+    prompt_for,
+    requests_for,
+)
+from .tokenizer import OnText, Tokenizer
+
+_CAPTION_TASKS = {1: "CAPTION", 2: "DETAILED_CAPTION", 3: "MORE_DETAILED_CAPTION"}
 
 
 class Florence2:
-    """Florence-2 on one engine. Open it with `Florence2.load`; use it from one thread at a time."""
+    """Florence-2 on one engine; `Florence2.load` opens it, `close` or a `with` block frees it.
 
-    def __init__(self, bundle: Bundle, backend: Backend, tokenizer: Tokenizer) -> None:
+    Threads may share it: their calls run one after the other, and images are decoded beside them.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        backend: Backend,
+        tokenizer: Tokenizer,
+        convention: Convention = "native",
+    ) -> None:
         self.bundle = bundle
         self.backend = backend
+        self.convention: Convention = convention
         self._tokenizer = tokenizer
+        self._lock = RLock()
+        self._busy = self._closed = False
 
     @staticmethod
     def load(
         folder: str | Path,
-        device: str = "cpu",
+        device: str | Device = "cpu",
         *,
+        convention: Convention = "native",
         threads: int | None = None,
         engine_dir: str | Path | None = None,
         engine_precision: str | None = None,
     ) -> "Florence2":
         """Open the bundle in `folder` on `device`: `cpu`, `cuda:1`, `tensorrt`, `openvino`, ...
 
-        `threads` limits the CPU engine's; `engine_dir` has TensorRT engines that are not in the
-        bundle; `engine_precision` "bf16" lets OpenVINO round, which else computes in float32.
+        `convention` "native" gives the whole-number coordinates of transformers, "microsoft" the
+        fractions of the original code. `threads` limits the CPU engine's; `engine_dir` has TensorRT
+        engines that are not in the bundle; `engine_precision` "bf16" lets OpenVINO round.
 
         Raises:
             BundleError: there is no bundle, or it is damaged or of another contract version.
-            BackendError: the engine is not installed or did not become active.
+            BackendError: the engine did not become active, or does not fit the bundle.
+            MissingPackageError: the engine is not installed.
+            RequestError: a device, a convention or another argument does not exist.
         """
+        check_convention(convention)
         bundle = Bundle.load(folder)
         backend = open_backend(
             bundle, device, threads=threads, engine_dir=engine_dir, precision=engine_precision
         )
         bundle = within_engine(bundle, backend)
-        return Florence2(bundle, backend, Tokenizer(bundle.folder / TOKENIZER, bundle.generation))
+        tokenizer = Tokenizer(bundle.folder / TOKENIZER, bundle.generation)
+        return Florence2(bundle, backend, tokenizer, convention)
+
+    # One picture and one task give a result, lists give lists. (A str is a Sequence to mypy.)
+    # fmt: off
+    @overload
+    def run(self, image: ImageLike, task: str | Task,  # type: ignore[overload-overlap]
+            text: TextEach = None, *, region: RegionEach = None,
+            options: GenerationOptions | None = None, cancel: Event | None = None,
+            on_text: OnText | None = None) -> Result: ...
+    @overload
+    def run(self, image: ImageLike, task: "TaskList",  # type: ignore[overload-overlap]
+            text: TextEach = None, *, region: RegionEach = None,
+            options: GenerationOptions | None = None,
+            cancel: Event | None = None) -> list[Result]: ...
+    @overload
+    def run(self, image: Sequence[ImageLike], task: str | Task, text: TextEach = None, *,
+            region: RegionEach = None, options: GenerationOptions | None = None,
+            cancel: Event | None = None) -> list[Result]: ...
+    @overload
+    def run(self, image: Sequence[ImageLike], task: "TaskList", text: TextEach = None, *,
+            region: RegionEach = None, options: GenerationOptions | None = None,
+            cancel: Event | None = None) -> list[list[Result]]: ...
+    # fmt: on
 
     def run(  # noqa: PLR0913 - the door; all but three are named by the caller
         self,
-        task: str | Task,
-        image: PictureLike,
-        text: str | None = None,
+        image: ImageLike | Sequence[ImageLike],
+        task: "str | Task | TaskList",
+        text: TextEach = None,
         *,
-        region: Box | None = None,
+        region: RegionEach = None,
         options: GenerationOptions | None = None,
-        convention: Convention = "native",
         cancel: Event | None = None,
-    ) -> Result:
-        """Answer one task about one picture; see `View.run` for the arguments.
-
-        `image` is a path, bytes, a PIL image or an HxWx3 uint8 array in RGB order; on the GPU, an
-        array with `__cuda_array_interface__` (PyCUDA, CuPy, torch, numba).
-        """
-        view = self.look(image, options=options, convention=convention)
-        return view.run(task, text, region=region, cancel=cancel)
-
-    def ask(
-        self, image: PictureLike, prompt: str, *, options: GenerationOptions | None = None
-    ) -> Result:
-        """Answer a prompt in the user's own words (VQA and other fine-tunes)."""
-        return self.look(image, options=options).ask(prompt)
-
-    def run_batch(  # noqa: PLR0913 - as run
-        self,
-        task: str | Task,
-        images: Sequence[PictureLike],
-        texts: Sequence[str | None] | None = None,
-        *,
-        regions: Sequence[Box | None] | None = None,
-        options: GenerationOptions | None = None,
-        convention: Convention = "native",
-        cancel: Event | None = None,
-    ) -> list[Result]:
-        """Answer one task about several pictures in one batch; each answer is that of `run`.
+        on_text: OnText | None = None,
+    ) -> Result | list[Result] | list[list[Result]]:
+        """Answer one task or several about one picture or several.
 
         Args:
-            task: the task of all pictures.
-            images: what `run` takes, one a picture.
-            texts: one a picture, where the task takes text.
-            regions: one a picture, where the task takes a region.
-            options: how to generate.
-            convention: whose coordinates to give.
-            cancel: as in `View.run`.
+            image: a path, bytes, a PIL image or an HxWx3 uint8 array in RGB order; on the GPU, an
+                array with `__cuda_array_interface__` (PyCUDA, CuPy, torch, numba). A list of them
+                is one batch; each answer is what the picture gets alone.
+            task: one of the 15, `OD` or `<OD>`; several share one encoding.
+            text: what the task takes beside the picture; region tasks take four `<loc_n>`. One
+                for all pictures, or a list with one for each; for the tasks that take one.
+            region: left, top, right, bottom in pixels, for region tasks; one, or one for each.
+            options: how to generate; what they leave open is the checkpoint's.
+            cancel: once another thread sets it, the answer is what is complete by then, and its
+                status is `truncated`, as with `GenerationOptions.max_time`.
+            on_text: called by this thread with each new piece of the answer while it is made; for
+                one picture and one task. Joined, the pieces are `Result.raw_text` without `<s>`,
+                `</s>` and `<pad>`; none is taken back. With beams they come when all beams that
+                may still win agree.
+
+        Raises:
+            ImageError: a picture cannot be read.
+            RequestError: a task does not exist, or text, region or options do not fit.
         """
-        views = self.look_batch(images, options=options, convention=convention)
-        sizes = [view.size for view in views]
-        return self.answer(views, questions_of(task, sizes, texts, regions), options, cancel)
+        images, one_image = listed(image)
+        one_task = isinstance(task, str | Task)
+        if on_text is not None and not (one_image and one_task):
+            raise RequestError("on_text needs one picture and one task, not lists of them.")
+        requests = requests_for(task, text, region, images=None if one_image else len(images))
+        views, _ = listed(self.encode(images, options=options))
+        prompts = [each.prompts(view.size) for each, view in zip(requests, views, strict=True)]
+        rows = self.answer_each(views, prompts, cancel=cancel, on_text=on_text)
+        results = [row[0] for row in rows] if one_task else rows
+        return results[0] if one_image else results
 
-    def run_many(  # noqa: PLR0913 - as run
+    def ask(
         self,
-        images: Iterable[PictureLike],
-        tasks: str | Task | Sequence[str | Task],
-        text: str | None = None,
+        image: ImageLike,
+        prompt: str,
         *,
-        region: Box | None = None,
         options: GenerationOptions | None = None,
-        convention: Convention = "native",
-        batch: int = 1,
-    ) -> Iterator[Answered]:
-        """Answer the same tasks about any number of pictures, in order, `batch` of them at once.
-
-        The next ones are read meanwhile, and few are in memory at a time. One that cannot be read
-        is `Answered` with its error. Of several tasks, text and region go to those that take them.
-        """
-        return run_many(self, images, asked_of(tasks, text, region), options, convention, batch)
-
-    def watch(  # noqa: PLR0913 - as run
-        self,
-        source: SourceLike,
-        tasks: str | Task | Sequence[str | Task],
-        text: str | None = None,
-        *,
-        region: Box | None = None,
-        options: GenerationOptions | None = None,
-        convention: Convention = "native",
         cancel: Event | None = None,
-        how: Watching | None = None,
-    ) -> Iterator[Watched]:
-        """Answer tasks about the frames of a camera (its number), a URL, a video file, a pipeline.
+        on_text: OnText | None = None,
+    ) -> Result:
+        """Answer a prompt in the user's own words (VQA and other fine-tunes)."""
+        return self.encode(image, options=options).ask(prompt, cancel=cancel, on_text=on_text)
 
-        A live source gives its newest frame, and those that came meanwhile are dropped; of a file
-        every frame is answered. Setting `cancel` ends it, from whichever thread.
+    # fmt: off
+    @overload
+    def encode(self, image: ImageLike, *,  # type: ignore[overload-overlap]
+               options: GenerationOptions | None = None) -> "EncodedImage": ...
+    @overload
+    def encode(self, image: Sequence[ImageLike], *,
+               options: GenerationOptions | None = None) -> "list[EncodedImage]": ...
+    # fmt: on
 
-        Raises:
-            SourceError: the source cannot be read, or is lost for good.
+    def encode(
+        self, image: ImageLike | Sequence[ImageLike], *, options: GenerationOptions | None = None
+    ) -> "EncodedImage | list[EncodedImage]":
+        """Run the vision encoder once; the view answers any number of tasks about the picture.
+
+        Several pictures are encoded in one run, and give a list. `options` hold for every question
+        to the view that brings none of its own. Errors are those of `run`.
         """
-        asked = asked_of(tasks, text, region)
-        return watch(self, source, asked, options, convention, cancel, how or Watching())
-
-    def look(
-        self,
-        image: PictureLike,
-        *,
-        options: GenerationOptions | None = None,
-        convention: Convention = "native",
-    ) -> View:
-        """Encode a picture once; the view answers any number of tasks about it.
-
-        Raises:
-            ImageError: the picture cannot be read.
-        """
-        (view,) = self.look_batch([image], options=options, convention=convention)
-        return view
-
-    def look_batch(
-        self,
-        images: Sequence[PictureLike],
-        *,
-        options: GenerationOptions | None = None,
-        convention: Convention = "native",
-    ) -> list[View]:
-        """Encode several pictures in one run of the vision encoder."""
-        check_convention(convention)
-        self.resolve(options)  # what cannot be generated should not cost a look
+        images, one_image = listed(image)
+        self.generation_config(options)  # what cannot be generated should not cost an encoding
         if not images:
             return []
-        prepared = prepare(images, self.bundle.size.image_size)
-        return look_at(self, prepared, options, convention)
-
-    def answer(
-        self,
-        views: Sequence[View],
-        questions: Sequence[Question],
-        options: GenerationOptions | None = None,
-        cancel: Event | None = None,
-    ) -> list[Result]:
-        """Answer one question about each view, as one batch.
-
-        A view may stand there several times, with a question each. `Result.seconds` gives each
-        answer its share of the batch's time.
-        """
-        if not views:
-            return []
-        generation = self.resolve(options)
-        stop = stop_after(options.max_time if options else None, cancel)
-        watch = Stopwatch()
-        with watch.stage("prompt"):
-            input_ids, mask = self.encode_prompts(questions)
-            features = join_features([view.features for view in views])
-            decoder = self.backend.read(features, input_ids, mask, beams=generation.num_beams)
-        with watch.stage("decode"):
-            hypotheses = generate(decoder, generation, images=len(views), stop=stop)
-        with watch.stage("parse"):
-            results = [
-                read_words(view, asked, hypothesis, self._tokenizer, generation)
-                for view, asked, hypothesis in zip(views, questions, hypotheses, strict=True)
-            ]
-        shares = watch.share(len(views))
-        return [
-            replace(result, seconds={**view.seconds, **shares})
-            for view, result in zip(views, results, strict=True)
-        ]
+        views = self.encode_prepared(prepare_images(images, self.bundle.size.image_size), options)
+        return views[0] if one_image else views
 
     def self_test(self) -> dict[str, float]:
-        """How far this engine is from what the exporter computed, per output (largest error).
+        """Largest absolute error of this engine's sampled values to the exporter's, by output.
 
         Raises:
             BundleError: the bundle has no reference, or the engine's values are not finite.
         """
-        return self_test(self.bundle, self.backend)
+        with self._exclusive():
+            return self_test(self.bundle, self.backend)
 
-    def resolve(self, options: GenerationOptions | None) -> Generation:
-        """Options with everything filled in that they leave to the checkpoint."""
-        return resolve(options, self.bundle.generation, self.bundle.size)
+    def close(self) -> None:
+        """Free the engine and its memory; a call that is running ends first. Closing twice is fine.
 
-    def encode_prompts(self, questions: Sequence[Question]) -> tuple[Ints, Ints]:
-        """Prompts as ids [B, T], padded to the right, and the mask [B, image tokens + T].
+        Whatever is asked of the model or of its views afterwards raises a BackendError.
+        """
+        with self._lock:
+            self._check_idle()
+            if not self._closed:
+                self._closed = True
+                self.backend.close()
+
+    def __enter__(self) -> "Florence2":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def generation_config(self, options: GenerationOptions | None = None) -> GenerationConfig:
+        """Options with everything filled in that they leave to the checkpoint.
 
         Raises:
-            RequestError: a prompt is longer than the encoder has room for.
+            BackendError: the model was closed.
+            RequestError: an option is out of range.
         """
-        prompts = [asked.prompt for asked in questions]
+        self._check_open()
+        return resolve(options, self.bundle.generation, self.bundle.size)
+
+    def encode_prompts(self, prompts: Sequence[Prompt]) -> tuple[Ints, Ints]:
+        """Prompts as ids [B, T] and mask [B, image tokens + T]; see `processing.encode_prompts`."""
         pad = self.bundle.generation.pad_token_id
-        return batch_of_prompts(prompts, self._tokenizer, self.bundle.size, pad=pad)
+        return encode_prompts(prompts, self._tokenizer, self.bundle.size, pad=pad)
+
+    def encode_prepared(
+        self, prepared: PreparedImages, options: GenerationOptions | None = None
+    ) -> "list[EncodedImage]":
+        """A view of each picture that `processing.prepare_images` has made ready, in one run."""
+        timer, count = prepared.timer, len(prepared.pictures)
+        with self._exclusive(), timer.stage(VISION):
+            features = self.backend.encode_image(prepared.pixels)
+        return [
+            EncodedImage(
+                model=self,
+                picture=picture,
+                features=features[i : i + 1],
+                options=options,
+                seconds=timer.share(count),
+            )
+            for i, picture in enumerate(prepared.pictures)
+        ]
+
+    def answer_each(
+        self,
+        views: "Sequence[EncodedImage]",
+        prompts: Sequence[Sequence[Prompt]],
+        *,
+        cancel: Event | None = None,
+        on_text: OnText | None = None,
+    ) -> list[list[Result]]:
+        """Answer several prompts about each view: a batch of all views for the first, and so on.
+
+        `prompts` has a row for each view, all of one length; so has what comes back.
+        """
+        columns = [
+            self.answer(views, column, views[0].options, cancel=cancel, on_text=on_text)
+            for column in zip(*prompts, strict=True)
+        ]
+        return [list(row) for row in zip(*columns, strict=True)]
+
+    def answer(
+        self,
+        views: "Sequence[EncodedImage]",
+        prompts: Sequence[Prompt],
+        options: GenerationOptions | None = None,
+        *,
+        cancel: Event | None = None,
+        on_text: OnText | None = None,
+    ) -> list[Result]:
+        """Answer one prompt about each view, as one batch.
+
+        A view may stand there several times, with a prompt each. `Result.seconds` gives each
+        answer its share of the batch's time.
+        """
+        if not views:
+            return []
+        config = self.generation_config(options)
+        on_tokens = None if on_text is None else self._tokenizer.streamer(on_text)
+        timer = Timer()
+        with self._exclusive():
+            stop = stop_after(options.max_time if options else None, cancel)
+            with timer.stage(PREFILL):
+                input_ids, mask = self.encode_prompts(prompts)
+                parts = [view.features for view in views]
+                features = parts[0] if len(parts) == 1 else join_features(parts)
+                decoder = self.backend.prefill(features, input_ids, mask, beams=config.num_beams)
+            with timer.stage(DECODE):
+                found = generate(decoder, config, images=len(views), stop=stop, on_tokens=on_tokens)
+        with timer.stage(PARSE):
+            results = [
+                read_hypothesis(each, prompt, self._tokenizer, config, view.size, self.convention)
+                for view, prompt, each in zip(views, prompts, found, strict=True)
+            ]
+        return [
+            replace(result, seconds={**view.seconds, **timer.share(len(views))})
+            for view, result in zip(views, results, strict=True)
+        ]
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BackendError(MODEL_CLOSED)
+
+    def _check_idle(self) -> None:
+        if self._busy:  # the lock lets its own thread in
+            raise RequestError(
+                "on_text used the model that is calling it. Wait until the answer is complete."
+            )
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """The engine to oneself: it has one set of caches, and one generation at a time."""
+        with self._lock:
+            self._check_open()
+            self._check_idle()
+            self._busy = True
+            try:
+                yield
+            finally:
+                self._busy = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)  # arrays have no one truth value
+class EncodedImage:
+    """A picture with its image features: ask it as many tasks as you like.
+
+        view = model.encode("street.jpg")
+        view.caption(detail=2).text
+        view.segment(region=(10, 20, 200, 180)).draw(view.image)
+
+    `options` hold for every question that brings none of its own.
+    """
+
+    model: Florence2
+    picture: Picture
+    features: Features = field(repr=False)  # [1, image tokens, d_model]
+    options: GenerationOptions | None
+    seconds: Mapping[str, float]
+
+    @property
+    def image(self) -> Image.Image:
+        """The picture as PIL's; a frame on the GPU is copied from there as it is now."""
+        return to_pil(self.picture)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.picture.size
+
+    def run(
+        self,
+        task: str | Task,
+        text: str | None = None,
+        *,
+        region: BoxLike | None = None,
+        options: GenerationOptions | None = None,
+        cancel: Event | None = None,
+        on_text: OnText | None = None,
+    ) -> Result:
+        """Answer one of the 15 tasks; the arguments are those of `Florence2.run`.
+
+        Raises:
+            RequestError: the task does not exist, or text, region or options do not fit it.
+        """
+        prompt, chosen = prompt_for(task, text, region, self.size), options or self.options
+        return self.model.answer([self], [prompt], chosen, cancel=cancel, on_text=on_text)[0]
+
+    def ask(
+        self,
+        prompt: str,
+        *,
+        options: GenerationOptions | None = None,
+        cancel: Event | None = None,
+        on_text: OnText | None = None,
+    ) -> Result:
+        """Answer a prompt in the user's own words (VQA and other fine-tunes)."""
+        asked, chosen = free_prompt(prompt), options or self.options
+        return self.model.answer([self], [asked], chosen, cancel=cancel, on_text=on_text)[0]
+
+    def caption(self, detail: int = 1) -> Result:
+        """Describe the picture: 1 in a sentence, 2 in detail, 3 in a paragraph."""
+        if detail not in _CAPTION_TASKS:
+            raise RequestError(f"detail is {detail}; it must be 1, 2 or 3.")
+        return self.run(_CAPTION_TASKS[detail])
+
+    def detect(self, phrases: str | Sequence[str] | None = None) -> Result:
+        """Find objects: all that the model knows, or those that `phrases` name."""
+        if phrases is None:
+            return self.run("OD")
+        text = phrases if isinstance(phrases, str) else "<and>".join(phrases)
+        return self.run("OPEN_VOCABULARY_DETECTION", text)
+
+    def ground(self, caption: str) -> Result:
+        """Find the things that a caption speaks of."""
+        return self.run("CAPTION_TO_PHRASE_GROUNDING", caption)
+
+    def segment(
+        self, what: str | BoxLike | None = None, *, region: BoxLike | None = None
+    ) -> Result:
+        """Outline what a phrase refers to, or what lies in a region."""
+        if (what is None) == (region is None):
+            raise RequestError("segment() needs a phrase or a region, one of the two.")
+        if isinstance(what, str):
+            return self.run("REFERRING_EXPRESSION_SEGMENTATION", what)
+        return self.run("REGION_TO_SEGMENTATION", region=region if what is None else what)
+
+    def ocr(self, regions: bool = False) -> Result:
+        """Read the text of the whole picture; with `regions`, where each piece of it stands."""
+        return self.run("OCR_WITH_REGION" if regions else "OCR")
+
+    def read(self, region: BoxLike) -> Result:
+        """Read the text in a region."""
+        return self.run("REGION_TO_OCR", region=region)
+
+    def describe(self, region: BoxLike) -> Result:
+        """Describe what lies in a region."""
+        return self.run("REGION_TO_DESCRIPTION", region=region)
+
+    def categorize(self, region: BoxLike) -> Result:
+        """Name the category of what lies in a region."""
+        return self.run("REGION_TO_CATEGORY", region=region)
+
+    def propose(self) -> Result:
+        """Propose regions that hold something, without naming it."""
+        return self.run("REGION_PROPOSAL")
+
+    def dense_captions(self) -> Result:
+        """Find objects and describe each."""
+        return self.run("DENSE_REGION_CAPTION")

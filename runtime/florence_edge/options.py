@@ -1,4 +1,4 @@
-"""How to generate: the caller's wishes, and what is left when the checkpoint has filled them in."""
+"""How to generate: what the caller asks for, and what the checkpoint fills in."""
 
 import math
 from dataclasses import dataclass, fields
@@ -9,6 +9,7 @@ from .contract import MAX_BEAMS, ModelSize
 from .errors import RequestError
 
 EarlyStopping = Literal[True, False, "never"]
+"""When beams stop; the meaning is that of Hugging Face's `early_stopping`."""
 
 DEFAULT_MAX_NEW_TOKENS = 1024
 MAX_LENGTH_PENALTY = 10  # beyond it, the length to this power leaves float32
@@ -16,13 +17,13 @@ MAX_LENGTH_PENALTY = 10  # beyond it, the length to this power leaves float32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationOptions:
-    """Generation settings under Hugging Face's names; None means what the checkpoint says.
+    """GenerationConfig settings under Hugging Face's names; None means what the checkpoint says.
 
     `num_beams` is 1 (greedy) to 8. `no_repeat_ngram_size` 0 and a forced token id of -1 switch the
     rule off. `max_new_tokens` is at most the number of decoder positions; left open, it is that
     number or 1024, whichever is less, and no more than TensorRT engines were built for.
 
-    `max_time` is how many seconds one answer may take from its question on; None means no limit.
+    `max_time` is how many seconds one answer may take, from its turn on; None means no limit.
     The step at hand is finished, what is complete by then is parsed, and the status is `truncated`.
     Bundles say nothing about it.
     """
@@ -38,8 +39,8 @@ class GenerationOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Generation:
-    """Generation settings with nothing left open, as a bundle's manifest carries them."""
+class GenerationConfig:
+    """GenerationConfig settings with nothing left open, as a bundle's manifest carries them."""
 
     num_beams: int
     max_new_tokens: int
@@ -59,7 +60,9 @@ class Generation:
         return 1 + self.max_new_tokens
 
 
-def resolve(options: GenerationOptions | None, defaults: Generation, size: ModelSize) -> Generation:
+def resolve(
+    options: GenerationOptions | None, defaults: GenerationConfig, size: ModelSize
+) -> GenerationConfig:
     """Fill what `options` leaves open from `defaults`, and check it against the model.
 
     Raises:
@@ -71,14 +74,14 @@ def resolve(options: GenerationOptions | None, defaults: Generation, size: Model
         )
     values = {field.name: getattr(defaults, field.name) for field in fields(defaults)}
     for name in values.keys() & {field.name for field in fields(GenerationOptions)}:
-        wish = getattr(options, name) if options is not None else None
-        if wish is not None:
-            values[name] = wish
-    generation = Generation(**values)
-    _check(generation, size)
+        requested = getattr(options, name) if options is not None else None
+        if requested is not None:
+            values[name] = requested
+    config = GenerationConfig(**values)
+    _check(config, size)
     if options is not None:
         _check_time(options.max_time)
-    return generation
+    return config
 
 
 def _check_time(max_time: float | None) -> None:
@@ -86,7 +89,7 @@ def _check_time(max_time: float | None) -> None:
         raise RequestError(f"max_time is {max_time!r}; it must be a number of seconds above 0.")
 
 
-def _check(generation: Generation, size: ModelSize) -> None:
+def _check(generation: GenerationConfig, size: ModelSize) -> None:
     positions, last_token = size.decoder_positions, size.vocab_size - 1
     token = f"a token id up to {last_token}, or -1 (off)"
     for name, lowest, highest, expected in (

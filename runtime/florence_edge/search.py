@@ -3,13 +3,16 @@
 A search serves one image. It sees scores and answers with the tokens to feed next and the rows
 they continue (`parents`); it never sees the model or its cache.
 
-    search = open_search(generation)
+    search = open_search(config)
     while not (step := search.advance(scores)).done:
         scores = decoder.step(step.tokens, step.parents)
     search.best()
 
-`advance` chooses the next token of every row, the `last` ones if it is told so; `best` is the
-answer, once a step was `done`.
+`advance` chooses the next token of every row, with `last` the final ones; `best` is the
+answer, once a step was `done`. `agreed` is what the answer is certain to begin with.
+
+Hugging Face's logits processors act on log-probabilities, after the log-softmax, in this order:
+repeated n-grams are forbidden, then the first and the last token are forced.
 """
 
 from collections.abc import Callable
@@ -19,10 +22,33 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from .logits import Ints, forced_token, repeated_ngram_tokens
-from .options import Generation
+from .options import GenerationConfig
 
-Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+
+def repeated_ngram_tokens(sequence: Ints, size: int) -> Ints:
+    """Tokens that would complete an n-gram of `size` tokens which `sequence` [L] already has."""
+    count = len(sequence) - size + 1
+    if size == 0 or count < 1:
+        return np.empty(0, dtype=np.int64)
+    matches = np.ones(count, dtype=np.bool_)
+    for i, begun in enumerate(sequence[count:]):
+        matches &= sequence[i : i + count] == begun
+    banned: Ints = sequence[size - 1 :][matches]
+    return banned
+
+
+def forced_token(length: int, generation: GenerationConfig) -> int | None:
+    """The only token allowed after `length` tokens (the start token counts), or None."""
+    if length == generation.max_length - 1 and generation.forced_eos_token_id >= 0:
+        return generation.forced_eos_token_id
+    if length == 1 and generation.forced_bos_token_id >= 0:
+        return generation.forced_bos_token_id
+    return None
+
+
+Float32s = npt.NDArray[np.float32]
 
 # The score of beams that do not exist yet and of candidates that are out (Hugging Face's value).
 _OUT = np.float32(-1e9)
@@ -36,9 +62,9 @@ class Scores:
     a copy from the device and is rarely needed.
     """
 
-    top_log_probs: Floats  # [rows, K]
+    top_log_probs: Float32s  # [rows, K]
     top_ids: Ints  # [rows, K]
-    full: Callable[[], Floats]  # () -> [rows, vocab]
+    full: Callable[[], Float32s]  # () -> [rows, vocab]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +91,7 @@ class Greedy:
 
     rows = 1
 
-    def __init__(self, generation: Generation) -> None:
+    def __init__(self, generation: GenerationConfig) -> None:
         self._generation = generation
         self._tokens = np.empty(generation.max_length, dtype=np.int64)
         self._tokens[0] = generation.decoder_start_token_id
@@ -89,6 +115,10 @@ class Greedy:
             truncated=_is_cut_off(int(self._tokens[last]), last, self._generation),
         )
 
+    def agreed(self) -> Ints:
+        """The tokens [L] that the answer is certain to begin with: all there are."""
+        return self._tokens[: self._length]
+
     def _choose(self, scores: Scores) -> tuple[int, float]:
         forced = forced_token(self._length, self._generation)
         if forced is not None:
@@ -109,7 +139,7 @@ class Greedy:
         return self._length == self._generation.max_length
 
 
-def _is_cut_off(token: int, length: int, generation: Generation) -> bool:
+def _is_cut_off(token: int, length: int, generation: GenerationConfig) -> bool:
     """Whether a sequence ends with `token`, after `length` others, only because it must."""
     if token != generation.eos_token_id:
         return True
@@ -120,10 +150,10 @@ def _is_cut_off(token: int, length: int, generation: Generation) -> bool:
 class _Candidates:
     """Continuations of the running beams, best first."""
 
-    scores: Floats  # [n] sum of log-probabilities, forced tokens counting 0
+    scores: Float32s  # [n] sum of log-probabilities, forced tokens counting 0
     parents: Ints  # [n] beam that is continued
     tokens: Ints  # [n]
-    log_probs: Floats  # [n] of the token, before any rule
+    log_probs: Float32s  # [n] of the token, before any rule
 
     def take(self, order: Ints) -> "_Candidates":
         return _Candidates(
@@ -131,7 +161,7 @@ class _Candidates:
         )
 
 
-def _largest(values: Floats, count: int) -> Ints:
+def _largest(values: Float32s, count: int) -> Ints:
     """Where the `count` largest are, the largest first and the earlier of equals first."""
     least = np.partition(values, -count)[-count]
     candidates = np.flatnonzero(~(values < least))  # all of them, if it is NaN
@@ -144,7 +174,7 @@ class BeamSearch:
     Of the 2N best continuations the first N may finish; the best N that go on are the new beams.
     """
 
-    def __init__(self, generation: Generation) -> None:
+    def __init__(self, generation: GenerationConfig) -> None:
         self.rows = generation.num_beams
         self._generation = generation
         shape = (self.rows, generation.max_length)
@@ -156,16 +186,35 @@ class BeamSearch:
         self._scores = np.full(self.rows, _OUT)
         self._scores[0] = 0
         self._finished: list[Hypothesis] = []
+        self._done = False
 
     def advance(self, scores: Scores, *, last: bool = False) -> Step:
         candidates = self._continuations(scores)
         ends = self._ends(candidates, last)
         self._finish(candidates, ends)
         running = self._go_on(candidates, ends)
-        return Step(running.tokens, running.parents, self._is_done(ends))
+        self._done = self._is_done(ends)
+        return Step(running.tokens, running.parents, self._done)
 
     def best(self) -> Hypothesis:
         return self._finished[0]
+
+    def agreed(self) -> Ints:
+        """The tokens [L] that the answer is certain to begin with; once done, all of them.
+
+        Whatever may still win continues a running beam or is complete already, so what all of
+        these have in common cannot be taken back.
+        """
+        if self._done:
+            return np.array(self.best().token_ids, dtype=np.int64)
+        alive = self._tokens[self._scores > _OUT / 2, : self._length]
+        rows = [*alive, *(np.array(each.token_ids) for each in self._finished)]
+        if not rows:  # scores that are not numbers keep no beam alive
+            return self._tokens[0, :1]
+        length = min(map(len, rows))
+        same = np.all([row[:length] == rows[0][:length] for row in rows], axis=0)
+        agreed: Ints = rows[0][: length if same.all() else int(same.argmin())]
+        return agreed
 
     def _continuations(self, scores: Scores) -> _Candidates:
         """The best 2N tokens over all beams, or every beam with its forced token."""
@@ -183,7 +232,7 @@ class BeamSearch:
             totals[order], parents, ids[parents, columns], allowed_log_probs[parents, columns]
         )
 
-    def _allowed(self, scores: Scores) -> tuple[Floats, Ints]:
+    def _allowed(self, scores: Scores) -> tuple[Float32s, Ints]:
         """Log-probabilities [N, n] and tokens [N, n] with forbidden tokens at -inf.
 
         The top K decide as long as each row keeps 2N of them: no token outside can be better.
@@ -260,6 +309,6 @@ class BeamSearch:
 Search: TypeAlias = Greedy | BeamSearch
 
 
-def open_search(generation: Generation) -> Search:
+def open_search(generation: GenerationConfig) -> Search:
     """Greedy for one beam, beam search for more."""
     return Greedy(generation) if generation.num_beams == 1 else BeamSearch(generation)

@@ -1,4 +1,4 @@
-"""Does an engine compute what the exporter computed? Small inputs and outputs travel along.
+"""The self-test: whether an engine computes what the exporter computed, on inputs made here.
 
 `reference.npz` in a bundle holds what `sample` gave on ONNX Runtime's CPU when the bundle was made:
 a few values of every graph's outputs. An engine that is built later answers the same inputs and
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .backends.base import Backend
+from .backends.base import Backend, NamedArrays
 from .bundle import Bundle
 from .errors import BundleError
 
@@ -20,20 +20,18 @@ REFERENCE = "reference.npz"
 PROMPT_TOKENS = 8
 _ANSWER = (2, 0, 10, 11)  # fed whatever the engine prefers: a near tie must not change the inputs
 
-Arrays = dict[str, npt.NDArray[Any]]
 
-
-def sample(bundle: Bundle, backend: Backend) -> Arrays:
+def sample(bundle: Bundle, backend: Backend) -> NamedArrays:
     """Run all three graphs on made-up inputs and keep a small part of what comes out.
 
     Returns:
         `image_features` [9 tokens, d_model] and `top_log_probs` [steps, K], float32.
     """
     size = bundle.size
-    features = backend.look(_ramps(size.image_size))
+    features = backend.encode_image(_ramps(size.image_size))
     input_ids = np.arange(PROMPT_TOKENS, dtype=np.int64)[None] + 4  # 0 to 3 are special
     mask = np.ones((1, size.image_tokens + PROMPT_TOKENS), dtype=np.int64)
-    decoder = backend.read(features, input_ids, mask, beams=1)
+    decoder = backend.prefill(features, input_ids, mask, beams=1)
     rows = []
     for token in _ANSWER:
         (scores,) = decoder.step(np.array([[token]]), np.zeros((1, 1), dtype=np.int64))

@@ -1,13 +1,26 @@
-"""The 15 tasks of Florence-2: one table, written once.
+"""The 15 tasks of Florence-2, one table; and prompts: a task with what goes with it.
 
 Prompts and answer kinds are those of Microsoft's `processing_florence2.py`; punctuation matters
 (three prompts have no final full stop or question mark).
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from numbers import Real
+from typing import Any, TypeAlias
 
 from .errors import RequestError
+from .regions import BoxLike, check_region, is_location_text, location_tokens
+
+TasksLike: TypeAlias = "str | Task | Request | Sequence[str | Task]"
+"""A task, several of them, or a `Request` that is made already."""
+TaskList: TypeAlias = "list[str] | list[Task] | tuple[str | Task, ...]"
+"""Several tasks."""
+TextEach: TypeAlias = str | Sequence[str | None] | None
+"""A text for all pictures, or a list with one for each."""
+RegionEach: TypeAlias = BoxLike | Sequence[BoxLike | None] | None
+"""A region for all pictures, or a list with one for each."""
 
 
 class AnswerKind(Enum):
@@ -141,6 +154,7 @@ _TABLE = (
 )
 
 TASKS: dict[str, Task] = {task.name: task for task in _TABLE}
+"""The 15 tasks by name, such as `OD`."""
 
 
 def find_task(name: str | Task) -> Task:
@@ -159,6 +173,186 @@ def find_task(name: str | Task) -> Task:
     return TASKS[key]
 
 
-def free_prompt(text: str) -> Task:
+def free_task(text: str) -> Task:
     """A task for a prompt that is passed through as it is (VQA and other fine-tunes)."""
     return Task(text, text.replace("{", "{{").replace("}", "}}"), AnswerKind.PURE_TEXT)
+
+
+_SOME_REGION = "<loc_0><loc_0><loc_1><loc_1>"  # stands for a region until its picture is known
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What is asked about one picture; `prompt_for` and `free_prompt` make it."""
+
+    task: Task
+    text_input: str | None
+    """What goes with the task: a caption, a phrase, or four location tokens."""
+    wording: str
+    """The English words that the text encoder reads."""
+
+
+def prompt_for(
+    task: str | Task,
+    text: str | None,
+    region: Sequence[float] | None,
+    image_size: tuple[int, int] | None,
+) -> Prompt:
+    """Check and put together a question about a picture.
+
+    Args:
+        task: `OD` or `<OD>`.
+        text: for tasks that take one; region tasks take four location tokens.
+        region: left, top, right, bottom in pixels, in place of those tokens.
+        image_size: width and height of the picture that is asked about; None checks all but
+            whether a region fits it.
+
+    Raises:
+        RequestError: an unknown task, or too little or too much beside it.
+    """
+    task = find_task(task)
+    if text is not None and not isinstance(text, str):
+        raise RequestError(f"The text for {task.token} is {text!r}, expected a string.")
+    if region is not None:
+        if task.needs is not Needs.REGION:
+            raise RequestError(f"{task.token} takes no region. Leave the region out.")
+        if text is not None:
+            raise RequestError(
+                f"{task.token} got a text and a region. Give the region in one way only."
+            )
+        check_region(region)
+        text = location_tokens(region, image_size) if image_size else _SOME_REGION
+    elif task.needs is Needs.REGION and text is not None and not is_location_text(text):
+        raise RequestError(
+            f"{task.token} needs a region, but got the text {text!r}. Pass region=(x1, y1, x2, y2) "
+            "in pixels (on the command line: --region x1,y1,x2,y2), or a text of four tokens "
+            "<loc_0> to <loc_999>."
+        )
+    return Prompt(task, text, task.prompt(text))
+
+
+def free_prompt(prompt: str) -> Prompt:
+    """A question in the user's own words, passed through as it is (VQA and other fine-tunes).
+
+    Raises:
+        RequestError: the prompt is empty.
+    """
+    if not prompt.strip():
+        raise RequestError("The prompt is empty. Write what you want to know, or name a task.")
+    return Prompt(free_task(prompt), None, prompt)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What every picture is asked: one task or several, or a prompt; `request_for` makes it.
+
+    Where there are several tasks, the text goes to those that take one, and so does the region.
+    """
+
+    tasks: tuple[Task, ...] = ()
+    text: str | None = None
+    region: tuple[float, ...] | None = None
+    prompt: str | None = None
+
+    def prompts(self, image_size: tuple[int, int] | None) -> list[Prompt]:
+        """The prompts about a picture of this size; None checks all but that the region fits.
+
+        Raises:
+            RequestError: text or region do not fit a task.
+        """
+        if self.prompt is not None:
+            return [free_prompt(self.prompt)]
+        if len(self.tasks) == 1:
+            return [prompt_for(self.tasks[0], self.text, self.region, image_size)]
+        return [
+            prompt_for(
+                task,
+                self.text if task.needs is Needs.TEXT else None,
+                self.region if task.needs is Needs.REGION else None,
+                image_size,
+            )
+            for task in self.tasks
+        ]
+
+
+def request_for(
+    tasks: TasksLike,
+    text: str | None = None,
+    region: Sequence[float] | None = None,
+) -> Request:
+    """One task or several, with the text and the region that go with them.
+
+    Raises:
+        RequestError: no task, one that does not exist, or too little or too much beside them.
+    """
+    if isinstance(tasks, Request):
+        return tasks
+    named = _find_tasks(tasks)
+    request = Request(
+        tasks=named,
+        text=text,
+        region=None if region is None else tuple(region),
+    )
+    request.prompts(None)
+    needs = {task.needs for task in request.tasks}
+    names = ", ".join(task.token for task in request.tasks)
+    if text is not None and Needs.TEXT not in needs and len(named) > 1:
+        raise RequestError(f"None of {names} takes a text. Leave the text out.")
+    if region is not None and Needs.REGION not in needs:
+        raise RequestError(f"None of {names} takes a region. Leave the region out.")
+    return request
+
+
+def request_for_prompt(prompt: str) -> Request:
+    """A prompt in the user's own words.
+
+    Raises:
+        RequestError: the prompt is empty.
+    """
+    free_prompt(prompt)
+    return Request(prompt=prompt)
+
+
+def requests_for(
+    tasks: TasksLike, text: object, region: object, *, images: int | None
+) -> list[Request]:
+    """What each of several pictures is asked; `text` and `region` are one for all, or a list.
+
+    `images` None means one picture, whose text and region are not lists.
+
+    Raises:
+        RequestError: as `request_for`, or a list has not one entry for each picture.
+    """
+    count = 1 if images is None else images
+    texts = _one_each("text", text, isinstance(text, str), images)
+    of_numbers = isinstance(region, Iterable) and all(isinstance(x, Real) for x in region)
+    regions = _one_each("region", region, of_numbers or images is None, images)
+    if count == 0 and not isinstance(tasks, Request):
+        _find_tasks(tasks)
+    return [request_for(tasks, *each) for each in zip(texts, regions, strict=True)]
+
+
+def listed(value: Any) -> tuple[Sequence[Any], bool]:
+    """What was given as a list, and whether it was one thing alone; a text is one, and bytes."""
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return value, False
+    return [value], True
+
+
+def _find_tasks(tasks: "str | Task | Sequence[str | Task]") -> tuple[Task, ...]:
+    one = isinstance(tasks, str) or not isinstance(tasks, Iterable)
+    named: Any = [tasks] if one else tasks
+    found = tuple(map(find_task, named))
+    if not found:
+        raise RequestError("No task is named. Give one or more, such as OD.")
+    return found
+
+
+def _one_each(name: str, given: Any, for_all: bool, images: int | None) -> list[Any]:
+    if given is None or for_all or images is None:
+        return [given] * (1 if images is None else images)
+    if not isinstance(given, Sequence) or len(given) != images:
+        raise RequestError(
+            f"{name} must be one for all of the {images} images, or a list with one for each."
+        )
+    return list(given)

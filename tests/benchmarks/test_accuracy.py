@@ -11,20 +11,21 @@ pytest.importorskip("pycocoevalcap")
 from PIL import Image
 
 from florence_edge import TASKS, Florence2, GenerationOptions
-from florence_edge.errors import RequestError
-from florence_edge_benchmarks.accuracy.examine import Examination, check_gradable, examine
-from florence_edge_benchmarks.accuracy.measure import measure_accuracy
-from florence_edge_benchmarks.accuracy.questions import VQA, Asked
-from florence_edge_benchmarks.accuracy.truth import Truth, read_truth
-from florence_edge_benchmarks.results.fingerprints import bundle_fingerprint
+from florence_edge.errors import MissingPackageError, RequestError
+from florence_edge_benchmarks.accuracy.ask import AskOptions, ask_all, check_gradable
+from florence_edge_benchmarks.accuracy.data import VQA, DataQuestion, Truth, read_truth
+from florence_edge_benchmarks.accuracy.run import measure_accuracy
+from florence_edge_benchmarks.results_io import bundle_fingerprint
 from florence_edge_calibration.scenes.held_out import FOLDER
+
+from ..helpers.assets import Asset
 
 GREEDY = GenerationOptions(num_beams=1, max_new_tokens=80)
 
 
 def test_the_miniature_is_mostly_right_about_all_tasks(miniature: Path) -> None:
     truth = read_truth(FOLDER, limit=6)
-    result = measure_accuracy(miniature, truth, Examination(options=GREEDY), threads=1)
+    result = measure_accuracy(miniature, truth, AskOptions(options=GREEDY), threads=1)
     assert list(result.figures) == list(TASKS)
     assert (result.model, result.precision, result.images) == ("miniature", "fp32", 6)
     assert (result.bundle, result.beams, result.max_new_tokens) == ("bundle", 1, 80)
@@ -36,46 +37,51 @@ def test_the_miniature_is_mostly_right_about_all_tasks(miniature: Path) -> None:
     assert "tokenizer" in result.notes[0]
 
 
-def test_photographs_with_cocos_annotations_go_the_whole_way(miniature: Path, assets: Path) -> None:
-    truth = read_truth(assets / "photos" / "coco_cc", limit=3)
-    result = measure_accuracy(miniature, truth, Examination(options=GREEDY), threads=1)
+def test_photographs_with_cocos_annotations_go_the_whole_way(miniature: Path, asset: Asset) -> None:
+    truth = read_truth(asset("photos/coco_cc"), limit=3)
+    result = measure_accuracy(miniature, truth, AskOptions(options=GREEDY), threads=1)
     assert list(result.figures) == ["OD", "CAPTION"]
     assert result.figures["OD"]["AP50:95"] < 0.1  # the miniature knows no photographs
-    assert result.figures["OD"]["labels that are no category"] > 0.5
+    assert result.figures["OD"]["labels that are not a category"] > 0.5
     assert "CIDEr" in result.figures["CAPTION"]
 
 
-def made_up(folder: Path, *asked: Asked, broken: bool = False) -> Truth:
+def made_up(folder: Path, *asked: DataQuestion, broken: bool = False) -> Truth:
     Image.new("RGB", (64, 48), "red").save(folder / "0.jpg")
     (folder / "1.jpg").write_text("no picture" if broken else "")
     pictures = {0: folder / "0.jpg", 1: folder / "1.jpg"}
     return Truth(
-        name="made up", fingerprint="f", pictures=pictures, asked=asked, categories=(), instances=()
+        name="made up",
+        fingerprint="f",
+        pictures=pictures,
+        questions=asked,
+        categories=(),
+        instances=(),
     )
 
 
 def test_questions_about_one_picture_are_put_together(
     tiny_model: Florence2, tmp_path: Path
 ) -> None:
-    asked = [Asked(image_id=0, task=VQA, text=f"{n}?", answers=("red",)) for n in range(5)]
-    examination = Examination(options=GREEDY, batch=2, vqa_prompt="<DocVQA>{question}")
-    examined = examine(tiny_model, made_up(tmp_path, *asked), examination)
-    assert (examined.unread, examined.unasked) == ([], [])
-    prompts = [each.result.task.template for each in examined.answered[VQA]]
+    asked = [DataQuestion(image_id=0, task=VQA, text=f"{n}?", answers=("red",)) for n in range(5)]
+    ask_options = AskOptions(options=GREEDY, batch=2, vqa_prompt="<DocVQA>{question}")
+    found = ask_all(tiny_model, made_up(tmp_path, *asked), ask_options)
+    assert (found.unread, found.unasked) == ([], [])
+    prompts = [each.result.task.template for each in found.answered[VQA]]
     assert prompts == [f"<DocVQA>{n}?" for n in range(5)]
 
 
 def test_a_picture_that_cannot_be_read_is_told_and_the_rest_goes_on(
     tiny_model: Florence2, tmp_path: Path
 ) -> None:
-    asked = [Asked(image_id=number, task="OCR", words="A") for number in (0, 1)]
+    asked = [DataQuestion(image_id=number, task="OCR", words="A") for number in (0, 1)]
     truth = made_up(tmp_path, *asked, broken=True)
-    examined = examine(tiny_model, truth, Examination(options=GREEDY))
-    assert len(examined.answered["OCR"]) == 1
-    assert "is not an image" in examined.unread[0]
-    only = replace(truth, asked=(asked[1],))
+    found = ask_all(tiny_model, truth, AskOptions(options=GREEDY))
+    assert len(found.answered["OCR"]) == 1
+    assert "is not an image" in found.unread[0]
+    only = replace(truth, questions=(asked[1],))
     with pytest.raises(RequestError, match=r"None of the questions .* is not an image"):
-        examine(tiny_model, only, Examination(options=GREEDY))
+        ask_all(tiny_model, only, AskOptions(options=GREEDY))
 
 
 def test_a_question_that_cannot_be_asked_is_told_and_those_beside_it_are_answered(
@@ -84,13 +90,16 @@ def test_a_question_that_cannot_be_asked_is_told_and_those_beside_it_are_answere
     long = "a red circle " * 400
     texts = ["a cat", long, "a dog"]
     asked = [
-        *(Asked(image_id=0, task="CAPTION_TO_PHRASE_GROUNDING", text=text) for text in texts),
-        Asked(image_id=0, task="REGION_TO_OCR", text="nonsense", answer="x"),
+        *(
+            DataQuestion(image_id=0, task="CAPTION_TO_PHRASE_GROUNDING", text=text)
+            for text in texts
+        ),
+        DataQuestion(image_id=0, task="REGION_TO_OCR", text="nonsense", answer="x"),
     ]
-    examined = examine(tiny_model, made_up(tmp_path, *asked), Examination(options=GREEDY))
-    (answers,) = examined.answered.values()
-    assert [each.asked.text for each in answers] == ["a cat", "a dog"]
-    region, phrase = examined.unasked
+    found = ask_all(tiny_model, made_up(tmp_path, *asked), AskOptions(options=GREEDY))
+    (answers,) = found.answered.values()
+    assert [each.question.text for each in answers] == ["a cat", "a dog"]
+    region, phrase = found.unasked
     assert region.startswith("0.jpg, REGION_TO_OCR 'nonsense': ")
     assert "needs a region" in region
     assert phrase.startswith("0.jpg, CAPTION_TO_PHRASE_GROUNDING 'a red circle a red")
@@ -101,10 +110,10 @@ def test_a_question_that_cannot_be_asked_is_told_and_those_beside_it_are_answere
 def test_what_was_left_out_stands_in_the_result_and_many_are_counted(
     tiny_bundle: Path, tmp_path: Path
 ) -> None:
-    bad = Asked(image_id=0, task="REGION_TO_OCR", text="nonsense", answer="x")
-    good = Asked(image_id=0, task="OCR", words="A")
+    bad = DataQuestion(image_id=0, task="REGION_TO_OCR", text="nonsense", answer="x")
+    good = DataQuestion(image_id=0, task="OCR", words="A")
     truth = made_up(tmp_path, good, *[bad] * 7)
-    result = measure_accuracy(tiny_bundle, truth, Examination(options=GREEDY), threads=1)
+    result = measure_accuracy(tiny_bundle, truth, AskOptions(options=GREEDY), threads=1)
     assert list(result.figures) == ["OCR"]
     assert [note.partition(":")[0] for note in result.notes] == ["Not asked"] * 6
     assert result.notes[-1] == "Not asked: 2 more."
@@ -124,9 +133,9 @@ def test_impossible_options_are_told_once_and_before_any_picture(
     message: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    truth = made_up(tmp_path, Asked(image_id=0, task="OCR", words="A"))
+    truth = made_up(tmp_path, DataQuestion(image_id=0, task="OCR", words="A"))
     with pytest.raises(RequestError, match=f"^{message}"):
-        examine(tiny_model, truth, Examination(options=options))
+        ask_all(tiny_model, truth, AskOptions(options=options))
     assert caplog.records == []
 
 
@@ -134,13 +143,13 @@ def test_what_answers_are_graded_with_is_looked_for_before_they_are_given(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     truth = read_truth(FOLDER, limit=1)
-    check_gradable(truth, Examination())
+    check_gradable(truth, AskOptions())
     for missing, task in (("pycocotools.cocoeval", "OD"), ("pycocoevalcap.bleu.bleu", "CAPTION")):
         with monkeypatch.context() as patched:
             patched.setitem(sys.modules, missing, None)
-            with pytest.raises(RequestError, match=r"Install florence-edge\[bench\]"):
-                check_gradable(truth, Examination(tasks=[task]))
-            check_gradable(truth, Examination(tasks=["OCR"]))
+            with pytest.raises(MissingPackageError, match=r"Install florence-edge\[bench\]"):
+                check_gradable(truth, AskOptions(tasks=[task]))
+            check_gradable(truth, AskOptions(tasks=["OCR"]))
 
 
 def test_figures_name_bundle_and_data_by_their_content(miniature: Path, tmp_path: Path) -> None:
@@ -155,6 +164,6 @@ def test_figures_name_bundle_and_data_by_their_content(miniature: Path, tmp_path
 
 
 def test_tasks_without_truth_name_those_there_are(tiny_model: Florence2, tmp_path: Path) -> None:
-    truth = made_up(tmp_path, Asked(image_id=0, task="OCR", words="A"))
+    truth = made_up(tmp_path, DataQuestion(image_id=0, task="OCR", words="A"))
     with pytest.raises(RequestError, match="has no truth for these tasks"):
-        examine(tiny_model, truth, Examination(tasks=["OD"], options=GREEDY))
+        ask_all(tiny_model, truth, AskOptions(tasks=["OD"], options=GREEDY))

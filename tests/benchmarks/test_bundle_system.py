@@ -1,12 +1,15 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from florence_edge import Florence2
-from florence_edge_benchmarks.gauges.calls import Calls
-from florence_edge_benchmarks.systems.bundle_system import BundleSystem
+from florence_edge.errors import BackendError
+from florence_edge.search import Scores
+from florence_edge_benchmarks.systems.bundle import BundleSystem, MinNewTokensDecoder
 from florence_edge_benchmarks.systems.workload import Workload
+from florence_edge_benchmarks.timing import Calls
 
 from .scripted_time import Clock
 
@@ -36,7 +39,7 @@ def test_a_clock_that_ticks_once_a_reading_counts_the_calls(
     system: BundleSystem, caption: Workload
 ) -> None:
     timing = system.answer(caption)
-    # Readings: begin, decoded, look, read and six steps of two each, end.
+    # Readings: begin, decoded, encode_image, prefill and six steps of two each, end.
     assert timing.seconds == 1 + 2 * (1 + 1 + 6) + 1
     assert timing.steps == (1.0,) * 6
     assert timing.stages == {
@@ -54,7 +57,7 @@ def test_without_a_number_of_tokens_answers_are_those_of_the_model(
     system: BundleSystem, caption: Workload, tiny_model: Florence2
 ) -> None:
     free = replace(caption, new_tokens=None)
-    expected = tiny_model.run("CAPTION", caption.image, options=free.options)
+    expected = tiny_model.run(caption.image, "CAPTION", options=free.options)
     assert system.answer(free).token_ids == (expected.token_ids,)
 
 
@@ -69,3 +72,58 @@ def test_tasks_that_need_something_beside_the_picture_get_it(
     system: BundleSystem, caption: Workload, task: str
 ) -> None:
     assert system.answer(replace(caption, task=task)).tokens == 6
+
+
+def test_closing_the_model_closes_the_engine_behind_the_recorded_one(
+    tiny_bundle: Path, caption: Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Florence2.load(tiny_bundle, threads=1)
+    closed = []
+    monkeypatch.setattr(model.backend, "close", lambda: closed.append(True))
+    system = BundleSystem(model, Calls())
+    system.answer(caption)
+    model.close()
+    assert closed == [True]
+    with pytest.raises(BackendError, match="was closed"):
+        system.answer(caption)
+
+
+END = 2
+
+
+class Fixed:
+    """A decoder whose scores are always the same."""
+
+    def __init__(self, log_probs: np.ndarray) -> None:
+        self.log_probs = log_probs.astype(np.float32)
+
+    def step(self, tokens: np.ndarray, parents: np.ndarray) -> list[Scores]:
+        ids = np.argsort(-self.log_probs, axis=1, kind="stable")[:, :4]
+        return [
+            Scores(np.take_along_axis(self.log_probs, ids, axis=1), ids, lambda: self.log_probs)
+        ]
+
+
+def endless_scores(*rows: list[float]) -> Scores:
+    nothing = np.zeros((1, len(rows)), dtype=np.int64)
+    (scores,) = MinNewTokensDecoder(Fixed(np.array(rows)), END).step(nothing, nothing)
+    return scores
+
+
+def test_the_end_token_is_never_among_the_best() -> None:
+    scores = endless_scores([-3, -2, -1, -4, -5], [-1, -2, -9, -3, -4])
+    assert scores.top_ids.tolist() == [[1, 0, 3], [0, 1, 3]]
+    assert scores.top_log_probs.tolist() == [[-2, -3, -4], [-1, -2, -3]]
+
+
+def test_rows_without_the_end_token_are_as_long_as_those_with_it() -> None:
+    scores = endless_scores([-1, -2, -9, -3, -4])
+    assert scores.top_ids.tolist() == [[0, 1, 3]]
+    assert scores.full()[0, END] == -np.inf
+
+
+def test_the_end_token_is_impossible_in_the_whole_vocabulary_too() -> None:
+    inner = np.array([[-3.0, -2, -1, -4, -5]])
+    scores = endless_scores(inner[0].tolist())
+    assert scores.full()[0].tolist() == [-3, -2, -np.inf, -4, -5]
+    assert scores.full()[0, 0] == inner[0, 0]

@@ -1,10 +1,11 @@
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 
 from florence_edge_benchmarks.accuracy.captions import caption_figures, tokenized
+
+from ..helpers.assets import Asset
 
 
 @pytest.mark.parametrize(
@@ -25,9 +26,9 @@ def test_captions_are_parted_as_stanfords_tokenizer_parts_them(caption: str, tok
 
 
 @pytest.mark.skipif(shutil.which("java") is None, reason="Stanford's tokenizer needs Java")
-def test_cocos_captions_are_parted_as_stanfords_tokenizer_does(assets: Path) -> None:
+def test_cocos_captions_are_parted_as_stanfords_tokenizer_does(asset: Asset) -> None:
     tokenizer = pytest.importorskip("pycocoevalcap.tokenizer.ptbtokenizer")
-    annotations = assets / "photos" / "coco_cc" / "annotations.json"
+    annotations = asset("photos/coco_cc/annotations.json")
     captions = [row["caption"] for row in json.loads(annotations.read_text())["captions"]]
     asked = {place: [{"caption": caption}] for place, caption in enumerate(captions)}
     parted = tokenizer.PTBTokenizer().tokenize(asked)
@@ -60,9 +61,9 @@ def test_the_caption_itself_scores_best_and_another_worst() -> None:
 def test_scorers_that_are_missing_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    from florence_edge.errors import RequestError
+    from florence_edge.errors import MissingPackageError
 
     monkeypatch.setitem(sys.modules, "pycocoevalcap", None)
     monkeypatch.setitem(sys.modules, "pycocoevalcap.cider.cider", None)
-    with pytest.raises(RequestError, match=r"florence-edge\[bench\]"):
+    with pytest.raises(MissingPackageError, match=r"florence-edge\[bench\]"):
         caption_figures({1: ["a"]}, {1: "a"})

@@ -1,7 +1,8 @@
-"""What is committed says what its JSON says. After new results, write RESULTS.md anew, with
-`florence-bench report benchmarks/results/*.json --output benchmarks/RESULTS.md`, the README's
-block, with `florence-bench report benchmarks/results/base_cpu.json --update README.md`, and that of
-benchmarks/README.md, with `python -m tests.benchmarks.asked_figures`.
+"""What is committed agrees with its JSON. After new results, write RESULTS.md anew, with
+`florence-bench report results/speed/*.json --output benchmarks/RESULTS.md`, the block of
+docs/benchmarks.md, with `florence-bench report results/speed/base_cpu.json --update
+docs/benchmarks.md`, and the tables of benchmarks/README.md, with `python -m
+florence_edge_benchmarks.report.targets results/speed --update benchmarks/README.md`.
 """
 
 import argparse
@@ -11,31 +12,31 @@ from pathlib import Path
 
 import pytest
 
-from florence_edge_benchmarks.commands.speed_arguments import add_arguments, settings_of
+from florence_edge_benchmarks.commands.speed import add_arguments, settings_of
 from florence_edge_benchmarks.report.markdown import markdown_of, with_block
-from florence_edge_benchmarks.results.files import read_result
-from florence_edge_benchmarks.results.paths import without_folders
+from florence_edge_benchmarks.report.targets import read_results, target_tables
+from florence_edge_benchmarks.results_io import read_result, without_folders
 
-from .asked_figures import README, ROOT, block
-
-COMMITTED = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+ROOT = Path(__file__).parents[2]
+README = ROOT / "benchmarks" / "README.md"
+COMMITTED = sorted((ROOT / "results" / "speed").glob("*.json"))
 
 
 def test_the_committed_tables_are_those_of_the_committed_results() -> None:
     assert COMMITTED
-    told = markdown_of([*map(read_result, COMMITTED)], [path.name for path in COMMITTED])
-    assert (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8") == told
+    expected = markdown_of([*map(read_result, COMMITTED)], [path.name for path in COMMITTED])
+    assert (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8") == expected
 
 
-def test_the_readmes_table_is_that_of_its_result() -> None:
-    page = (ROOT / "README.md").read_text(encoding="utf-8")
-    result = read_result(ROOT / "benchmarks" / "results" / "base_cpu.json")
-    assert with_block(page, markdown_of([result], brief=True), "README.md") == page
+def test_the_documentations_table_is_that_of_its_result() -> None:
+    page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    result = read_result(ROOT / "results" / "speed" / "base_cpu.json")
+    assert with_block(page, markdown_of([result], brief=True), "benchmarks.md") == page
 
 
 def test_the_figures_of_the_benchmarks_readme_are_those_of_the_results() -> None:
     page = README.read_text(encoding="utf-8")
-    assert with_block(page, block(), str(README)) == page
+    assert with_block(page, target_tables(read_results(COMMITTED[0].parent)), str(README)) == page
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.name)

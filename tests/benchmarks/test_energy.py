@@ -8,21 +8,21 @@ import pytest
 from florence_edge import Florence2, GenerationOptions
 from florence_edge.errors import BackendError, FlorenceEdgeError
 from florence_edge_benchmarks.commands import energy as command
-from florence_edge_benchmarks.energy import answering, measure_energy
+from florence_edge_benchmarks.energy import answer_repeatedly, measure_energy
 from florence_edge_benchmarks.report.markdown import markdown_of
-from florence_edge_benchmarks.results.files import write_result
-from florence_edge_jetson.machine.tree import Tree
-from florence_edge_jetson.power.energy import Plan, Work
+from florence_edge_benchmarks.results_io import write_result
+from florence_edge_jetson.machine.system import Tree
+from florence_edge_jetson.power.energy import EnergyWork, MeasurementPlan
 from florence_edge_jetson.power.meter import Meter
 
-SHORT = Plan(idle_seconds=0.3, load_seconds=0.3, hertz=1000)  # 30 times what is needed
+SHORT = MeasurementPlan(idle_seconds=0.3, load_seconds=0.3, hertz=1000)  # 30 times what is needed
 METER = Meter(source="hwmon", rails=("VDD_IN",), covers="the module", watts=lambda: 5.0)
 
 
-def work(images: int, tokens: int) -> Work:
+def work(images: int, tokens: int) -> EnergyWork:
     """Takes a moment, in which the thread of the meter gets its turn."""
     time.sleep(0.002)
-    return Work(images, tokens)
+    return EnergyWork(images, tokens)
 
 
 def picture(folder: Path) -> Path:
@@ -37,9 +37,9 @@ def test_an_answer_counts_the_tokens_that_were_generated(
     tiny_model: Florence2, tmp_path: Path
 ) -> None:
     path, options = picture(tmp_path), GenerationOptions(num_beams=1, max_new_tokens=5)
-    work = answering(tiny_model, path, "OD", None, options)()
-    result = tiny_model.run("OD", path, options=options)
-    assert work == Work(images=1, tokens=len(result.token_ids) - 1)
+    work = answer_repeatedly(tiny_model, path, "OD", None, options)()
+    result = tiny_model.run(path, "OD", options=options)
+    assert work == EnergyWork(images=1, tokens=len(result.token_ids) - 1)
     assert 1 <= work.tokens <= 5
 
 
@@ -101,7 +101,7 @@ def test_the_command_measures_and_writes(
         (["BUNDLE", "--beams", "99"], "num_beams is 99"),
     ],
 )
-def test_what_cannot_be_asked_is_told_before_a_meter_is_looked_for(
+def test_what_cannot_be_asked_fails_before_a_meter_is_looked_for(
     asked: list[str], message: str, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command, "open_meter", None)
@@ -112,7 +112,7 @@ def test_what_cannot_be_asked_is_told_before_a_meter_is_looked_for(
         command.run(parser.parse_args(asked))
 
 
-def test_a_machine_without_a_meter_is_told_so(
+def test_a_machine_without_a_meter_is_an_error(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_meter(**_: object) -> Meter:

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from florence_edge_benchmarks import machine
+from florence_edge_jetson.machine.system import Tree
 
 CPU_INFO = """processor\t: 0
 model name\t: Some Processor 9000
@@ -26,7 +27,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_what_decides_speed_is_recorded(root: Path) -> None:
-    found = machine.describe_machine(root)
+    found = machine.describe_machine(Tree(root))
     assert found["processor"] == "Some Processor 9000"
     assert found["board"] == "NVIDIA Jetson Orin Nano"
     assert found["features"] == ("avx2", "avx512f", "amx_int8")
@@ -35,15 +36,15 @@ def test_what_decides_speed_is_recorded(root: Path) -> None:
     assert {"florence-edge", "numpy"} <= set(found["versions"])
 
 
-def test_a_machine_that_says_little_is_no_error(tmp_path: Path) -> None:
-    found = machine.describe_machine(tmp_path)
+def test_a_machine_with_few_files_is_not_an_error(tmp_path: Path) -> None:
+    found = machine.describe_machine(Tree(tmp_path))
     assert found["processor"]
     assert found["board"] is None
     assert found["features"] == found["governors"] == ()
     json.dumps(found)
 
 
-def test_the_power_mode_is_what_nvpmodel_says(
+def test_the_power_mode_is_what_nvpmodel_prints(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = tmp_path / "bin" / "nvpmodel"
@@ -51,13 +52,13 @@ def test_the_power_mode_is_what_nvpmodel_says(
     program.write_text("#!/bin/sh\n[ $1 = -q ] && echo 'NV Power Mode: 15W' && echo 0\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:/bin:/usr/bin")
-    assert machine.describe_machine(root)["power_mode"] == "NV Power Mode: 15W; 0"
+    assert machine.describe_machine(Tree(root))["power_mode"] == "NV Power Mode: 15W; 0"
     program.write_text("#!/bin/sh\nexit 1\n")
-    assert machine.describe_machine(root)["power_mode"] is None
+    assert machine.describe_machine(Tree(root))["power_mode"] is None
 
 
 def test_a_machine_is_named_once_in_its_line() -> None:
-    from florence_edge_benchmarks.report.tables.machine import machine_line
+    from florence_edge_benchmarks.report.tables import machine_line
 
     machine = {"board": "Some Processor", "processor": "Some Processor", "cores": 1}
     assert machine_line(machine) == "Some Processor, 1 core"

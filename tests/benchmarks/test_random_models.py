@@ -36,7 +36,9 @@ def test_a_bundle_of_real_weights_in_the_work_folder_is_left_alone(
 ) -> None:
     check_work(TINY, tmp_path)
     shutil.copytree(tiny_bundle, tmp_path / "fp16")
-    with pytest.raises(RequestError, match=r"fp16 holds something else .* Choose another --work"):
+    with pytest.raises(
+        RequestError, match=r"fp16 is not a bundle of random weights.* Choose another --work"
+    ):
         check_work(TINY, tmp_path)
     manifest = tmp_path / "fp16" / MANIFEST
     content = json.loads(manifest.read_text())
@@ -45,7 +47,7 @@ def test_a_bundle_of_real_weights_in_the_work_folder_is_left_alone(
     check_work(TINY, tmp_path)
 
 
-def test_an_export_that_fails_is_told_and_the_next_one_is_made(tmp_path: Path) -> None:
+def test_an_export_that_fails_is_reported_and_the_next_one_is_made(tmp_path: Path) -> None:
     wanted = RandomModel(architecture="tiny", image_size=64, precisions=("fp17", "fp32"))
     checkpoint = make_checkpoint(wanted, tmp_path)
     (failed, problem), (made, nothing) = export_bundles(wanted, checkpoint, tmp_path)

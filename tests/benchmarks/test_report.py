@@ -1,6 +1,6 @@
-"""Reports of stored, invented results. After a change that is meant, write the expected ones anew:
-`florence-bench report tests/benchmarks/stored/*.json --output tests/benchmarks/stored/report.md`
-and the same with `report.html`, and look at them.
+"""Reports of stored, invented results. After a change that is meant, write the expected ones anew,
+with `python -m tests.benchmarks.test_report`, and look at them: in the stored page, the words of a
+drawing stand in its place.
 """
 
 import os
@@ -16,16 +16,15 @@ import pytest
 
 from florence_edge.errors import RequestError
 from florence_edge_benchmarks.cli import main
+from florence_edge_benchmarks.report.html import page_of
 from florence_edge_benchmarks.report.markdown import (
     BLOCK_BEGINS,
     BLOCK_ENDS,
     markdown_of,
     with_block,
 )
-from florence_edge_benchmarks.report.page import page_of
-from florence_edge_benchmarks.results.energy import EnergyResult
-from florence_edge_benchmarks.results.files import read_result
-from florence_edge_benchmarks.results.speed import SpeedResult
+from florence_edge_benchmarks.results import EnergyResult, SpeedResult
+from florence_edge_benchmarks.results_io import read_result
 
 from .conftest import STORED
 
@@ -35,14 +34,37 @@ _RUN = "import sys; from florence_edge_benchmarks.cli import main; sys.exit(main
 
 @pytest.fixture(scope="module")
 def page() -> str:
+    pytest.importorskip("matplotlib")
     return page_of([read_result(path) for path in RESULTS])
+
+
+_DRAWING = re.compile(r"<svg .*?</svg>", re.DOTALL)
+
+
+def without_drawings(page: str) -> str:
+    """A page with the words of each drawing in its place: the lines are matplotlib's affair."""
+    return _DRAWING.sub(lambda svg: " | ".join(re.findall(r"<text[^>]*>([^<]*)", svg[0])), page)
 
 
 @pytest.mark.parametrize("name", ["report.html", "report.md"])
 def test_stored_results_give_the_stored_report(name: str, tmp_path: Path) -> None:
+    if name.endswith("html"):
+        pytest.importorskip("matplotlib")
     paths = [str(path) for path in reversed(RESULTS)]
     assert main(["report", *paths, "--output", str(tmp_path / name)]) == 0
-    assert (tmp_path / name).read_bytes() == (STORED / name).read_bytes()
+    found, stored = (folder / name for folder in (tmp_path, STORED))
+    assert without_drawings(found.read_text("utf-8")) == stored.read_text("utf-8")
+
+
+def test_a_markdown_report_needs_no_matplotlib_and_a_page_names_what_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    paths = [str(path) for path in RESULTS]
+    assert main(["report", *paths, "--output", str(tmp_path / "report.md")]) == 0
+    assert main(["report", *paths, "--output", str(tmp_path / "report.html")]) == 1
+    assert "florence-edge[bench]" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["report.md"]
 
 
 def test_speed_comes_before_accuracy_and_energy_under_the_names_of_their_files() -> None:
@@ -56,7 +78,7 @@ def test_speed_comes_before_accuracy_and_energy_under_the_names_of_their_files()
     assert "## " not in markdown_of(results)
 
 
-def test_what_a_model_is_called_is_no_html() -> None:
+def test_what_a_model_is_called_is_not_html() -> None:
     result = read_result(STORED / "energy.json")
     assert isinstance(result, EnergyResult)
     named = replace(result, settings={**result.settings, "model": "<script>a & b"})
@@ -115,7 +137,7 @@ def test_every_drawing_is_well_formed_and_names_model_and_machine(page: str) -> 
     figures = page.split("<figure>")[1:]
     assert len(figures) == (3 + 2 + 1) + (1 + 1 + 2) + 2, "speed, GPU, accuracy against speed"
     for figure in figures:
-        svg = figure[figure.index("<svg") : figure.index("</svg>") + len("</svg>")]
+        (svg,) = _DRAWING.findall(figure)
         ElementTree.fromstring(svg)
         caption = figure[figure.index("<figcaption>") :]
         assert "random base (seed 0, 768 px)" in caption
@@ -134,7 +156,7 @@ def test_energy_is_a_section_with_its_rails_and_no_invented_token(page: str) -> 
     assert "51 °C and 63 °C" in text
     assert "<h2>Energy of Test model</h2>" in page
     assert isinstance(result, EnergyResult)
-    without = replace(result, energy={**result.energy, "joules_per_token": None})
+    without = replace(result, energy=replace(result.energy, tokens=0))
     assert "a token" not in markdown_of([without])
     assert "Energy: int8" in markdown_of([result], brief=True)
 
@@ -223,7 +245,20 @@ def test_bad_input_gives_one_line_and_status_1(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments) == 1
-    told = capsys.readouterr().err.strip()
-    assert told.startswith("florence-bench: ")
-    assert "\n" not in told
-    assert message in told
+    message_of = capsys.readouterr().err.strip()
+    assert message_of.startswith("florence-bench: ")
+    assert "\n" not in message_of
+    assert message in message_of
+
+
+def write_stored() -> None:
+    """Write the expected reports anew."""
+    paths = [str(path) for path in RESULTS]
+    for name in ("report.md", "report.html"):
+        main(["report", *paths, "--output", str(STORED / name)])
+    page = STORED / "report.html"
+    page.write_text(without_drawings(page.read_text("utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_stored()

@@ -1,7 +1,7 @@
 import pytest
 
-from florence_edge import cuda
-from florence_edge_benchmarks.gauges import torch_place
+from florence_edge.cuda import device as cuda_device
+from florence_edge_benchmarks import timing
 from florence_edge_benchmarks.speed.worker import device_memory_of
 from florence_edge_benchmarks.systems.system import System
 
@@ -12,7 +12,7 @@ THEIRS = System(label="torch", kind="transformers", bundle="b", threads=1, devic
 
 
 class TorchCuda:
-    """What is free, as `torch.cuda` says it."""
+    """What is free, as `torch.cuda` reports it."""
 
     def mem_get_info(self, index: int) -> tuple[int, int]:
         assert index == 1
@@ -21,7 +21,7 @@ class TorchCuda:
 
 def test_cuda_itself_is_asked_about_a_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeCuda()
-    monkeypatch.setattr(cuda, "open_calls", lambda: fake)
+    monkeypatch.setattr(cuda_device, "open_provider", lambda: fake)
     memory = device_memory_of(OURS)
     assert memory is not None
     assert memory.taken() == 0
@@ -29,7 +29,7 @@ def test_cuda_itself_is_asked_about_a_bundle(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_torch_is_asked_where_torch_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_place, "torch_cuda", {1: TorchCuda()}.get)
+    monkeypatch.setattr(timing, "torch_cuda", {1: TorchCuda()}.get)
     memory = device_memory_of(THEIRS)
     assert memory is not None
     assert memory.taken() == 0

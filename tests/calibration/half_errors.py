@@ -15,13 +15,13 @@ import numpy.typing as npt
 
 from florence_edge import Florence2, contract
 from florence_edge_export import synthetic
-from florence_edge_export.checkpoint.source import MINIATURE, find_checkpoint
+from florence_edge_export.checkpoint.loader import MINIATURE, find_checkpoint
 from florence_edge_export.export import ExportOptions, export
 
-from ..circumstances import circumstances
+from ..helpers.circumstances import circumstances
 
-RECORDED = Path(__file__).parents[1] / "export" / "half_errors.json"
-_COMMAND = "FLORENCE_EDGE_RECORD=1 python -m pytest -m '' tests/calibration/test_half.py -k close"
+RECORDED = Path(__file__).parents[2] / "results" / "parity" / "half_errors.json"
+_COMMAND = "FLORENCE_EDGE_RECORD=1 python -m pytest -m '' tests/calibration/test_fp16.py -k close"
 
 Models = dict[str, Florence2]
 
@@ -71,19 +71,19 @@ def half_errors(models: Models) -> dict[str, float]:
     """
     exact, half = models["fp32"], models["fp16"]
     size = exact.bundle.size
-    features = exact.backend.look(pixels(size))
+    features = exact.backend.encode_image(pixels(size))
     rounded = features.astype(np.float16)
     exact_caches, half_caches = caches(exact, features), caches(half, rounded)
     rows: dict[str, list[Any]] = {"fp32": [], "fp16": []}
-    for name, model, seen in (("fp32", exact, features), ("fp16", half, rounded)):
+    for name, model, image_features in (("fp32", exact, features), ("fp16", half, rounded)):
         input_ids, mask = _prompts(size)
-        decoder = model.backend.read(seen, input_ids, mask, beams=2)
+        decoder = model.backend.prefill(image_features, input_ids, mask, beams=2)
         tokens = np.random.default_rng(1).integers(3, size.vocab_size, (8, 2, 2))
         for step in tokens:
             scores = decoder.step(step, np.tile([0, 1], (2, 1)))
             rows[name] += [of_image.full().copy() for of_image in scores]
     return {
-        "vision_encoder": _error(half.backend.look(pixels(size)), features),
+        "vision_encoder": _error(half.backend.encode_image(pixels(size)), features),
         "text_encoder": max(_error(half_caches[name], exact_caches[name]) for name in half_caches),
         "decoder": _error(np.array(rows["fp16"]), np.array(rows["fp32"])),
     }

@@ -18,17 +18,17 @@ import onnx_ir as ir
 from florence_edge import Florence2, contract
 from florence_edge.bundle import Bundle
 from florence_edge.image import pixels
-from florence_edge_calibration.int8.ranges import calibrate, no_progress, open_session
-from florence_edge_calibration.int8.recipe import Recipe, quantize_graph
-from florence_edge_calibration.int8.samples import Sample, scene_samples
-from florence_edge_calibration.int8.table import CalibrationTable
-from florence_edge_calibration.int8.targets import TARGETS
+from florence_edge_calibration.int8.calibration_table import CalibrationTable
+from florence_edge_calibration.int8.dataset import CalibrationSample, no_progress, scene_samples
+from florence_edge_calibration.int8.observer import calibrate, open_session
+from florence_edge_calibration.int8.quantize import quantize_graph
+from florence_edge_calibration.int8.recipe import TARGETS, Recipe
 from florence_edge_export import synthetic
 from florence_edge_export.export import ExportOptions, export
 
-from ..circumstances import circumstances
+from ..helpers.circumstances import circumstances
 
-RECORDED = Path(__file__).parents[1] / "export" / "int8_errors.json"
+RECORDED = Path(__file__).parents[2] / "results" / "int8" / "int8_errors.json"
 _COMMAND = "FLORENCE_EDGE_RECORD=1 python -m pytest -m '' tests/calibration/test_int8_errors.py"
 
 MEASURED = 2  # pictures to measure with, other than those to calibrate with
@@ -44,12 +44,12 @@ class Pair:
 
     architecture: str
     image_size: int
-    seen: int  # pictures to calibrate with
+    pictures: int  # to calibrate with
 
 
 # A few pictures of base have thousands of rows in every activation; tiny's last stage has 36 each,
-# and what has not been seen is cut: with less, that hides what outliers do.
-PAIRS = {"tiny": Pair("tiny", 192, seen=24), "base": Pair("base", 768, seen=8)}
+# and what calibration has not read is clipped: with less, that hides what outliers do.
+PAIRS = {"tiny": Pair("tiny", 192, pictures=24), "base": Pair("base", 768, pictures=8)}
 
 
 def export_floats(pair: Pair, outliers: float, folder: Path) -> Bundle:
@@ -65,9 +65,9 @@ def export_floats(pair: Pair, outliers: float, folder: Path) -> Bundle:
 def int8_errors(floats: Bundle, pictures: int) -> Errors:
     """Errors of both targets, with equalization and without, calibrated with some pictures."""
     side = floats.size.image_size
-    seen = scene_samples(pictures, image_size=side)
+    samples = scene_samples(pictures, image_size=side)
     measured = Measured.by(floats, scene_samples(MEASURED, image_size=side, skip=pictures))
-    table = calibrate(floats, seen, no_progress, threads=1)
+    table = calibrate(floats, samples, no_progress, threads=1)
     found: Errors = {}
     for target in TARGETS:
         for label, equalize in (("equalized", True), ("not equalized", False)):
@@ -92,11 +92,11 @@ class Measured:
     expected: Mapping[str, Mapping[str, npt.NDArray[Any]]]
 
     @staticmethod
-    def by(floats: Bundle, samples: list[Sample]) -> "Measured":
+    def by(floats: Bundle, samples: list[CalibrationSample]) -> "Measured":
         model = Florence2.load(floats.folder, threads=1)
         squares = np.stack([pixels(sample.read(), floats.size.image_size) for sample in samples])
-        ids, mask = model.encode_prompts([sample.questions[0] for sample in samples])
-        features = np.asarray(model.backend.look(squares))
+        ids, mask = model.encode_prompts([sample.prompts[0] for sample in samples])
+        features = np.asarray(model.backend.encode_image(squares))
         caches = model.backend.cross_caches(features, ids, mask)  # type: ignore[attr-defined]
         text = {"image_features": features, "input_ids": ids, "encoder_mask": mask}
         return Measured(
@@ -116,10 +116,10 @@ class Measured:
         ):
             model = ir.load(floats.graph_file(graph))
             quantize_graph(graph, model, table, recipe)
-            found[label] = self._error(floats, graph, model)
+            found[label] = self.error(floats, graph, model)
         return found
 
-    def _error(self, floats: Bundle, graph: str, model: ir.Model) -> float:
+    def error(self, floats: Bundle, graph: str, model: ir.Model) -> float:
         half = _is_half(model)
         feeds = {
             name: values.astype(np.float16) if half and values.dtype == np.float32 else values
@@ -153,7 +153,7 @@ def record(name: str, plain: Errors, planted: Errors) -> None:
     measured = {
         **stored.get("errors", {}),
         name: {
-            "calibration pictures": PAIRS[name].seen,
+            "calibration pictures": PAIRS[name].pictures,
             "without outliers": plain,
             "with outliers": planted,
             "with / without": ratios(plain, planted),

@@ -1,6 +1,5 @@
 """florence-calibrate as a person runs it: tables, a ranking of blocks, and clear refusals."""
 
-import os
 import re
 import signal
 import subprocess
@@ -14,11 +13,12 @@ from florence_edge.bundle import Bundle
 from florence_edge_calibration import cli
 from florence_edge_calibration.cli import main
 from florence_edge_calibration.int8 import recipe, sensitivity
-from florence_edge_calibration.int8.table import CalibrationTable
-from florence_edge_calibration.int8.teacher import Agreement
+from florence_edge_calibration.int8.agreement import Agreement
+from florence_edge_calibration.int8.calibration_table import CalibrationTable
 from florence_edge_export.export import ExportOptions, export
 
-from .test_int8_samples import paint
+from ..helpers.paused import start_until_paused, stop
+from .test_int8_dataset import paint
 
 Capture = pytest.CaptureFixture[str]
 
@@ -50,13 +50,13 @@ def refused(arguments: list[str], capsys: Capture, message: str) -> None:
     assert main(arguments) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
-    told = captured.err.strip().splitlines()
-    assert told[-1].startswith("florence-calibrate: ")
-    assert sum(line.startswith("florence-calibrate: ") for line in told) == 1
-    assert re.search(message, told[-1]), told[-1]
+    lines = captured.err.strip().splitlines()
+    assert lines[-1].startswith("florence-calibrate: ")
+    assert sum(line.startswith("florence-calibrate: ") for line in lines) == 1
+    assert re.search(message, lines[-1]), lines[-1]
 
 
-def test_a_table_is_written_and_its_use_is_said(
+def test_a_table_is_written_and_its_use_is_printed(
     floats: Bundle, pictures: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     output = tmp_path / "deep" / "calibration.json"
@@ -76,7 +76,7 @@ def test_the_miniature_has_scenes_of_its_own(named_miniature: Path, tmp_path: Pa
     assert CalibrationTable.load(output).pictures == 2
 
 
-def test_an_existing_table_is_kept_unless_told_otherwise(
+def test_an_existing_table_is_kept_unless_it_may_be_overwritten(
     named_miniature: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     output = tmp_path / "t.json"
@@ -88,7 +88,7 @@ def test_an_existing_table_is_kept_unless_told_otherwise(
     assert CalibrationTable.load(output).pictures == 1
 
 
-def test_nothing_to_do_is_said(floats: Bundle, capsys: Capture) -> None:
+def test_nothing_to_do_is_reported(floats: Bundle, capsys: Capture) -> None:
     refused([str(floats.folder)], capsys, "nothing to do: pass --output FILE, --sensitivity")
 
 
@@ -143,7 +143,7 @@ def test_too_few_pictures_are_refused(
     assert not (tmp_path / "t").exists()
 
 
-def test_paths_that_are_no_bundle_or_no_folder_are_refused(
+def test_paths_without_a_bundle_or_a_folder_are_refused(
     floats: Bundle, tmp_path: Path, capsys: Capture
 ) -> None:
     output = ["--output", str(tmp_path / "t")]
@@ -178,13 +178,13 @@ def test_a_table_of_another_model_is_refused(
     assert not (tmp_path / "t").exists()
 
 
-def test_a_file_that_is_no_table_is_refused(
+def test_a_file_that_is_not_a_table_is_refused(
     floats: Bundle, pictures: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     (tmp_path / "wrong.json").write_text("{}")
     arguments = [str(floats.folder), str(pictures), "--sensitivity"]
     arguments += ["--calibration", str(tmp_path / "wrong.json")]
-    refused(arguments, capsys, "wrong.json is no calibration table")
+    refused(arguments, capsys, "wrong.json is not a calibration table")
 
 
 @pytest.mark.parametrize("output", ["/proc/nowhere/t.json", "/dev/null/t.json", "x" * 300])
@@ -197,9 +197,9 @@ def test_an_impossible_output_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main([str(named_miniature), "--output", output, "--samples", "1"]) == 1
-    told = capsys.readouterr().err.strip().splitlines()[-1]
-    assert told.startswith("florence-calibrate: ")
-    assert "Check the paths" in told
+    lines = capsys.readouterr().err.strip().splitlines()[-1]
+    assert lines.startswith("florence-calibrate: ")
+    assert "Check the paths" in lines
     assert not list(tmp_path.iterdir())
 
 
@@ -237,8 +237,8 @@ def test_sensitivity_prints_a_line_for_each_block_that_keep_understands(
         ]
 
     monkeypatch.setattr(sensitivity, "sweep", quick)
-    monkeypatch.setattr(cli, "_TAUGHT", 1)
-    monkeypatch.setattr(cli, "_MOST_NEW_TOKENS", 3)
+    monkeypatch.setattr(cli, "_JUDGED_PICTURES", 1)
+    monkeypatch.setattr(cli, "_MAX_NEW_TOKENS", 3)
     arguments = [str(floats.folder), str(pictures), "--sensitivity", "--target", "cpu"]
     arguments += ["--calibration", str(tmp_path / "t.json"), "--method", "minmax"]
     assert main(arguments) == 0
@@ -269,25 +269,15 @@ cli._draw_progress = paused
 sys.exit(cli.main())
 """
     arguments = [str(floats.folder), str(pictures), "--output", str(output), "--overwrite"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ},
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "paused\n"
-    process.send_signal(signal.SIGTERM)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
+    status, error = stop(start_until_paused(program, arguments), signal.SIGTERM)
+    assert status == 130
     assert error.strip() == "florence-calibrate: stopped."
     assert output.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["t.json"]
 
 
 @pytest.mark.parametrize("missing", ["onnx_ir", "ml_dtypes", "onnxruntime"])
-def test_without_what_it_needs_it_says_what_to_install(
+def test_a_missing_package_is_named_with_what_to_install(
     floats: Bundle, pictures: Path, tmp_path: Path, missing: str
 ) -> None:
     program = f"import sys; sys.modules[{missing!r}] = None; {_RUN}"

@@ -9,37 +9,41 @@ import pytest
 
 from florence_edge import contract
 from florence_edge.bundle import Bundle
-from florence_edge_calibration.int8.activations import Activation
-from florence_edge_calibration.int8.clipping import limit_by_minmax, limit_by_mse
-from florence_edge_calibration.int8.equalize import Choice, Place, choose, fold, foldable_into
-from florence_edge_calibration.int8.linears import Linear, by_activation, find_linears
-from florence_edge_calibration.int8.rewrite import Insertion
-from florence_edge_calibration.int8.samples import Sample
-from florence_edge_calibration.int8.table import CalibrationTable
+from florence_edge_calibration.int8.calibration_table import CalibrationTable
+from florence_edge_calibration.int8.dataset import CalibrationSample
+from florence_edge_calibration.int8.equalize import Choice, FoldTarget, choose, fold, foldable_into
+from florence_edge_calibration.int8.graph_edit import (
+    Insertion,
+    LinearNode,
+    by_activation,
+    find_linears,
+)
+from florence_edge_calibration.int8.histogram import ChannelHistogram
+from florence_edge_calibration.int8.range_selection import limit_by_minmax, limit_by_mse
 
 from .int8_errors import Measured
-from .test_int8_activations import seen
+from .test_int8_histogram import histogram_of
 
 ENCODERS = (contract.VISION_ENCODER, contract.TEXT_ENCODER)
 
 
 @pytest.fixture(scope="module")
-def measured(floats: Bundle, samples: list[Sample]) -> Measured:
+def measured(floats: Bundle, samples: list[CalibrationSample]) -> Measured:
     return Measured.by(floats, samples[:2])
 
 
 @pytest.fixture(scope="module")
-def planted_measured(planted: Bundle, samples: list[Sample]) -> Measured:
+def planted_measured(planted: Bundle, samples: list[CalibrationSample]) -> Measured:
     return Measured.by(planted, samples[:2])
 
 
-def load(bundle: Bundle, graph: str) -> tuple[ir.Model, dict[str, list[Linear]]]:
+def load(bundle: Bundle, graph: str) -> tuple[ir.Model, dict[str, list[LinearNode]]]:
     model = ir.load(bundle.graph_file(graph))
     return model, by_activation(find_linears(model.graph))
 
 
 def choices(
-    groups: dict[str, list[Linear]], table: CalibrationTable, *, equalize: bool = True
+    groups: dict[str, list[LinearNode]], table: CalibrationTable, *, equalize: bool = True
 ) -> dict[str, Choice]:
     return {
         name: choose(linears, table.activations[name], limit_by_mse, equalize=equalize)
@@ -57,7 +61,7 @@ def apply_in_float(graph: ir.Graph, chosen: Iterable[Choice]) -> None:
         factors = insertion.constant(1 / choice.factors, "equalize")
         divided = (
             insertion.op("Mul", [first.activation, factors], ir.DataType.FLOAT)
-            if choice.place is Place.MULTIPLY
+            if choice.fold_target is FoldTarget.MULTIPLY
             else first.activation
         )
         for linear in choice.linears:
@@ -69,20 +73,20 @@ def apply_in_float(graph: ir.Graph, chosen: Iterable[Choice]) -> None:
 
 
 @pytest.mark.parametrize("graph", ENCODERS)
-@pytest.mark.parametrize("place", [Place.NORM, Place.VALUES])
+@pytest.mark.parametrize("place", [FoldTarget.NORM, FoldTarget.VALUES])
 @pytest.mark.parametrize("outliers", [False, True])
 def test_folding_changes_nothing_that_the_float_model_says(
-    graph: str, place: Place, outliers: bool, request: pytest.FixtureRequest
+    graph: str, place: FoldTarget, outliers: bool, request: pytest.FixtureRequest
 ) -> None:
     prefix = "planted" if outliers else ""
     bundle = request.getfixturevalue("planted" if outliers else "floats")
     table = request.getfixturevalue(f"{prefix}_table".lstrip("_"))
     measured = request.getfixturevalue(f"{prefix}_measured".lstrip("_"))
     model, groups = load(bundle, graph)
-    chosen = [each for each in choices(groups, table).values() if each.place is place]
+    chosen = [each for each in choices(groups, table).values() if each.fold_target is place]
     assert any(np.abs(each.shifts).max() > 1 for each in chosen)
     apply_in_float(model.graph, chosen)
-    assert measured._error(bundle, graph, model) < 3e-6
+    assert measured.error(bundle, graph, model) < 3e-6
 
 
 def test_a_fold_without_its_counterpart_would_be_noticed(
@@ -91,7 +95,7 @@ def test_a_fold_without_its_counterpart_would_be_noticed(
     model, groups = load(floats, contract.VISION_ENCODER)
     for choice in choices(groups, table).values():
         fold(choice, model.graph)
-    assert measured._error(floats, contract.VISION_ENCODER, model) > 0.01
+    assert measured.error(floats, contract.VISION_ENCODER, model) > 0.01
 
 
 def test_an_explicit_multiplication_changes_nothing_either(
@@ -99,30 +103,32 @@ def test_an_explicit_multiplication_changes_nothing_either(
 ) -> None:
     model, groups = load(planted, contract.VISION_ENCODER)
     chosen = [
-        each for each in choices(groups, planted_table).values() if each.place is Place.MULTIPLY
+        each
+        for each in choices(groups, planted_table).values()
+        if each.fold_target is FoldTarget.MULTIPLY
     ]
     if not chosen:
         pytest.fail("no activation of the tiny model is worth a multiplication any more")
     apply_in_float(model.graph, chosen)
-    assert planted_measured._error(planted, contract.VISION_ENCODER, model) < 3e-6
+    assert planted_measured.error(planted, contract.VISION_ENCODER, model) < 3e-6
 
 
 _PLACES = {
-    "spatial_block.window_attn.q_proj": Place.NORM,
-    "spatial_block.window_attn.proj": Place.VALUES,
-    "channel_block.channel_attn.q_proj": Place.NORM,
-    "channel_block.channel_attn.proj": Place.MULTIPLY,  # channels are mixed, not averaged
-    "ffn.fc1": Place.NORM,
-    "ffn.fc2": Place.MULTIPLY,  # nothing folds through GELU
-    "conv": Place.NORM,
-    "image_projection": Place.MULTIPLY,
-    "self_attn.q_proj": Place.MULTIPLY,  # BART: the norm's output is the residual, too
-    "self_attn.out_proj": Place.VALUES,
-    "cross.0.k_proj": Place.NORM,  # of the last layer, whose output nobody else reads
-    "0.fc1": Place.MULTIPLY,
-    "0.fc2": Place.MULTIPLY,
-    "1.fc1": Place.MULTIPLY,
-    "1.fc2": Place.MULTIPLY,
+    "spatial_block.window_attn.q_proj": FoldTarget.NORM,
+    "spatial_block.window_attn.proj": FoldTarget.VALUES,
+    "channel_block.channel_attn.q_proj": FoldTarget.NORM,
+    "channel_block.channel_attn.proj": FoldTarget.MULTIPLY,  # channels are mixed, not averaged
+    "ffn.fc1": FoldTarget.NORM,
+    "ffn.fc2": FoldTarget.MULTIPLY,  # nothing folds through GELU
+    "conv": FoldTarget.NORM,
+    "image_projection": FoldTarget.MULTIPLY,
+    "self_attn.q_proj": FoldTarget.MULTIPLY,  # BART: the norm's output is the residual, too
+    "self_attn.out_proj": FoldTarget.VALUES,
+    "cross.0.k_proj": FoldTarget.NORM,  # of the last layer, whose output nobody else reads
+    "0.fc1": FoldTarget.MULTIPLY,
+    "0.fc2": FoldTarget.MULTIPLY,
+    "1.fc1": FoldTarget.MULTIPLY,
+    "1.fc2": FoldTarget.MULTIPLY,
 }
 
 
@@ -137,8 +143,8 @@ def test_divisions_go_where_they_are_exact(floats: Bundle, graph: str) -> None:
 def test_a_norm_that_a_float_linear_reads_too_is_left_alone(floats: Bundle) -> None:
     _, groups = load(floats, contract.TEXT_ENCODER)
     readers = groups["text_encoder.cross.0.k_proj"]
-    assert foldable_into(readers) is Place.NORM
-    assert foldable_into(readers[1:]) is Place.MULTIPLY
+    assert foldable_into(readers) is FoldTarget.NORM
+    assert foldable_into(readers[1:]) is FoldTarget.MULTIPLY
 
 
 def test_planted_outliers_are_found_and_moved(
@@ -148,13 +154,13 @@ def test_planted_outliers_are_found_and_moved(
     for graph in ENCODERS:
         _, groups = load(planted, graph)
         for name, choice in choices(groups, planted_table).items():
-            before = planted_table.activations[name].maxima
+            before = planted_table.activations[name].abs_max
             if before.max() < 20 * np.median(before):
                 continue
             found += 1
-            assert choice.place in (Place.NORM, Place.VALUES), name
+            assert choice.fold_target in (FoldTarget.NORM, FoldTarget.VALUES), name
             assert choice.factors.argmax() == before.argmax()
-            assert choice.seen.maxima.max() < 0.3 * before.max()
+            assert choice.histogram.abs_max.max() < 0.3 * before.max()
             assert choice.error < 0.1 * choice.plain_error
     assert found >= 20
 
@@ -164,26 +170,28 @@ def test_nothing_is_moved_where_equalization_is_off(
 ) -> None:
     _, groups = load(planted, contract.VISION_ENCODER)
     for choice in choices(groups, planted_table, equalize=False).values():
-        assert choice.place is Place.NOWHERE
+        assert choice.fold_target is FoldTarget.NOWHERE
         assert not choice.shifts.any()
         assert choice.error == choice.plain_error
 
 
-def rows(channels: int, outlier: float = 1.0) -> Activation:
+def rows(channels: int, outlier: float = 1.0) -> ChannelHistogram:
     values = np.random.default_rng(0).standard_normal((4000, channels))
     values[:, 7] *= outlier
-    return seen(values)
+    return histogram_of(values)
 
 
-@pytest.mark.parametrize(("outlier", "place"), [(1, Place.NOWHERE), (100, Place.MULTIPLY)])
+@pytest.mark.parametrize(
+    ("outlier", "place"), [(1, FoldTarget.NOWHERE), (100, FoldTarget.MULTIPLY)]
+)
 def test_a_multiplication_is_put_only_where_it_wins(
-    floats: Bundle, outlier: float, place: Place
+    floats: Bundle, outlier: float, place: FoldTarget
 ) -> None:
     _, groups = load(floats, contract.TEXT_ENCODER)
     linears = groups["text_encoder.layers.0.fc1"]
     choice = choose(linears, rows(linears[0].channels, outlier), limit_by_mse)
-    assert choice.place is place
-    if place is Place.MULTIPLY:
+    assert choice.fold_target is place
+    if place is FoldTarget.MULTIPLY:
         assert choice.error < 0.5 * choice.plain_error
         assert choice.factors.argmax() == 7
 
@@ -195,7 +203,7 @@ def test_no_choice_is_expected_to_be_worse_than_none(
         _, groups = load(floats, graph)
         for choice in choices(groups, table).values():
             assert choice.error <= choice.plain_error
-            if choice.place is Place.MULTIPLY:
+            if choice.fold_target is FoldTarget.MULTIPLY:
                 assert choice.error <= 0.5 * choice.plain_error
 
 
@@ -209,7 +217,7 @@ def test_the_best_of_all_migrations_is_taken(floats: Bundle) -> None:
     largest = np.abs(linear.weight_rows()).max(axis=1)
     matching = []
     for strength in (0.25, 0.5, 0.75):
-        factors = activation.maxima**strength / largest ** (1 - strength)
+        factors = activation.abs_max**strength / largest ** (1 - strength)
         factors /= np.exp2(np.median(np.log2(factors)))
         matching.append(bool(np.abs(np.log2(choice.factors / factors)).max() <= 0.126))
     assert any(matching)
@@ -226,7 +234,7 @@ def test_dead_channels_do_no_harm(floats: Bundle, dead: str) -> None:
         weight = linear.weight_values().copy()
         weight[3] = 0
         linear.weight.const_value = ir.tensor(weight, name=linear.weight.name)
-    choice = choose([linear], seen(values), limit_by_mse)
+    choice = choose([linear], histogram_of(values), limit_by_mse)
     assert choice.shifts[3] == 0
     assert np.isfinite([choice.error, choice.limit]).all()
 
@@ -235,6 +243,6 @@ def test_an_activation_that_is_always_zero_has_a_limit_above_zero(floats: Bundle
     _, groups = load(floats, contract.VISION_ENCODER)
     (linear,) = groups["vision_encoder.blocks.1.0.spatial_block.ffn.fc1"]
     silent: npt.NDArray[np.float64] = np.zeros((10, linear.channels))
-    choice = choose([linear], seen(silent), limit_by_mse)
+    choice = choose([linear], histogram_of(silent), limit_by_mse)
     assert choice.limit > 0
     assert np.isfinite(choice.error)

@@ -26,7 +26,7 @@ _ALLOWED = {
 
 def errors_of(name: str, outliers: float, folder: Path) -> Errors:
     pair = PAIRS[name]
-    return int8_errors(export_floats(pair, outliers, folder / f"{outliers:g}"), pair.seen)
+    return int8_errors(export_floats(pair, outliers, folder / f"{outliers:g}"), pair.pictures)
 
 
 @pytest.mark.parametrize("name", ["tiny", pytest.param("base", marks=pytest.mark.slow)])

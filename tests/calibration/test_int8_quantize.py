@@ -14,20 +14,19 @@ import pytest
 
 from florence_edge import contract
 from florence_edge.bundle import Bundle
-from florence_edge_calibration.int8.clipping import limit_by_minmax
-from florence_edge_calibration.int8.dynamic import multiply_dynamically
+from florence_edge_calibration.int8.calibration_table import CalibrationTable
+from florence_edge_calibration.int8.dataset import CalibrationSample
 from florence_edge_calibration.int8.equalize import choose
-from florence_edge_calibration.int8.linears import find_linears
-from florence_edge_calibration.int8.quantize import quantize_for_cpu, quantize_portably
-from florence_edge_calibration.int8.ranges import open_session
-from florence_edge_calibration.int8.recipe import Recipe, quantize
-from florence_edge_calibration.int8.samples import Sample
-from florence_edge_calibration.int8.table import CalibrationTable
-from florence_edge_calibration.int8.weight_only import store_weights_as_int8
-from florence_edge_export.bundle import save_graphs
+from florence_edge_calibration.int8.graph_edit import find_linears
+from florence_edge_calibration.int8.observer import open_session
+from florence_edge_calibration.int8.quantize import quantize, quantize_qdq, quantize_qoperator
+from florence_edge_calibration.int8.range_selection import limit_by_minmax
+from florence_edge_calibration.int8.recipe import Recipe
+from florence_edge_calibration.int8.weight_only import quantize_dynamically, quantize_weights
+from florence_edge_export.bundle_writer import save_graphs
 
 from .int8_errors import Measured
-from .test_int8_activations import seen
+from .test_int8_histogram import histogram_of
 
 Array = npt.NDArray[Any]
 Graphs = dict[str, ir.Graph]
@@ -53,7 +52,7 @@ def for_cpu(floats: Bundle, table: CalibrationTable) -> dict[str, ir.Model]:
 
 
 @pytest.fixture(scope="module")
-def measured(floats: Bundle, samples: list[Sample]) -> Measured:
+def measured(floats: Bundle, samples: list[CalibrationSample]) -> Measured:
     return Measured.by(floats, samples[:2])
 
 
@@ -297,7 +296,7 @@ def test_both_encoders_stay_close_to_float(
 ) -> None:
     for name in ENCODERS:
         model = request.getfixturevalue(target)[name]
-        assert 1e-4 < measured._error(floats, name, model) < 0.08
+        assert 1e-4 < measured.error(floats, name, model) < 0.08
 
 
 def test_bundles_shrink(
@@ -360,8 +359,10 @@ def test_portable_products_are_those_of_rounded_numbers(with_bias: bool, limit: 
     values, weight, bias = weights()
     model = linear_model(weight, bias if with_bias else None)
     largest = float(np.abs(values).max()) * limit
-    choice = choose(find_linears(model.graph), seen(values), lambda *_: largest, equalize=False)
-    quantize_portably(model.graph, [choice])
+    choice = choose(
+        find_linears(model.graph), histogram_of(values), lambda *_: largest, equalize=False
+    )
+    quantize_qdq(model.graph, [choice])
     step = np.float32(np.float16(largest / 127))
     activation = np.rint(values / step).clip(-128, 127) * step
     expected = activation @ rounded_weight(weight) + (bias if with_bias else 0)
@@ -376,8 +377,10 @@ def test_cpu_products_are_those_of_rounded_numbers(with_bias: bool, shift: float
     values, weight, bias = weights()
     values += np.float32(shift)  # a range that is not symmetric, as GELU's is not
     model = linear_model(weight, bias if with_bias else None)
-    choice = choose(find_linears(model.graph), seen(values), limit_by_minmax, equalize=False)
-    quantize_for_cpu(model.graph, [choice])
+    choice = choose(
+        find_linears(model.graph), histogram_of(values), limit_by_minmax, equalize=False
+    )
+    quantize_qoperator(model.graph, [choice])
     low, high = min(values.min(), 0), max(values.max(), 0)
     step = (high - low) / 255
     activation = np.rint(values / step) * step
@@ -389,7 +392,7 @@ def test_cpu_products_are_those_of_rounded_numbers(with_bias: bool, shift: float
 def test_weight_only_products_are_those_of_rounded_weights(with_bias: bool) -> None:
     values, weight, bias = weights()
     model = linear_model(weight, bias if with_bias else None)
-    store_weights_as_int8(model.graph)
+    quantize_weights(model.graph)
     expected = values @ rounded_weight(weight) + (bias if with_bias else 0)
     np.testing.assert_allclose(ran(model, values), expected, atol=0.01 * np.abs(expected).max())
 
@@ -398,7 +401,7 @@ def test_weight_only_products_are_those_of_rounded_weights(with_bias: bool) -> N
 def test_dynamic_products_are_close_whatever_the_range(with_bias: bool) -> None:
     values, weight, bias = weights()
     model = linear_model(weight, bias if with_bias else None)
-    multiply_dynamically(model.graph)
+    quantize_dynamically(model.graph)
     for scale in (1.0, 1000.0):
         expected = scale * values @ weight + (bias if with_bias else 0)
         found = ran(model, np.float32(scale) * values)
@@ -407,7 +410,7 @@ def test_dynamic_products_are_close_whatever_the_range(with_bias: bool) -> None:
 
 def test_what_is_kept_is_left_as_it_was() -> None:
     values, weight, bias = weights()
-    for store in (store_weights_as_int8, multiply_dynamically):
+    for store in (quantize_weights, quantize_dynamically):
         model = linear_model(weight, bias)
         store(model.graph, frozenset({"fc"}))
         np.testing.assert_allclose(ran(model, values), values @ weight + bias, rtol=1e-4, atol=1e-4)
@@ -417,9 +420,9 @@ def test_outputs_keep_their_names_and_nothing_unused_is_left() -> None:
     _, weight, bias = weights()
     for kept in (True, False):
         model = linear_model(weight, bias)
-        (quantize_for_cpu if kept else quantize_portably)(
+        (quantize_qoperator if kept else quantize_qdq)(
             model.graph,
-            [choose(find_linears(model.graph), seen(weights()[0]), limit_by_minmax)],
+            [choose(find_linears(model.graph), histogram_of(weights()[0]), limit_by_minmax)],
         )
         assert [value.name for value in model.graph.outputs] == ["y"]
         assert "fc.weight" not in model.graph.initializers

@@ -11,16 +11,16 @@ import pytest
 from florence_edge import contract
 from florence_edge.bundle import Bundle
 from florence_edge.errors import RequestError
+from florence_edge_calibration.int8.calibration_table import CalibrationTable
+from florence_edge_calibration.int8.quantize import Quantization, layer_names, quantize
 from florence_edge_calibration.int8.recipe import (
-    Quantization,
+    TARGETS,
+    FloatPrecision,
     Recipe,
+    Target,
     block_of,
-    layer_names,
     pattern_of,
-    quantize,
 )
-from florence_edge_calibration.int8.table import CalibrationTable
-from florence_edge_calibration.int8.targets import TARGETS, Floats, Target
 
 from ..export import stubs
 
@@ -29,7 +29,7 @@ EMBEDDING = "decoder.shared"
 
 
 def made(
-    floats: Bundle, table: CalibrationTable, target: Target, kept: Mapping[str, Floats]
+    floats: Bundle, table: CalibrationTable, target: Target, kept: Mapping[str, FloatPrecision]
 ) -> Quantization:
     return quantize(floats, table, Recipe(target=target, kept=kept))
 
@@ -61,7 +61,7 @@ def test_everything_is_quantized_that_is_not_kept(
         assert stored_as(found, name) == {FLOAT if conv_on_cpu else INT8}, name
 
 
-_KEPT: list[tuple[str, Target, Floats, ir.DataType]] = [
+_KEPT: list[tuple[str, Target, FloatPrecision, ir.DataType]] = [
     ("vision_encoder.blocks.2.0.*", "tensorrt", "fp16", HALF),
     ("vision_encoder.blocks.2.0.*", "tensorrt", "fp32", FLOAT),
     ("vision_encoder.blocks.2.0.*", "cpu", "fp32", FLOAT),
@@ -84,7 +84,7 @@ def test_a_pattern_keeps_what_it_matches_and_no_more(
     table: CalibrationTable,
     pattern: str,
     target: Target,
-    as_: Floats,
+    as_: FloatPrecision,
     dtype: ir.DataType,
 ) -> None:
     found = made(floats, table, target, {pattern: as_})
@@ -101,7 +101,7 @@ def test_a_pattern_keeps_what_it_matches_and_no_more(
 def test_of_several_patterns_the_first_that_matches_counts(
     floats: Bundle, table: CalibrationTable
 ) -> None:
-    kept: dict[str, Floats] = {"decoder.layers.0.fc1": "fp32", "decoder.layers.0.*": "fp16"}
+    kept: dict[str, FloatPrecision] = {"decoder.layers.0.fc1": "fp32", "decoder.layers.0.*": "fp16"}
     found = made(floats, table, "tensorrt", kept)
     assert stored_as(found, "decoder.layers.0.fc1") == {FLOAT}
     assert stored_as(found, "decoder.layers.0.fc2") == {HALF}
@@ -149,17 +149,17 @@ def test_the_bundles_files_are_not_touched(floats: Bundle, table: CalibrationTab
     floats.check_content()
 
 
-def test_without_halving_all_floats_are_float32(floats: Bundle, table: CalibrationTable) -> None:
-    found = quantize(floats, table, Recipe(target="tensorrt", halve=False))
+def test_without_float16_all_floats_are_float32(floats: Bundle, table: CalibrationTable) -> None:
+    found = quantize(floats, table, Recipe(target="tensorrt", float16=False))
     for model in found.graphs.values():
         assert HALF not in {value.dtype for value in model.graph.initializers.values()}
 
 
-def test_a_scale_is_not_changed_by_halving(floats: Bundle, table: CalibrationTable) -> None:
-    halved = made(floats, table, "tensorrt", {}).graphs
-    whole = quantize(floats, table, Recipe(target="tensorrt", halve=False)).graphs
+def test_a_scale_is_not_changed_by_float16(floats: Bundle, table: CalibrationTable) -> None:
+    half = made(floats, table, "tensorrt", {}).graphs
+    whole = quantize(floats, table, Recipe(target="tensorrt", float16=False)).graphs
     compared = 0
-    for graph, model in halved.items():
+    for graph, model in half.items():
         for name, value in model.graph.initializers.items():
             if not name.endswith("scale"):
                 continue

@@ -14,7 +14,7 @@ from florence_edge_calibration.int8.scales import (
     weight_power,
 )
 
-from .test_int8_activations import seen
+from .test_int8_histogram import histogram_of
 
 _WEIGHTS = arrays.arrays(
     np.float32, st.tuples(*[st.integers(1, 6)] * 2), elements=st.floats(-(2.0**9), 2.0**9, width=16)
@@ -79,4 +79,4 @@ def test_the_predicted_error_is_that_of_rounded_products(share: float) -> None:
         quantized = quantize_weight(weight, 1)
         product = rounded @ (quantized.values * quantized.scales)
         found += float(np.square(product - values @ weight).mean(axis=0).sum())
-    assert output_error(seen(values), rows, limit) == pytest.approx(found, rel=0.15)
+    assert output_error(histogram_of(values), rows, limit) == pytest.approx(found, rel=0.15)

@@ -9,16 +9,21 @@ import pytest
 from florence_edge import Florence2, contract
 from florence_edge.bundle import Bundle
 from florence_edge_calibration.int8 import sensitivity
-from florence_edge_calibration.int8.ranges import no_progress
-from florence_edge_calibration.int8.recipe import Recipe, layer_names, pattern_of
-from florence_edge_calibration.int8.samples import Sample
+from florence_edge_calibration.int8.agreement import TeacherForcing
+from florence_edge_calibration.int8.calibration_table import CalibrationTable
+from florence_edge_calibration.int8.dataset import CalibrationSample, no_progress
+from florence_edge_calibration.int8.quantize import layer_names
+from florence_edge_calibration.int8.recipe import (
+    TARGETS,
+    FloatPrecision,
+    Recipe,
+    Target,
+    pattern_of,
+)
 from florence_edge_calibration.int8.sensitivity import Sensitivity, _only, blocks_of, sweep
-from florence_edge_calibration.int8.table import CalibrationTable
-from florence_edge_calibration.int8.targets import TARGETS, Floats, Target
-from florence_edge_calibration.int8.teacher import Teacher
 
 # Each block takes a moment, and what is left here is one of each kind.
-_SOME: dict[str, Floats] = {
+_SOME: dict[str, FloatPrecision] = {
     "vision_encoder.blocks.[013]*": "fp32",
     "vision_encoder.blocks.2.1.*": "fp32",
     "vision_encoder.blocks.2.0.channel_block.*": "fp32",
@@ -33,17 +38,19 @@ _SOME: dict[str, Floats] = {
 
 
 @pytest.fixture(scope="module")
-def swept(floats: Bundle, table: CalibrationTable, samples: list[Sample]) -> list[Sensitivity]:
+def swept(
+    floats: Bundle, table: CalibrationTable, samples: list[CalibrationSample]
+) -> list[Sensitivity]:
     return list(sweep(floats, table, Recipe(target="tensorrt", kept=_SOME), samples[:2]))
 
 
 def test_every_block_of_every_graph_is_swept_once(
     floats: Bundle,
     table: CalibrationTable,
-    samples: list[Sample],
+    samples: list[CalibrationSample],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sensitivity._Run, "compare", lambda *_, timed: (0.5, 0.25))
+    monkeypatch.setattr(sensitivity._FloatGraphs, "compare", lambda *_, timed: (0.5, 0.25))
     monkeypatch.setattr(sensitivity, "quantize_graph", lambda *_: [])
     blocks = blocks_of(floats)
     assert list(blocks) == list(contract.GRAPHS)
@@ -69,13 +76,13 @@ def test_only_the_block_is_quantized(floats: Bundle) -> None:
         for block in blocks:
             alone = _only(block, model, Recipe(target="tensorrt"))
             assert alone is not None
-            assert not alone.halve
+            assert not alone.float16
             quantized = [name for name in names if alone.kept_as(name) is None]
             whole = Recipe(target="tensorrt", kept={pattern_of(block): "fp32"})
             assert quantized == [name for name in names if whole.kept_as(name) is not None]
 
 
-def test_what_the_recipe_keeps_is_not_asked_about(swept: list[Sensitivity]) -> None:
+def test_what_the_recipe_keeps_is_left_out(swept: list[Sensitivity]) -> None:
     recipe = Recipe(target="tensorrt", kept=_SOME)
     for each in swept:
         name = each.block if each.block.endswith(".shared") else f"{each.block}.x"
@@ -85,20 +92,20 @@ def test_what_the_recipe_keeps_is_not_asked_about(swept: list[Sensitivity]) -> N
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_one_block_can_be_left_to_sweep(
-    floats: Bundle, table: CalibrationTable, samples: list[Sample], target: Target
+    floats: Bundle, table: CalibrationTable, samples: list[CalibrationSample], target: Target
 ) -> None:
     recipe = Recipe(target=target, kept=all_but("text_encoder.layers.1.fc", floats))
     (found,) = sweep(floats, table, recipe, samples[:1])
     assert (found.graph, found.block) == (contract.TEXT_ENCODER, "text_encoder.layers.1.fc")
 
 
-def all_but(block: str, bundle: Bundle) -> dict[str, Floats]:
+def all_but(block: str, bundle: Bundle) -> dict[str, FloatPrecision]:
     names = [name for blocks in blocks_of(bundle).values() for name in blocks if name != block]
     return {pattern_of(name): "fp32" for name in names}
 
 
 def test_outliers_show_in_their_blocks_where_they_are_not_evened_out(
-    planted: Bundle, planted_table: CalibrationTable, samples: list[Sample]
+    planted: Bundle, planted_table: CalibrationTable, samples: list[CalibrationSample]
 ) -> None:
     recipe = Recipe(
         target="tensorrt", kept=all_but("vision_encoder.blocks.2.0.spatial_block.ffn", planted)
@@ -111,14 +118,14 @@ def test_outliers_show_in_their_blocks_where_they_are_not_evened_out(
     assert errors[False] > 2 * errors[True]
 
 
-def test_a_teacher_says_how_far_each_block_is_followed(
-    floats: Bundle, tiny_model: Florence2, table: CalibrationTable, samples: list[Sample]
+def test_with_teacher_forcing_each_block_has_an_agreement(
+    floats: Bundle, tiny_model: Florence2, table: CalibrationTable, samples: list[CalibrationSample]
 ) -> None:
-    teacher = Teacher(tiny_model, samples[:1], no_progress, max_new_tokens=3)
+    teacher_forcing = TeacherForcing(tiny_model, samples[:1], no_progress, max_new_tokens=3)
     recipe = Recipe(target="tensorrt", kept=all_but("decoder.layers.0.fc", floats))
-    (found,) = sweep(floats, table, recipe, samples[:1], teacher)
+    (found,) = sweep(floats, table, recipe, samples[:1], teacher_forcing)
     assert found.agreement is not None
-    assert found.agreement.positions == teacher.positions
+    assert found.agreement.positions == teacher_forcing.positions
     assert found.saved is not None
     assert found.saved < 1
 
@@ -132,7 +139,7 @@ def test_variants_leave_nothing_behind_and_the_bundle_as_it_was(
 
 
 def test_a_sweep_that_is_stopped_leaves_nothing_behind(
-    floats: Bundle, table: CalibrationTable, samples: list[Sample]
+    floats: Bundle, table: CalibrationTable, samples: list[CalibrationSample]
 ) -> None:
     running = sweep(floats, table, Recipe(target="tensorrt"), samples[:1])
     next(running)

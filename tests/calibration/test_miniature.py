@@ -11,18 +11,12 @@ pytest.importorskip("transformers")
 
 from tokenizers import Tokenizer  # noqa: E402
 
-from florence_edge.text import FLORENCE_TOKENS  # noqa: E402
-from florence_edge_calibration.miniature import dense, publish  # noqa: E402
-from florence_edge_calibration.miniature.batches import BatchSource  # noqa: E402
+from florence_edge.tokenizer import FLORENCE_TOKENS  # noqa: E402
+from florence_edge_calibration.miniature import dense_head, publish  # noqa: E402
+from florence_edge_calibration.miniature.data import BatchSource, ScenePool  # noqa: E402
 from florence_edge_calibration.miniature.evaluate import CHECKPOINT  # noqa: E402
-from florence_edge_calibration.miniature.pool import ScenePool  # noqa: E402
-from florence_edge_calibration.miniature.train import train  # noqa: E402
-from florence_edge_calibration.miniature.training import Plan, start_training  # noqa: E402
-from florence_edge_calibration.scenes import (  # noqa: E402
-    ask_everything,
-    draw_scene,
-    generate_scenes,
-)
+from florence_edge_calibration.miniature.train import TrainingPlan, start_training, train  # noqa: E402
+from florence_edge_calibration.scenes import ask_everything, draw_scene, generate_scenes  # noqa: E402
 from florence_edge_calibration.scenes.shapes import SHAPES  # noqa: E402
 
 SCENES = list(generate_scenes(300, 8))
@@ -65,18 +59,18 @@ def test_tokens_stand_in_florences_order(tokenizer: Tokenizer) -> None:
     assert ids["<image>"] == config["image_token_id"] == added[-1] + 1
 
 
-def test_the_tokenizer_reads_back_what_is_said(tokenizer: Tokenizer) -> None:
+def test_the_tokenizer_reads_back_answers(tokenizer: Tokenizer) -> None:
     for question in ask_everything(SCENES[0]):
         ids = tokenizer.encode(question.answer).ids
-        said = f"<s>{question.answer}</s>"
-        assert tokenizer.decode(ids, skip_special_tokens=False) == said
+        text = f"<s>{question.answer}</s>"
+        assert tokenizer.decode(ids, skip_special_tokens=False) == text
 
 
-def test_image_tokens_are_taught_what_lies_before_them() -> None:
-    truth = dense.dense_truth(SCENES)
+def test_image_tokens_have_the_truth_of_what_is_before_them() -> None:
+    truth = dense_head.dense_truth(SCENES)
     for index, scene in enumerate(SCENES):
-        seen = {int(shape) for shape in truth.shape[index]}
-        assert {list(SHAPES).index(thing.shape) for thing in scene.objects} <= seen
+        shown = {int(shape) for shape in truth.shape[index]}
+        assert {list(SHAPES).index(thing.shape) for thing in scene.objects} <= shown
 
 
 def test_the_same_step_gives_the_same_batch(tokenizer: Tokenizer) -> None:
@@ -88,7 +82,11 @@ def test_the_same_step_gives_the_same_batch(tokenizer: Tokenizer) -> None:
 
 
 def test_training_goes_on_where_it_was_saved(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    plan, source, cpu = Plan(dense_steps=1, steps=1), source_of(tokenizer), torch.device("cpu")
+    plan, source, cpu = (
+        TrainingPlan(dense_steps=1, steps=1),
+        source_of(tokenizer),
+        torch.device("cpu"),
+    )
     begun = start_training(plan, tokenizer, cpu)
     train(plan, begun, source, tmp_path, Event())
     assert (tmp_path / "checkpoint" / "model.safetensors").exists()

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from florence_edge.answers.parse import parse
+from florence_edge.results.parse import parse
 from florence_edge.tasks import TASKS
 from florence_edge_calibration.scenes import (
     Scene,
@@ -12,7 +12,7 @@ from florence_edge_calibration.scenes import (
 )
 from florence_edge_calibration.scenes.held_out import coco_truth, draw_truth, load_held_out
 from florence_edge_calibration.scenes.layout import GRID, SceneObject, SceneWord
-from florence_edge_calibration.scenes.questions import is_sayable, location_tokens
+from florence_edge_calibration.scenes.questions import has_no_repeated_trigram, location_tokens
 from florence_edge_calibration.scenes.shapes import COLOURS, SHAPES
 from florence_edge_calibration.scenes.words import WORDS, letter_ends
 
@@ -106,10 +106,12 @@ def test_every_task_has_an_answer_that_can_be_read_back() -> None:
             assert all(found.values())
 
 
-def test_no_answer_says_three_tokens_twice() -> None:
-    assert is_sayable("red circle, red square")
-    assert not is_sayable("red circle, a red circle, a red square")
-    assert all(is_sayable(answer) for scene in SCENES for answer in answers_of(scene).values())
+def test_no_answer_repeats_three_tokens() -> None:
+    assert has_no_repeated_trigram("red circle, red square")
+    assert not has_no_repeated_trigram("red circle, a red circle, a red square")
+    assert all(
+        has_no_repeated_trigram(answer) for scene in SCENES for answer in answers_of(scene).values()
+    )
 
 
 def test_the_last_location_token_is_999() -> None:

@@ -1,11 +1,11 @@
-"""Checkpoints in Microsoft's layout, and copies that a test may spoil."""
+"""Checkpoints in Microsoft's layout, and copies that a test may spoil.
+
+Imports are inside the fixtures: without safetensors, modules are skipped and not this file refused.
+"""
 
 from pathlib import Path
 
 import pytest
-
-from . import folders
-from .microsoft_twin import write_twin
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -21,16 +21,22 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def microsoft_checkpoint(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny checkpoint's twin."""
+    from .microsoft_twin import write_twin
+
     return write_twin(tiny_checkpoint, tmp_path_factory.mktemp("twin") / "checkpoint")
 
 
 @pytest.fixture
 def native(tiny_checkpoint: Path, tmp_path: Path) -> Path:
     """A native checkpoint that the test may change."""
+    from . import folders
+
     return folders.copy(tiny_checkpoint, tmp_path / "native")
 
 
 @pytest.fixture
 def microsoft(microsoft_checkpoint: Path, tmp_path: Path) -> Path:
     """A checkpoint in Microsoft's layout that the test may change."""
+    from . import folders
+
     return folders.copy(microsoft_checkpoint, tmp_path / "microsoft")

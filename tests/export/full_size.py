@@ -1,21 +1,24 @@
 """A full-size checkpoint with random weights: exported without torch, and compared."""
 
 import json
-import resource
 import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
 
 from florence_edge import Florence2, GenerationOptions
 from florence_edge.generate import generate
 from florence_edge_export import synthetic
-from florence_edge_export.checkpoint.folder import read_checkpoint
+from florence_edge_export.checkpoint.loader import read_checkpoint
 from florence_edge_export.verify.reference import Reference
+from florence_edge_jetson.machine.system import peak_bytes
 
-from ..circumstances import circumstances
-from .parity import Answers, Array, Pair, error
+from ..helpers.circumstances import circumstances
+from .parity import Answers, Pair, error
 
 LENGTHS = [12]
 BEAMS, TOKENS = 3, 12
@@ -31,6 +34,7 @@ class Blocked:
 
 sys.meta_path.insert(0, Blocked())
 from florence_edge_export.cli import main
+from florence_edge_jetson.machine.system import peak_bytes
 
 start = time.monotonic()
 status = main(sys.argv[1:])
@@ -39,7 +43,7 @@ figures = {
     "status": status,
     "seconds": time.monotonic() - start,
     "cpu_seconds": used.ru_utime + used.ru_stime,
-    "gigabytes": used.ru_maxrss / 2**20,
+    "gigabytes": (peak_bytes() or 0) / 2**30,
 }
 print(json.dumps(figures))
 """
@@ -95,7 +99,7 @@ def measure(architecture: str, folder: Path) -> Parity:
     pair = Pair(Florence2.load(bundle), Reference(read), read)
     pixels = pair.noise(1)
     expected = pair.reference.image_features(pair.normalized(pixels))
-    found = pair.model.backend.look(pixels)
+    found = pair.model.backend.encode_image(pixels)
     answers = _answer(pair, found, expected)
     return Parity(
         model=f"{architecture}, random weights",
@@ -106,15 +110,15 @@ def measure(architecture: str, folder: Path) -> Parity:
         answer=answers.verdicts[0],
         answer_tokens=answers.lengths[0],
         seconds=time.monotonic() - start,
-        gigabytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        gigabytes=(peak_bytes() or 0) / 2**30,
     )
 
 
-def _answer(pair: Pair, found: Array, expected: Array) -> Answers:
+def _answer(pair: Pair, found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> Answers:
     options = GenerationOptions(num_beams=BEAMS, max_new_tokens=TOKENS)
-    generation = pair.model.resolve(options)
+    generation = pair.model.generation_config(options)
     input_ids, mask = pair.prompts(LENGTHS)
-    decoder = pair.model.backend.read(found, input_ids, mask, beams=BEAMS)
+    decoder = pair.model.backend.prefill(found, input_ids, mask, beams=BEAMS)
     (hypothesis,) = generate(decoder, generation, images=1)
     hidden = pair.reference.encode(expected, input_ids[0].tolist())
     answers = Answers([], [])

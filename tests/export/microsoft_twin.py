@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from florence_edge.text import FLORENCE_TOKENS
+from florence_edge.tokenizer import FLORENCE_TOKENS
 
 from . import folders
 

@@ -13,22 +13,20 @@ import numpy.typing as npt
 
 from florence_edge import Florence2, GenerationOptions, contract
 from florence_edge.backends.host import HostBackend
-from florence_edge.questions import question
-from florence_edge.view import View
+from florence_edge.model import EncodedImage
+from florence_edge.tasks import prompt_for
 from florence_edge_calibration.scenes import ask_everything, draw_scene, generate_scene
 from florence_edge_export import synthetic
 from florence_edge_export.checkpoint.config import read_config
 from florence_edge_export.checkpoint.defaults import read_image_processing
-from florence_edge_export.checkpoint.folder import Checkpoint, read_checkpoint
+from florence_edge_export.checkpoint.loader import Checkpoint, read_checkpoint
 from florence_edge_export.export import ExportOptions, export
 from florence_edge_export.verify.reference import Reference
 
 from . import folders
 
-Array = npt.NDArray[Any]
-
 TIE = 1e-4  # log-probabilities closer than this may be ordered either way by rounding
-MOST_TIES = 1 / 200
+MAX_TIES = 1 / 200
 
 
 @dataclass(frozen=True)
@@ -65,12 +63,12 @@ class Pair:
     def vision_error(self, count: int) -> float:
         pixels = self.noise(count)
         expected = self.reference.image_features(self.normalized(pixels))
-        return error(self.backend.look(pixels), expected)
+        return error(self.backend.encode_image(pixels), expected)
 
-    def features(self, count: int) -> Array:
+    def features(self, count: int) -> npt.NDArray[Any]:
         return self.reference.image_features(self.normalized(self.noise(count)))
 
-    def text_error(self, lengths: Sequence[int], features: Array | None = None) -> float:
+    def text_error(self, lengths: Sequence[int], features: npt.NDArray[Any] | None = None) -> float:
         """One batch of prompts of these lengths, each compared with the original's alone."""
         features = self.features(len(lengths)) if features is None else features
         input_ids, mask = self.prompts(lengths)
@@ -86,12 +84,16 @@ class Pair:
         return max(errors)
 
     def decoder_error(
-        self, lengths: Sequence[int], beams: int, steps: int, features: Array | None = None
+        self,
+        lengths: Sequence[int],
+        beams: int,
+        steps: int,
+        features: npt.NDArray[Any] | None = None,
     ) -> float:
         """Log-probabilities along random tokens, other ones in each row, against the original."""
         features = self.features(len(lengths)) if features is None else features
         input_ids, mask = self.prompts(lengths)
-        decoder = self.backend.read(features, input_ids, mask, beams=beams)
+        decoder = self.backend.prefill(features, input_ids, mask, beams=beams)
         rng = np.random.default_rng(7)
         shape = (len(lengths), beams, steps)
         tokens = rng.integers(3, self.model.bundle.size.vocab_size, shape)
@@ -112,7 +114,7 @@ class Pair:
                 errors.append(error(found[row, beam], expected))
         return max(errors)
 
-    def prompts(self, lengths: Sequence[int]) -> tuple[Array, Array]:
+    def prompts(self, lengths: Sequence[int]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         size = self.model.bundle.size
         rng = np.random.default_rng(5)
         input_ids = np.full((len(lengths), max(lengths)), 1, dtype=np.int64)
@@ -126,23 +128,22 @@ class Pair:
         """All 15 tasks about a generated picture, ours and the original's."""
         drawn = generate_scene(scene)
         picture = draw_scene(drawn, self.side)
-        view = self.model.look(picture)
+        view = self.model.encode(picture)
         pixels = np.asarray(picture.resize((self.side, self.side)), dtype=np.uint8)[None]
         features = self.reference.image_features(self.normalized(pixels))
         options = GenerationOptions(num_beams=beams, max_new_tokens=max_new_tokens)
         answers = Answers([], [])
-        for asked in ask_everything(drawn):
-            text = asked.text or None
-            found = list(view.run(asked.task, text, options=options).token_ids)
-            hidden = self.reference.encode(features, self.prompt_ids(view, asked.task, text))
-            expected = self.reference.generate(hidden, self.model.resolve(options))
+        for question in ask_everything(drawn):
+            text = question.text or None
+            found = list(view.run(question.task, text, options=options).token_ids)
+            hidden = self.reference.encode(features, self.prompt_ids(view, question.task, text))
+            expected = self.reference.generate(hidden, self.model.generation_config(options))
             answers.add(found, expected, lambda ids, h=hidden: self.reference.log_probs(h, ids))
         return answers
 
-    def prompt_ids(self, view: View, task: str, text: str | None) -> list[int]:
-
-        asked = question(task, text, None, view.image.size)
-        ids: list[int] = self.model.encode_prompts([asked])[0][0].tolist()
+    def prompt_ids(self, view: EncodedImage, task: str, text: str | None) -> list[int]:
+        prompt = prompt_for(task, text, None, view.image.size)
+        ids: list[int] = self.model.encode_prompts([prompt])[0][0].tolist()
         return ids
 
 
@@ -173,7 +174,7 @@ def assert_equal(answers: Sequence[Answers]) -> None:
     verdicts = [verdict for several in answers for verdict in several.verdicts]
     different = [verdict for verdict in verdicts if verdict not in ("equal", "tie")]
     assert not different
-    assert verdicts.count("tie") <= len(verdicts) * MOST_TIES
+    assert verdicts.count("tie") <= len(verdicts) * MAX_TIES
 
 
 def open_pair(checkpoint: Path, bundle: Path, image_size: int | None = None) -> Pair:
@@ -195,7 +196,7 @@ def write_variant(source: Path, folder: Path, edit: Any) -> Path:
     return folder
 
 
-def error(found: Array, expected: Array) -> float:
+def error(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
     assert found.shape == expected.shape
     return float(np.abs(found.astype(np.float64) - expected).max() / expected.std())
 

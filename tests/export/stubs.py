@@ -8,9 +8,8 @@ import onnx_ir as ir
 
 from florence_edge.contract import ModelSize
 from florence_edge_export import synthetic
-from florence_edge_export.checkpoint.config import CheckpointConfig, read_config
-from florence_edge_export.checkpoint.folder import Checkpoint
-from florence_edge_export.checkpoint.size import model_size
+from florence_edge_export.checkpoint.config import CheckpointConfig, model_size, read_config
+from florence_edge_export.checkpoint.loader import Checkpoint
 from florence_edge_export.checkpoint.tensors import StoredTensor
 from florence_edge_export.graphs.build import build_graphs
 from florence_edge_export.graphs.weights import GraphWeights

@@ -14,6 +14,7 @@ import pytest
 from florence_edge.bundle import Bundle
 from florence_edge_export.cli import main
 
+from ..helpers.paused import start_until_paused, stop
 from . import folders
 
 _RUN = "import sys; from florence_edge_export.cli import main; sys.exit(main())"
@@ -149,7 +150,7 @@ _LONG = "x" * 300
         (_LONG, "b", "File name too long"),
         ("miniature", _LONG, "File name too long"),
         ("miniature", "/proc/nowhere/b", "Cannot write beside"),
-        ("miniature", "/dev/null", "holds what is no bundle's|exists"),
+        ("miniature", "/dev/null", "holds something that is not a bundle's|exists"),
         ("miniature", ".", "exists"),
         ("/dev/null", "b", "There is no checkpoint folder"),
     ],
@@ -166,32 +167,30 @@ def test_a_hub_id_without_network_gives_one_clear_message(tmp_path: Path) -> Non
     pytest.importorskip("huggingface_hub")
     environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
     found = _run("someone/model", "--output", str(tmp_path / "b"), environment=environment)
-    _assert_one_message(found, "someone/model is no folder here and could not be downloaded")
+    _assert_one_message(found, "someone/model is not a folder here and could not be downloaded")
     assert not (tmp_path / "b").exists()
 
 
 @pytest.mark.parametrize("kind", ["SIGINT", "SIGTERM"])
-@pytest.mark.parametrize("point", ["build_graphs", "save_graphs", "write_manifest"])
+@pytest.mark.parametrize(
+    ("module", "point"),
+    [
+        ("export", "build_graphs"),
+        ("bundle_writer", "save_graphs"),
+        ("bundle_writer", "write_manifest"),
+    ],
+)
 def test_a_stopped_export_leaves_what_was_there(
-    tiny_checkpoint: Path, tiny_bundle: Path, tmp_path: Path, point: str, kind: str
+    tiny_checkpoint: Path, tiny_bundle: Path, tmp_path: Path, module: str, point: str, kind: str
 ) -> None:
     old = folders.copy(tiny_bundle, tmp_path / "out")
     before = {path.name: path.read_bytes() for path in old.iterdir()}
     arguments = [str(tiny_checkpoint), "--output", str(old), "--overwrite"]
-    program = _PAUSED.format(module="florence_edge_export.export", point=point)
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ},
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "paused\n"
+    program = _PAUSED.format(module=f"florence_edge_export.{module}", point=point)
+    process = start_until_paused(program, arguments)
     assert len(list(tmp_path.iterdir())) == 2  # the old one and the one being written
-    process.send_signal(signal.Signals[kind])
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
+    status, error = stop(process, signal.Signals[kind])
+    assert status == 130
     assert "stopped; nothing was changed" in error
     assert "Traceback" not in error
     assert {path.name: path.read_bytes() for path in old.iterdir()} == before
@@ -230,10 +229,10 @@ def _assert_one_message(found: "subprocess.CompletedProcess[str]", message: str)
 
     assert found.returncode == 1, found.stderr
     assert "Traceback" not in found.stderr
-    told = [line for line in found.stderr.splitlines() if line.startswith("florence-export: ")]
-    assert len(told) == 1, found.stderr
-    assert re.search(message, told[0]), told[0]
-    assert found.stderr.rstrip().endswith(told[0])
+    lines = [line for line in found.stderr.splitlines() if line.startswith("florence-export: ")]
+    assert len(lines) == 1, found.stderr
+    assert re.search(message, lines[0]), lines[0]
+    assert found.stderr.rstrip().endswith(lines[0])
 
 
 @pytest.mark.parametrize("missing", ["onnx_ir", "onnxscript", "ml_dtypes"])

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import onnx
@@ -11,10 +12,11 @@ import pytest
 
 from florence_edge import contract
 from florence_edge.bundle import MANIFEST, TOKENIZER, WEIGHTS, Bundle, sha256
-from florence_edge.errors import BundleError
+from florence_edge.errors import BundleError, RequestError
+from florence_edge_export import bundle_writer
 from florence_edge_export import export as export_module
-from florence_edge_export.bundle import new_folder
-from florence_edge_export.checkpoint.folder import read_checkpoint
+from florence_edge_export.bundle_writer import new_folder
+from florence_edge_export.checkpoint.loader import read_checkpoint
 from florence_edge_export.export import ExportOptions, export
 
 from . import folders
@@ -116,14 +118,14 @@ def test_a_bundle_may_be_moved_and_is_readable_by_others(
         (0, "must be a multiple of 32"),
         (-64, "must be a multiple of 32"),
         (100, "must be a multiple of 32"),
-        (1024, "sees at most 992 pixels"),
-        (1 << 40, "sees at most 992 pixels"),
+        (1024, "takes at most 992 pixels"),
+        (1 << 40, "takes at most 992 pixels"),
     ],
 )
 def test_impossible_image_sizes_are_refused(
     tiny_checkpoint: Path, tmp_path: Path, image_size: int, message: str
 ) -> None:
-    with pytest.raises(BundleError, match=message):
+    with pytest.raises(RequestError, match=message):
         export("x", tiny_checkpoint, tmp_path / "b", ExportOptions(image_size=image_size))
     assert _listing(tmp_path) == []
 
@@ -136,7 +138,7 @@ def test_another_image_size_than_the_checkpoints_is_built(
 
 
 def test_an_unknown_precision_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="Choose from fp32, fp16"):
+    with pytest.raises(RequestError, match="Choose from fp32, fp16"):
         export("x", tiny_checkpoint, tmp_path / "b", ExportOptions(precision="int2"))
 
 
@@ -163,7 +165,7 @@ def old(tiny_bundle: Path, tmp_path: Path) -> Path:
 
 def test_an_existing_bundle_is_refused_without_overwrite(old: Path, tiny_checkpoint: Path) -> None:
     before = _contents(old)
-    with pytest.raises(BundleError, match=r"exists. Choose another --output, or pass --overwrite"):
+    with pytest.raises(RequestError, match=r"exists. Choose another --output, or pass --overwrite"):
         export("x", tiny_checkpoint, old, ExportOptions())
     assert _contents(old) == before
 
@@ -182,7 +184,7 @@ def test_overwrite_works_where_nothing_was(tiny_checkpoint: Path, tmp_path: Path
 
 def test_an_empty_folder_may_be_replaced(tiny_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
-    with pytest.raises(BundleError, match="exists"):
+    with pytest.raises(RequestError, match="exists"):
         export("x", tiny_checkpoint, tmp_path / "b", ExportOptions())
     export("x", tiny_checkpoint, tmp_path / "b", ExportOptions(overwrite=True))
     Bundle.load(tmp_path / "b")
@@ -194,7 +196,7 @@ def test_a_folder_that_is_no_bundle_is_never_replaced(
 ) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_bytes(b"cat")
-    with pytest.raises(BundleError, match=r"exists|holds what is no bundle's"):
+    with pytest.raises(RequestError, match=r"exists|holds something that is not a bundle's"):
         export("x", tiny_checkpoint, tmp_path / "photos", ExportOptions(overwrite=overwrite))
     assert _contents(tmp_path / "photos") == {"cat.jpg": b"cat"}
     assert _listing(tmp_path) == ["photos"]
@@ -203,14 +205,14 @@ def test_a_folder_that_is_no_bundle_is_never_replaced(
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_file_is_never_replaced(tiny_checkpoint: Path, tmp_path: Path, overwrite: bool) -> None:
     (tmp_path / "file").write_text("text")
-    with pytest.raises(BundleError, match=r"exists|is no bundle"):
+    with pytest.raises(RequestError, match=r"exists|is not a bundle's"):
         export("x", tiny_checkpoint, tmp_path / "file", ExportOptions(overwrite=overwrite))
     assert (tmp_path / "file").read_text() == "text"
 
 
 def test_the_checkpoint_itself_is_never_replaced(native: Path) -> None:
     before = _contents(native)
-    with pytest.raises(BundleError, match="holds what is no bundle's"):
+    with pytest.raises(RequestError, match="holds something that is not a bundle's"):
         export("x", native, native, ExportOptions(overwrite=True))
     assert _contents(native) == before
 
@@ -229,20 +231,30 @@ def test_an_output_in_a_folder_that_takes_no_files_is_refused(tiny_checkpoint: P
 # What goes wrong midway
 
 _FULL = OSError(errno.ENOSPC, "No space left on device")
-_POINTS = ("read_checkpoint", "complete_tokenizer", "build_graphs", "save_graphs", "write_manifest")
+_POINTS = (
+    (export_module, "read_checkpoint"),
+    (export_module, "complete_tokenizer"),
+    (export_module, "build_graphs"),
+    (bundle_writer, "save_graphs"),
+    (bundle_writer, "write_manifest"),
+)
+_each_point = pytest.mark.parametrize(
+    ("module", "point"), _POINTS, ids=[point for _, point in _POINTS]
+)
 
 
 @pytest.mark.parametrize("error", [_FULL, KeyboardInterrupt(), MemoryError()], ids=repr)
-@pytest.mark.parametrize("point", _POINTS)
+@_each_point
 def test_an_export_that_fails_leaves_the_old_bundle(
     old: Path,
     tiny_checkpoint: Path,
     monkeypatch: pytest.MonkeyPatch,
+    module: ModuleType,
     point: str,
     error: BaseException,
 ) -> None:
     before = _contents(old)
-    monkeypatch.setattr(export_module, point, _failing_after(export_module, point, error))
+    monkeypatch.setattr(module, point, _failing_after(module, point, error))
     expected = BundleError if isinstance(error, OSError) else type(error)
     with pytest.raises(expected):
         export("new", tiny_checkpoint, old, ExportOptions(overwrite=True))
@@ -250,11 +262,15 @@ def test_an_export_that_fails_leaves_the_old_bundle(
     assert _listing(old.parent) == ["out"]
 
 
-@pytest.mark.parametrize("point", _POINTS)
+@_each_point
 def test_an_export_that_fails_leaves_nothing_where_nothing_was(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    module: ModuleType,
+    point: str,
 ) -> None:
-    monkeypatch.setattr(export_module, point, _failing_after(export_module, point, _FULL))
+    monkeypatch.setattr(module, point, _failing_after(module, point, _FULL))
     with pytest.raises(BundleError, match=r"No space left on device.*Nothing was changed"):
         export("new", tiny_checkpoint, tmp_path / "b", ExportOptions())
     assert _listing(tmp_path) == []
@@ -313,10 +329,10 @@ def test_a_target_that_appears_meanwhile_is_not_lost(tmp_path: Path) -> None:
             target.mkdir(exist_ok=True)
             (target / "cat.jpg").write_bytes(b"cat")
 
-    with pytest.raises(BundleError, match="exists"):
+    with pytest.raises(RequestError, match="exists"):
         write_meanwhile(overwrite=False)
     (target / "cat.jpg").unlink()
-    with pytest.raises(BundleError, match="holds what is no bundle's"):
+    with pytest.raises(RequestError, match="holds something that is not a bundle's"):
         write_meanwhile(overwrite=True)
     assert _contents(target) == {"cat.jpg": b"cat"}
     assert _listing(tmp_path) == ["out"]
@@ -355,7 +371,7 @@ def test_a_folder_that_only_looks_like_a_bundle_is_never_replaced(
     application.mkdir()
     (application / "manifest.json").write_text('{"name": "My PWA"}')
     (application / "thesis.txt").write_text("years of work")
-    with pytest.raises(BundleError, match="will not be replaced"):
+    with pytest.raises(RequestError, match="will not be replaced"):
         export("tiny", tiny_checkpoint, application, ExportOptions(overwrite=True))
     assert (application / "thesis.txt").read_text() == "years of work"
 
@@ -366,6 +382,6 @@ def test_a_bundle_with_a_foreign_file_in_it_is_not_replaced(
     bundle = tmp_path / "bundle"
     shutil.copytree(tiny_bundle, bundle)
     (bundle / "notes.txt").write_text("mine")
-    with pytest.raises(BundleError, match=r"notes\.txt"):
+    with pytest.raises(RequestError, match=r"notes\.txt"):
         export("tiny", tiny_checkpoint, bundle, ExportOptions(overwrite=True))
     assert (bundle / "notes.txt").exists()

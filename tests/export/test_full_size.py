@@ -8,7 +8,7 @@ from .full_size import Parity, measure
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-RECORDED = Path(__file__).with_name("large_parity.json")
+RECORDED = Path(__file__).parents[2] / "results" / "parity" / "large_parity.json"
 _COMMAND = "FLORENCE_EDGE_RECORD=1 python -m pytest -m slow tests/export/test_full_size.py"
 
 

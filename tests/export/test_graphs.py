@@ -57,18 +57,18 @@ def test_inputs_and_outputs_are_exactly_the_contracts(bundle: Bundle) -> None:
             assert [_signature(value) for value in values] == list(tensors)
 
 
-def test_shapes_inferred_by_onnx_agree_with_those_stated(bundle: Bundle) -> None:
+def test_shapes_inferred_by_onnx_agree_with_those_declared(bundle: Bundle) -> None:
     for name in contract.GRAPHS:
         model = onnx.load(bundle.graph_file(name), load_external_data=False)
-        stated = {value.name: _dims(value) for value in model.graph.output}
+        declared = {value.name: _dims(value) for value in model.graph.output}
         del model.graph.value_info[:]
         for output in model.graph.output:
             output.type.tensor_type.ClearField("shape")
         inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
         for output in inferred.graph.output:
             found = _dims(output)
-            assert len(found) == len(stated[output.name])
-            for side, expected in zip(found, stated[output.name], strict=True):
+            assert len(found) == len(declared[output.name])
+            for side, expected in zip(found, declared[output.name], strict=True):
                 assert not isinstance(side, int) or side == expected, output.name
 
 

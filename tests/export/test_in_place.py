@@ -14,13 +14,13 @@ from onnx.reference import ReferenceEvaluator
 
 from florence_edge import contract
 from florence_edge.bundle import Bundle
-from florence_edge.engines.flavours import find_tensorrt
-from florence_edge.engines.profiles import EngineOptions
 from florence_edge.errors import BundleError, RequestError
-from florence_edge_export.checkpoint.source import MINIATURE, find_checkpoint
-from florence_edge_export.engines.build import Wish, build_engines
+from florence_edge.tensorrt.install import find_tensorrt
+from florence_edge.tensorrt.profiles import EngineOptions
+from florence_edge_export.checkpoint.loader import MINIATURE, find_checkpoint
 from florence_edge_export.export import ExportOptions, check_options, export
-from florence_edge_export.int8.options import Int8Options
+from florence_edge_export.int8.export import Int8Options
+from florence_edge_export.tensorrt_build.build import BuildRequest, build_engines
 
 from . import folders
 
@@ -142,12 +142,12 @@ def test_tensorrt_builds_it_without_a_warning(
 ) -> None:
     pytest.importorskip("tensorrt_rtx_bindings")
     options = EngineOptions(batch=2, beams=3, max_new_tokens=100, in_place=CAPACITY)
-    wish = Wish(options=options, engine_dir=tmp_path, ahead_of_time="8.6")
+    request = BuildRequest(options=options, engine_dir=tmp_path, ahead_of_time="8.6")
     outcome = build_engines(
-        bundle, find_tensorrt("rtx"), wish, show=lambda _: None, accept=lambda _: None
+        bundle, find_tensorrt("rtx"), request, show=lambda _: None, accept=lambda _: None
     )
     assert contract.DECODER in outcome.built
-    assert "decoder.inplace.onnx" in outcome.record.sources
+    assert "decoder.inplace.onnx" in outcome.manifest.sources
     assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []
 
 
@@ -182,9 +182,9 @@ def test_a_manifest_that_promises_it_wrongly_is_refused(
     tiny_bundle: Path, tmp_path: Path, damage: str
 ) -> None:
     copy = folders.copy(tiny_bundle, tmp_path / "bundle")
-    stated = json.loads((copy / "manifest.json").read_text())
-    stated["in_place"] = 64 if damage == "unlisted" else "64"
-    (copy / "manifest.json").write_text(json.dumps(stated))
-    told = "does not list decoder.inplace.onnx" if damage == "unlisted" else "in_place is '64'"
-    with pytest.raises(BundleError, match=told):
+    content = json.loads((copy / "manifest.json").read_text())
+    content["in_place"] = 64 if damage == "unlisted" else "64"
+    (copy / "manifest.json").write_text(json.dumps(content))
+    message = "does not list decoder.inplace.onnx" if damage == "unlisted" else "in_place"
+    with pytest.raises(BundleError, match=message):
         Bundle.load(copy)

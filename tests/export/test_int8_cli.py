@@ -1,9 +1,7 @@
 """florence-export --precision int8 as a person runs it: refusals, interruptions, and the result."""
 
-import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,9 +12,10 @@ from PIL import Image
 from florence_edge.bundle import Bundle
 from florence_edge_export.cli import main
 
+from ..helpers.paused import start_until_paused, stop
 from . import folders
 from .test_cli import _PAUSED, _RUN, _assert_one_message, _run
-from .test_int8 import fidelity
+from .test_int8_export import fidelity
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +47,9 @@ def test_an_export_takes_its_options_and_tells_what_it_does(
     assert "The gate is left out" in found.stderr
     bundle = Bundle.load(output)
     assert (bundle.precision, bundle.target) == ("int8", "cpu")
-    told = fidelity(bundle)
-    assert told["method"] == "minmax"
-    assert told["kept"] == {"decoder.*": "fp32", "vision_encoder.blocks.0.*": "fp32"}
+    reported = fidelity(bundle)
+    assert reported["method"] == "minmax"
+    assert reported["kept"] == {"decoder.*": "fp32", "vision_encoder.blocks.0.*": "fp32"}
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
@@ -127,13 +126,21 @@ _REFUSED: dict[str, tuple[Fill | None, list[str], str]] = {
     "a budget of all": (_eight, ["--budget", "1"], "The budget is 1; .*below 1"),
     "a budget that is no number": (_eight, ["--budget", "nan"], "The budget is nan"),
     "no samples": (_eight, ["--samples", "0"], "--samples is 0; it must be 8 or more"),
-    "a missing table": (_eight, ["--calibration", "none.json"], "none.json is no calibration tab"),
+    "a missing table": (
+        _eight,
+        ["--calibration", "none.json"],
+        "none.json is not a calib",
+    ),
     "a foreign table": (
         _foreign_table,
         ["--calibration", "pictures/t.json"],
         "table of format 7 for contract 7, expected",
     ),
-    "a picture as table": (_eight, ["--calibration", "pictures/0.png"], "is no calibration table"),
+    "a picture as table": (
+        _eight,
+        ["--calibration", "pictures/0.png"],
+        "is not a calibration table",
+    ),
 }
 
 
@@ -172,10 +179,10 @@ def test_unreadable_pictures_are_named(tiny_checkpoint: Path, tmp_path: Path) ->
 
 
 _MOMENTS = [
-    ("florence_edge_export.export", "save_graphs", "SIGTERM"),  # of the float bundle, in scratch
-    ("florence_edge_export.int8.bundle", "calibrate", "SIGINT"),
-    ("florence_edge_export.int8.bundle", "quantize", "SIGTERM"),
-    ("florence_edge_export.export", "write_manifest", "SIGINT"),
+    ("florence_edge_export.bundle_writer", "save_graphs", "SIGTERM"),  # of the float bundle
+    ("florence_edge_export.int8.export", "calibrate", "SIGINT"),
+    ("florence_edge_export.int8.export", "quantize", "SIGTERM"),
+    ("florence_edge_export.bundle_writer", "write_manifest", "SIGINT"),
 ]
 
 
@@ -193,19 +200,10 @@ def test_a_stopped_export_leaves_what_was_there(
     before = {path.name: path.read_bytes() for path in old.iterdir()}
     arguments = [str(tiny_checkpoint), "--output", str(old), "--overwrite", "--precision", "int8"]
     arguments += ["--calibration-images", str(pictures), "--no-gate"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", _PAUSED.format(module=module, point=point), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ},
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "paused\n"
+    process = start_until_paused(_PAUSED.format(module=module, point=point), arguments)
     assert len(list(tmp_path.iterdir())) >= 2  # the old one and the one being written
-    process.send_signal(signal.Signals[kind])
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
+    status, error = stop(process, signal.Signals[kind])
+    assert status == 130
     assert "stopped; nothing was changed" in error
     assert "Traceback" not in error
     assert {path.name: path.read_bytes() for path in old.iterdir()} == before
@@ -220,30 +218,21 @@ def test_a_sweep_that_is_stopped_leaves_nothing_either(
 import sys
 from florence_edge_calibration.int8 import sensitivity
 from florence_edge_export.int8 import gate
-gate.LEAST_POSITIONS, gate.MOST_NEW_TOKENS = 20, 3
+gate.MIN_POSITIONS, gate.MAX_NEW_TOKENS = 20, 3
 gate.Trial.holds = lambda *_: False
 def paused(*_, timed):
     print("paused", flush=True)
     import time
     time.sleep(60)
-sensitivity._Run.compare = paused
+sensitivity._FloatGraphs.compare = paused
 from florence_edge_export.cli import main
 sys.exit(main())
 """
     output = tmp_path / "out"
     arguments = [str(tiny_checkpoint), "--output", str(output), "--precision", "int8"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, *arguments, "--calibration-images", str(pictures)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ},
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "paused\n"
-    process.send_signal(signal.SIGTERM)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 130, error
+    process = start_until_paused(program, [*arguments, "--calibration-images", str(pictures)])
+    status, error = stop(process, signal.SIGTERM)
+    assert status == 130, error
     assert not list(tmp_path.iterdir())
 
 

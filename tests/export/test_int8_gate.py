@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import onnx_ir as ir
@@ -10,21 +11,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from florence_edge import Florence2
 from florence_edge.bundle import Bundle
 from florence_edge.errors import BundleError
+from florence_edge_calibration.int8.agreement import Agreement
+from florence_edge_calibration.int8.dataset import scene_samples
 from florence_edge_calibration.int8.recipe import Recipe, pattern_of
-from florence_edge_calibration.int8.samples import scene_samples
 from florence_edge_calibration.int8.sensitivity import Sensitivity
-from florence_edge_calibration.int8.teacher import Agreement
-from florence_edge_export.checkpoint.source import MINIATURE, find_checkpoint
+from florence_edge_export.checkpoint.loader import MINIATURE, find_checkpoint
 from florence_edge_export.export import ExportOptions, export
-from florence_edge_export.int8 import bundle as int8
-from florence_edge_export.int8 import gate as module
-from florence_edge_export.int8.cost import Cost
-from florence_edge_export.int8.gate import Gate, Passage, Trial, lift
-from florence_edge_export.int8.options import Int8Options
+from florence_edge_export.int8 import export as int8_export
+from florence_edge_export.int8 import gate as gate_module
+from florence_edge_export.int8.export import Int8Options, pass_gate
+from florence_edge_export.int8.gate import Cost, Gate, Passage, Trial, lift, open_gate
 
-from .test_int8 import fidelity
+from .test_int8_export import fidelity
 
 
 def agreement(loss: float) -> Agreement:
@@ -50,7 +51,13 @@ NAMES = [f"text_encoder.layers.{index}.self_attn" for index in range(40)]
 
 
 class Scripted:
-    """Holds the budget from a number of lifted blocks on, and remembers what was written."""
+    """A gate that holds from a number of lifted blocks on; remembers what was written.
+
+    Graphs are numbers here: how many blocks the recipe that they come from has in float.
+    """
+
+    floats = table = None
+    budget = 0.01
 
     def __init__(self, blocks: int, needed: int) -> None:
         self.blocks = NAMES[:blocks]
@@ -62,25 +69,35 @@ class Scripted:
         assert lifted == self.blocks[: len(lifted)]  # the most sensitive first
         return len(lifted)
 
-    def write(self, recipe: Recipe) -> Bundle:
-        self.written.append(self.lifted(recipe))
-        return cast(Bundle, None)
+    def quantize_graphs(self, floats: None, table: None, recipe: Recipe) -> int:
+        return self.lifted(recipe)
 
-    def attempt(self, recipe: Recipe) -> Trial:
-        self.write(recipe)
-        return trial(0.001 if self.lifted(recipe) >= self.needed else 0.5)
+    def save_bundle(self, folder: object, source: object, form: object, graphs: int) -> int:
+        self.written.append(graphs)
+        return graphs
 
-    def lift(self) -> Passage:
-        nothing: Any = None
-        gate = Gate(floats=nothing, table=nothing, samples=(), write=self.write, budget=0.01)
-        return gate._lift(RECIPE, trial(0.4), self.blocks, self.attempt)
+    def judge(self, bundle: int) -> Trial:
+        if bundle == 0:
+            return trial(0.4)
+        return trial(0.001 if bundle >= self.needed else 0.5)
+
+    def rank_blocks(self, recipe: Recipe) -> list[str]:
+        assert recipe == RECIPE
+        return self.blocks
+
+    def run(self) -> Passage:
+        anything: Any = None
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(int8_export, "quantize_graphs", self.quantize_graphs)
+            patch.setattr(int8_export, "save_bundle", self.save_bundle)
+            return pass_gate(cast(Gate, self), RECIPE, anything, anything)
 
 
 @given(st.integers(2, 40), st.data())
 def test_the_fewest_blocks_that_hold_are_lifted(blocks: int, data: st.DataObject) -> None:
     needed = data.draw(st.integers(1, blocks // 2))
     scripted = Scripted(blocks, needed)
-    passage = scripted.lift()
+    passage = scripted.run()
     assert passage.lifted == tuple(NAMES[:needed])
     assert scripted.lifted(passage.recipe) == needed
     assert close(passage.trial.worst, "OD", 0.001)
@@ -91,15 +108,15 @@ def test_the_fewest_blocks_that_hold_are_lifted(blocks: int, data: st.DataObject
 @given(st.integers(2, 40), st.data())
 def test_the_last_bundle_written_is_the_one_that_passed(blocks: int, data: st.DataObject) -> None:
     scripted = Scripted(blocks, data.draw(st.integers(1, blocks // 2)))
-    passage = scripted.lift()
+    passage = scripted.run()
     assert scripted.written[-1] == len(passage.lifted)
 
 
 def test_bisection_tries_few() -> None:
     for needed in range(1, 21):
         scripted = Scripted(40, needed)
-        scripted.lift()
-        assert len(scripted.written) <= 7
+        scripted.run()
+        assert len(scripted.written) <= 8  # the one without any comes first
 
 
 @given(st.integers(1, 40), st.data())
@@ -107,14 +124,15 @@ def test_a_budget_that_half_of_the_blocks_do_not_hold_fails(
     blocks: int, data: st.DataObject
 ) -> None:
     scripted = Scripted(blocks, data.draw(st.integers(blocks // 2 + 1, blocks + 1)))
+    lost = "0.5000" if blocks > 1 else "0.4000"  # of one block, half is none
     message = (
-        rf"OD loses 0.5000 of its positions, where the budget is 0.01, even with the "
+        rf"OD loses {lost} of its positions, where the budget is 0.01, even with the "
         rf"{blocks // 2} most sensitive of {blocks} blocks in float. .*--budget.*--precision fp16.*"
         "florence-calibrate --sensitivity"
     )
     with pytest.raises(BundleError, match=message):
-        scripted.lift()
-    assert len(scripted.written) == 1
+        scripted.run()
+    assert scripted.written == ([0, blocks // 2] if blocks > 1 else [0])
 
 
 def test_what_the_user_keeps_stays_kept_as_it_was() -> None:
@@ -141,53 +159,50 @@ def test_the_worst_task_decides() -> None:
 # --- with models
 
 
-def gate_of(floats: Bundle, pictures: int, written: list[Recipe]) -> Gate:
-    def write(recipe: Recipe) -> Bundle:
-        written.append(recipe)
-        return floats  # a student that follows perfectly
-
+def gate_of(model: Florence2, pictures: int) -> Gate:
     table: Any = None
-    side = floats.size.image_size
-    return Gate(
-        floats=floats,
-        table=table,
-        samples=scene_samples(pictures, image_size=side),
-        write=write,
-        budget=0.0,
-    )
+    samples = scene_samples(pictures, image_size=model.bundle.size.image_size)
+    return open_gate(model, table, samples, 0.0)
 
 
 @pytest.fixture
 def short_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_NEW_TOKENS", 4)
+    monkeypatch.setattr(gate_module, "MAX_NEW_TOKENS", 4)
 
 
-@pytest.fixture(scope="module")
-def floats(tiny_bundle: Path) -> Bundle:
-    return Bundle.load(tiny_bundle)
+@pytest.fixture
+def written(tiny_model: Florence2, monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
+    """The recipes of the bundles that are written; each is a student that follows perfectly."""
+    recipes: list[Recipe] = []
+    monkeypatch.setattr(
+        int8_export, "quantize_graphs", lambda floats, table, recipe: recipes.append(recipe)
+    )
+    monkeypatch.setattr(int8_export, "save_bundle", lambda *_: tiny_model.bundle)
+    return recipes
 
 
 @pytest.mark.usefixtures("short_answers")
-def test_too_few_positions_to_judge_by_are_refused(floats: Bundle) -> None:
-    written: list[Recipe] = []
+def test_too_few_positions_to_judge_by_are_refused(
+    tiny_model: Florence2, written: list[Recipe]
+) -> None:
     message = r"^1 pictures give \d+ positions to judge by, expected at least 2000.*--no-gate"
     with pytest.raises(BundleError, match=message):
-        gate_of(floats, 1, written).find(RECIPE)
+        gate_of(tiny_model, 1)
     assert not written
 
 
 @pytest.mark.usefixtures("short_answers")
 def test_what_holds_at_once_is_written_once(
-    floats: Bundle, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Florence2, written: list[Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LEAST_POSITIONS", 20)
-    written: list[Recipe] = []
-    passage = gate_of(floats, 2, written).find(RECIPE)
+    monkeypatch.setattr(gate_module, "MIN_POSITIONS", 20)
+    anything: Any = None
+    passage = pass_gate(gate_of(tiny_model, 2), RECIPE, anything, anything)
     assert written == [RECIPE]
     assert (passage.recipe, passage.lifted, passage.before) == (RECIPE, (), None)
     assert passage.trial.worst[1] == 0
     assert passage.trial.cost.megabytes == pytest.approx(
-        sum(stored.bytes for stored in floats.files.values()) / 1e6, abs=0.01
+        sum(stored.bytes for stored in tiny_model.bundle.files.values()) / 1e6, abs=0.01
     )
 
 
@@ -200,12 +215,13 @@ def test_blocks_are_ranked_by_their_errors(monkeypatch: pytest.MonkeyPatch) -> N
         for block, error in errors.items():
             yield Sensitivity(graph="g", block=block, error=error, saved=0.0, agreement=None)
 
-    monkeypatch.setattr(module, "sweep", sweep)
+    monkeypatch.setattr(gate_module, "sweep", sweep)
+    model: Any = SimpleNamespace(bundle="floats")
     nothing: Any = None
     samples: Any = ["one", "two", "three"]
-    gate = Gate(floats=nothing, table=nothing, samples=samples, write=nothing, budget=0.0)
-    assert gate._ranked(RECIPE) == ["b", "c", "a"]
-    assert asked == [(None, None, RECIPE, ["one", "two"])]
+    gate = Gate(model=model, teacher=nothing, table=nothing, samples=samples, budget=0.0)
+    assert gate.rank_blocks(RECIPE) == ["b", "c", "a"]
+    assert asked == [("floats", None, RECIPE, ["one", "two"])]
 
 
 _RANKED = (
@@ -232,24 +248,31 @@ def test_a_bundle_with_lifted_blocks_says_so(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The real thing, but for the ranking, which takes longer than all else, and the verdict."""
-    monkeypatch.setattr(int8, "_JUDGING_SCENES", 1)
-    monkeypatch.setattr(int8, "judge_tasks", lambda *_: {})
-    monkeypatch.setattr(module, "LEAST_POSITIONS", 20)
-    monkeypatch.setattr(module, "MOST_NEW_TOKENS", 8)
-    monkeypatch.setattr(Gate, "_ranked", lambda *_: list(_RANKED))
+    monkeypatch.setattr(int8_export, "_JUDGING_SCENES", 1)
+    monkeypatch.setattr(int8_export, "compare_tasks", lambda *_: {})
+    monkeypatch.setattr(gate_module, "MIN_POSITIONS", 20)
+    monkeypatch.setattr(gate_module, "MAX_NEW_TOKENS", 8)
+    monkeypatch.setattr(Gate, "rank_blocks", lambda *_: list(_RANKED))
     verdicts = iter([False, True, True])  # none, two, one
-    monkeypatch.setattr(Trial, "holds", lambda *_: next(verdicts))
+    known: dict[int, bool] = {}
+
+    def holds(tried: Trial, budget: float) -> bool:
+        if id(tried) not in known:
+            known[id(tried)] = next(verdicts)
+        return known[id(tried)]
+
+    monkeypatch.setattr(Trial, "holds", holds)
     bundle = export_miniature(tmp_path / "b", 0.01, tiny_checkpoint)
     found = fidelity(bundle)
-    assert found["kept"] == {}  # what the user asked for; what had to be is told apart
-    told = found["gate"]["lifted"]
+    assert found["kept"] == {}  # what the user asked for; what had to be stands apart
+    lifted = found["gate"]["lifted"]
     stored = ir.load(bundle.graph_file("vision_encoder")).graph.initializers
     assert stored["vision_encoder.convs.3.conv.weight"].dtype == ir.DataType.FLOAT16
     assert stored["vision_encoder.convs.2.conv.int8"].dtype == ir.DataType.INT8
-    assert told["blocks"] == ["vision_encoder.convs.3"]
-    assert set(told["because"]) == {"task", "loss"}
-    assert told["megabytes_without"] < found["gate"]["megabytes"]
-    assert told["encoding_speed_without"] > 0
+    assert lifted["blocks"] == ["vision_encoder.convs.3"]
+    assert set(lifted["because"]) == {"task", "loss"}
+    assert lifted["megabytes_without"] < found["gate"]["megabytes"]
+    assert lifted["encoding_speed_without"] > 0
     page = (bundle.folder / "fidelity.md").read_text(encoding="utf-8")
     assert re.search(r"In float, because \w+ lost [\d.]+ without: `vision_encoder.convs.3`", page)
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
@@ -258,10 +281,10 @@ def test_a_bundle_with_lifted_blocks_says_so(
 def test_a_budget_that_cannot_be_held_leaves_nothing(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(int8, "_JUDGING_SCENES", 1)
-    monkeypatch.setattr(module, "LEAST_POSITIONS", 20)
-    monkeypatch.setattr(module, "MOST_NEW_TOKENS", 8)
-    monkeypatch.setattr(Gate, "_ranked", lambda *_: list(_RANKED))
+    monkeypatch.setattr(int8_export, "_JUDGING_SCENES", 1)
+    monkeypatch.setattr(gate_module, "MIN_POSITIONS", 20)
+    monkeypatch.setattr(gate_module, "MAX_NEW_TOKENS", 8)
+    monkeypatch.setattr(Gate, "rank_blocks", lambda *_: list(_RANKED))
     monkeypatch.setattr(Trial, "holds", lambda *_: False)
     with pytest.raises(BundleError, match="even with the 2 most sensitive of 4 blocks in float"):
         export_miniature(tmp_path / "b", 0.01, tiny_checkpoint)
@@ -272,7 +295,7 @@ def test_a_budget_that_cannot_be_held_leaves_nothing(
 def test_the_miniature_is_lifted_until_a_small_budget_holds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(int8, "_JUDGING_SCENES", 16)
+    monkeypatch.setattr(int8_export, "_JUDGING_SCENES", 16)
     ungated = export_miniature(tmp_path / "loose", 0.9)
     worst = max(task["loss"] for task in fidelity(ungated)["tasks"].values())
     assert worst > 0

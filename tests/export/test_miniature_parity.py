@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from florence_edge import GenerationOptions, contract
-from florence_edge.answers.result import Result
+from florence_edge.results.result import Result
 from florence_edge.tasks import TASKS
 from florence_edge_calibration.scenes import ask_everything, draw_scene, generate_scene
-from florence_edge_export.checkpoint.source import MINIATURE, find_checkpoint
+from florence_edge_export.checkpoint.loader import MINIATURE, find_checkpoint
 
 from .parity import Answers, Pair, assert_equal, open_pair
 
@@ -59,12 +59,12 @@ def test_what_a_user_gets_is_what_transformers_gives_from_the_same_folder(pair: 
     picture = draw_scene(drawn, PICTURE[0]).resize(PICTURE)
     options = GenerationOptions(max_new_tokens=MAX_NEW_TOKENS)
     answers, structured = Answers([], []), 0
-    for asked in ask_everything(drawn):
-        marker = TASKS[asked.task].token
-        inputs = processor(text=marker + asked.text, images=picture, return_tensors="pt")
+    for question in ask_everything(drawn):
+        marker = TASKS[question.task].token
+        inputs = processor(text=marker + question.text, images=picture, return_tensors="pt")
         with torch.inference_mode():
             ids = original.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS)[0].tolist()
-        found = pair.model.run(asked.task, picture, asked.text or None, options=options)
+        found = pair.model.run(picture, question.task, question.text or None, options=options)
         hidden = pair.reference.encode(_features(original, inputs), _prompt(original, inputs))
         answers.add(
             list(found.token_ids), ids, lambda ids, h=hidden: pair.reference.log_probs(h, ids)
@@ -77,11 +77,11 @@ def test_what_a_user_gets_is_what_transformers_gives_from_the_same_folder(pair: 
     assert_equal([answers])
 
 
-def test_the_folder_states_florences_settings(pair: Pair) -> None:
-    stated = transformers.GenerationConfig.from_pretrained(pair.checkpoint.folder)
-    ours = pair.model.resolve(None)
+def test_the_folder_has_florences_settings(pair: Pair) -> None:
+    theirs = transformers.GenerationConfig.from_pretrained(pair.checkpoint.folder)
+    ours = pair.model.generation_config()
     for name in ("num_beams", "early_stopping", "no_repeat_ngram_size", "forced_bos_token_id"):
-        assert getattr(ours, name) == getattr(stated, name), name
+        assert getattr(ours, name) == getattr(theirs, name), name
     assert (ours.num_beams, ours.early_stopping, ours.no_repeat_ngram_size) == (3, True, 3)
 
 

@@ -1,6 +1,6 @@
 """Every graph against the original: transformers, and what Microsoft's own code gave.
 
-Tolerances are stated in units of the standard deviation of the output.
+Tolerances are in units of the standard deviation of the output.
 """
 
 import json
@@ -14,6 +14,7 @@ import pytest
 from florence_edge import Florence2, GenerationOptions, contract
 from florence_edge_export.export import ExportOptions, export
 
+from ..helpers.assets import Asset
 from . import folders
 from .microsoft_twin import write_twin
 from .parity import Pair, assert_equal, error, open_pair, write_variant
@@ -32,16 +33,14 @@ def pair(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Pai
 
 
 @pytest.fixture(scope="module")
-def native_asset(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    return open_pair(
-        assets / "tiny-native-layout", tmp_path_factory.mktemp("native") / "bundle", 192
-    )
+def native_asset(asset: Asset, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return open_pair(asset("tiny-native-layout"), tmp_path_factory.mktemp("native") / "bundle", 192)
 
 
 @pytest.fixture(scope="module")
-def microsoft_asset(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+def microsoft_asset(asset: Asset, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return open_pair(
-        assets / "tiny-microsoft-layout", tmp_path_factory.mktemp("microsoft") / "bundle"
+        asset("tiny-microsoft-layout"), tmp_path_factory.mktemp("microsoft") / "bundle"
     )
 
 
@@ -94,13 +93,13 @@ def test_the_microsoft_assets_answers_equal_transformers(microsoft_asset: Pair, 
     assert len(answers.verdicts) == 15
 
 
-def test_answers_equal_generate_on_the_folder_itself(native_asset: Pair, assets: Path) -> None:
+def test_answers_equal_generate_on_the_folder_itself(native_asset: Pair, asset: Asset) -> None:
     """The user's own path through transformers, with nothing of ours between."""
     import torch
     import transformers
     from PIL import Image
 
-    folder = assets / "tiny-native-layout"
+    folder = asset("tiny-native-layout")
     model = transformers.Florence2ForConditionalGeneration.from_pretrained(folder).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     picture = Image.fromarray(native_asset.noise(1, seed=2)[0])
@@ -124,15 +123,15 @@ def test_answers_equal_generate_on_the_folder_itself(native_asset: Pair, assets:
                     early_stopping=beams > 1,
                 )[0].tolist()
             options = GenerationOptions(num_beams=beams, max_new_tokens=MAX_NEW_TOKENS)
-            found = list(native_asset.model.run(task, picture, options=options).token_ids)
+            found = list(native_asset.model.run(picture, task, options=options).token_ids)
             verdicts.append((task, beams, found == expected))
     assert all(equal for *_, equal in verdicts), verdicts
 
 
 # Microsoft's own code: recorded from `modeling_florence2.py` (transformers 4.49) on a photograph.
 @pytest.fixture(scope="module")
-def recorded(assets: Path) -> dict[str, Any]:
-    folder = assets / "tiny-microsoft-layout"
+def recorded(asset: Asset) -> dict[str, Any]:
+    folder = asset("tiny-microsoft-layout")
     arrays = dict(np.load(folder / "reference.npz"))
     text = json.loads((folder / "reference.json").read_text(encoding="utf-8"))
     return {"arrays": arrays, "prompts": text["prompts"]}
@@ -152,7 +151,7 @@ def pixels(recorded: dict[str, Any]) -> Any:
 def test_image_features_equal_those_of_microsofts_own_code(
     microsoft_asset: Pair, recorded: dict[str, Any], pixels: Any
 ) -> None:
-    features = microsoft_asset.model.backend.look(pixels)
+    features = microsoft_asset.model.backend.encode_image(pixels)
     assert error(features, recorded["arrays"]["image_features"]) < TOLERANCE
 
 
@@ -161,7 +160,7 @@ def test_prompts_equal_those_of_microsofts_own_code(
 ) -> None:
     for asked, expected in recorded["prompts"].items():
         task, text = _split(asked)
-        view = microsoft_asset.model.look(microsoft_asset.noise(1)[0])
+        view = microsoft_asset.model.encode(microsoft_asset.noise(1)[0])
         assert microsoft_asset.prompt_ids(view, task, text) == expected["input_ids"]
 
 
@@ -169,9 +168,9 @@ def test_log_probabilities_equal_those_of_microsofts_own_code(
     microsoft_asset: Pair, recorded: dict[str, Any], pixels: Any
 ) -> None:
     backend = microsoft_asset.model.backend
-    features = backend.look(pixels)
+    features = backend.encode_image(pixels)
     for expected in recorded["prompts"].values():
-        decoder = backend.read(features, *_one_prompt(features, expected), beams=1)
+        decoder = backend.prefill(features, *_one_prompt(features, expected), beams=1)
         rows = []
         for token in expected["decoder_input_ids"]:
             (scores,) = decoder.step(np.array([[token]]), np.zeros((1, 1), dtype=np.int64))
@@ -199,11 +198,11 @@ def test_token_ids_equal_those_of_microsofts_own_code(
     from florence_edge.generate import generate
 
     backend = microsoft_asset.model.backend
-    features = backend.look(pixels)
+    features = backend.encode_image(pixels)
     for expected in recorded["prompts"].values():
         options = GenerationOptions(num_beams=beams, max_new_tokens=len(expected[name]) - 1)
-        decoder = backend.read(features, *_one_prompt(features, expected), beams=beams)
-        generation = microsoft_asset.model.resolve(options)
+        decoder = backend.prefill(features, *_one_prompt(features, expected), beams=beams)
+        generation = microsoft_asset.model.generation_config(options)
         (hypothesis,) = generate(decoder, generation, images=1)
         assert list(hypothesis.token_ids) == expected[name]
 
@@ -270,7 +269,7 @@ _VARIANTS: dict[str, tuple[Callable[[dict[str, Any]], object], int]] = {
 
 
 @pytest.mark.parametrize("variant", _VARIANTS)
-def test_what_config_json_states_is_built(
+def test_what_config_json_says_is_built(
     tiny_checkpoint: Path, tmp_path: Path, variant: str
 ) -> None:
     edit, image_size = _VARIANTS[variant]
@@ -302,7 +301,7 @@ def test_image_feature_sources_of_microsofts_layout(
 
     folders.edit_config(microsoft, state)
     export("x", microsoft, tmp_path / "bundle", ExportOptions())
-    found = Florence2.load(tmp_path / "bundle", threads=1).backend.look(pair.noise(2))
+    found = Florence2.load(tmp_path / "bundle", threads=1).backend.encode_image(pair.noise(2))
     both = pair.features(2)
     parts = {"spatial_avg_pool": both[:, :1]}
     expected = [parts.get(source, both[:, 1:]) for source in sources]
@@ -345,7 +344,7 @@ def _first_scores(model: Florence2) -> Any:
     size = model.bundle.size
     features = np.zeros((1, size.image_tokens, size.d_model), dtype=np.float32)
     mask = np.ones((1, size.image_tokens + 2), dtype=np.int64)
-    decoder = model.backend.read(features, np.array([[0, 2]]), mask, beams=1)
+    decoder = model.backend.prefill(features, np.array([[0, 2]]), mask, beams=1)
     (scores,) = decoder.step(np.array([[2]]), np.zeros((1, 1), dtype=np.int64))
     return scores.full()[0].copy()
 

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 import florence_edge
-from florence_edge_export import engines
+from florence_edge_export import tensorrt_build
 
-BUILDER = sorted(Path(engines.__file__).parent.glob("*.py"))
+from ..helpers.assets import Asset
+
+BUILDER = sorted(Path(tensorrt_build.__file__).parent.glob("*.py"))
 RUNTIME = sorted(Path(florence_edge.__file__).parent.rglob("*.py"))
 VERSIONS = ("tensorrt 10.3.0", "tensorrt 11.4.0", "tensorrt_rtx 1.7.1")
 
@@ -36,7 +38,7 @@ HOLDS = {
     "context": "IExecutionContext",
 }
 GIVES = {"INetworkDefinition.get_input": "ITensor"}
-SPEAKING = ("plan.py", "knobs.py", "voices.py", "log.py", "trt.py")  # others use such names, too
+SPEAKING = ("builder.py", "install.py", "trt.py")  # others use such names, too
 SOURCES = [path for path in (*BUILDER, *RUNTIME) if path.name in SPEAKING]
 
 # Reached with TensorRT-RTX alone: where it has a `ComputeCapability`, or `is_rtx`.
@@ -63,7 +65,7 @@ def name_of(node: ast.AST) -> str | None:
         return HOLDS.get(node.id)
     if isinstance(node, ast.Call):
         return GIVES.get(name_of(node.func) or "")
-    if isinstance(node, ast.Attribute) and node.attr == "module":  # of flavours.TensorRT
+    if isinstance(node, ast.Attribute) and node.attr == "module":  # of install.TensorRT
         return ""
     if isinstance(node, ast.Attribute) and node.attr in HOLDS:  # self._engine
         return HOLDS[node.attr]
@@ -99,8 +101,8 @@ def asked_for() -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def known(assets: Path) -> dict[str, set[str]]:
-    lists = json.loads((assets / "tensorrt_api_names.json").read_text(encoding="utf-8"))
+def known(asset: Asset) -> dict[str, set[str]]:
+    lists = json.loads(asset("tensorrt_api_names.json").read_text(encoding="utf-8"))
     return {version: set(names) for version, names in lists.items()}
 
 

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from florence_edge import Florence2
-from florence_edge.engines import this_device
-from florence_edge.engines.flavours import find_tensorrt
-from florence_edge_export.engines.cli import main as build
+from florence_edge.tensorrt.install import find_tensorrt
+from florence_edge.tensorrt.manifest import this_device
+from florence_edge_export.tensorrt_build.cli import main as build
 
 TOKENS = 200
 ROUNDS = 6  # the first is not counted: it captures
@@ -70,7 +70,7 @@ def steps(model: Florence2, beams: int) -> list[float]:
     pixels = np.zeros((1, size.image_size, size.image_size, 3), dtype=np.uint8)
     ids = np.full((1, 8), TOKEN, dtype=np.int64)
     mask = np.ones((1, size.image_tokens + 8), dtype=np.int64)
-    decoder = model.backend.read(model.backend.look(pixels), ids, mask, beams=beams)
+    decoder = model.backend.prefill(model.backend.encode_image(pixels), ids, mask, beams=beams)
     tokens = np.full((1, beams), TOKEN, dtype=np.int64)
     seconds = []
     for step in range(TOKENS):

@@ -1,4 +1,4 @@
-"""What TensorRT-RTX says of engines that were built for other GPUs, on the GPU at hand.
+"""What TensorRT-RTX reports for engines that were built for other GPUs, on the GPU at hand.
 
     python tests/gpu/engine_validity.py OUTPUT.json
 
@@ -16,15 +16,14 @@ from typing import Any
 
 from florence_edge import contract
 from florence_edge.bundle import Bundle
-from florence_edge.engines.flavours import TensorRT, find_tensorrt
-from florence_edge.engines.gpu import find_gpu
-from florence_edge.engines.log import logger_of
-from florence_edge.engines.profiles import EngineOptions, profiles
 from florence_edge.errors import BackendError
-from florence_edge_export.checkpoint.source import MINIATURE, find_checkpoint
-from florence_edge_export.engines.job import Built, Job
-from florence_edge_export.engines.worker import build_in_process
+from florence_edge.tensorrt.driver import find_gpu
+from florence_edge.tensorrt.install import TensorRT, find_tensorrt, make_logger
+from florence_edge.tensorrt.profiles import EngineOptions, profiles
+from florence_edge_export.checkpoint.loader import MINIATURE, find_checkpoint
 from florence_edge_export.export import ExportOptions, export
+from florence_edge_export.tensorrt_build.builder import Built, Job
+from florence_edge_export.tensorrt_build.worker import build_in_process
 
 from_tensorrt: list[str] = []
 
@@ -73,18 +72,18 @@ def asked(tensorrt: TensorRT, bundle: Bundle, target: str | None, scratch: Path)
         return {"built": False, "why": str(error)}
     from_tensorrt.clear()
     trt, plan = tensorrt.module, job.plan.read_bytes()
-    log = logger_of(trt, hear)
+    log = make_logger(trt, on_message)
     runtime = trt.Runtime(log)
     try:
         validity: object = runtime.get_engine_validity(plan)
         loads = runtime.deserialize_cuda_engine(plan) is not None
     except RuntimeError as error:  # without a driver there is no runtime to ask
         validity, loads = str(error), False
-    told = {"validity": str(validity), "loads": loads, "log": list(from_tensorrt)}
-    return {"built": bool(built), **told}
+    found = {"validity": str(validity), "loads": loads, "log": list(from_tensorrt)}
+    return {"built": bool(built), **found}
 
 
-def hear(level: int, message: str) -> None:
+def on_message(level: int, message: str) -> None:
     if level >= logging.WARNING:
         from_tensorrt.append(message)
 

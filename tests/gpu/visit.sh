@@ -3,7 +3,7 @@
 #
 #   visit.sh keep DIR      keep the parts of wheels that this call brought, in /tmp/visit
 #   visit.sh install       put the wheels together and install them to /tmp/visit/site
-#   visit.sh STAGE...      tests, rtx, speed, graphs, steps, ahead: each writes into $OUT, and a stage
+#   visit.sh STAGE...      tests, rtx, speed, graphs, steps, multi-step: each writes into $OUT, and a stage
 #                          that fails does not stop the next (exit status 1 at the end)
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit
@@ -95,16 +95,16 @@ stage() {
             try steps.log "$python" tests/gpu/decoder_steps.py "$visit/in-place" \
                 "$out/decoder_steps.json"
             ;;
-        ahead)
-            ours ahead.log florence_edge_export.cli miniature --precision fp16 \
+        multi-step)
+            ours multi_step.log florence_edge_export.cli miniature --precision fp16 \
                 --output "$visit/miniature" --overwrite
-            try ahead.log "$python" tests/gpu/steps_ahead.py "$visit/miniature" cuda \
-                "$out/steps_ahead_cuda.json"
-            ours ahead.log florence_edge_export.engines.cli "$visit/miniature"
-            try ahead.log "$python" tests/gpu/steps_ahead.py "$visit/miniature" tensorrt \
-                "$out/steps_ahead_tensorrt.json"
+            try multi_step.log "$python" tests/gpu/multi_step.py "$visit/miniature" cuda \
+                "$out/multi_step_cuda.json"
+            ours multi_step.log florence_edge_export.tensorrt_build.cli "$visit/miniature"
+            try multi_step.log "$python" tests/gpu/multi_step.py "$visit/miniature" tensorrt \
+                "$out/multi_step_tensorrt.json"
             ;;
-        *) die "there is no stage $1: tests, rtx, speed, graphs, steps, ahead" ;;
+        *) die "there is no stage $1: tests, rtx, speed, graphs, steps, multi-step" ;;
     esac
 }
 
@@ -115,7 +115,7 @@ speed() {
         --beams 1,3 --rounds 10 --work "$visit/${1%.json}" --output "$out/$1"
 }
 
-[ $# -gt 0 ] || die "say what: keep DIR, install, or stages (tests, rtx, speed, graphs, steps, ahead)"
+[ $# -gt 0 ] || die "say what: keep DIR, install, or stages (tests, rtx, speed, graphs, steps, multi-step)"
 mkdir -p "$out" "$visit"
 case $1 in
     keep) keep "${2:-}" ;;

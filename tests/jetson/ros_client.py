@@ -36,8 +36,8 @@ _NODE = "/florence_edge"
 _PATIENCE = 60.0
 
 
-class Seen:
-    """What was seen, by the name of each check; one that fails ends the program."""
+class Checks:
+    """What each check found, by its name; one that fails ends the program."""
 
     def __init__(self):
         self.values = {}
@@ -109,16 +109,16 @@ class Client:
             time.sleep(0.2)
         return found[-1]
 
-    def health(self, said):
+    def health(self, words):
         """The first diagnostic status from now on whose message holds these words."""
         heard, deadline = self.heard["/diagnostics"], time.monotonic() + _PATIENCE
         begin = len(heard)
         while time.monotonic() < deadline:
             for status in (s for m in heard[begin:] for s in m.status):
-                if said in status.message:
+                if words in status.message:
                     return {"level": ord(status.level), "message": status.message}
             time.sleep(0.1)
-        raise SystemExit(f"No diagnostics said {said!r}; the last: {heard[-1:]}")
+        raise SystemExit(f"No diagnostics held {words!r}; the last: {heard[-1:]}")
 
 
 def stamp_of(message):
@@ -140,12 +140,12 @@ def several(client, tasks, cancel_after=None):
     action.wait_for_server(_PATIENCE)
     feedback, enough = [], threading.Event()
 
-    def told(message):
+    def on_feedback(message):
         feedback.append(message.feedback.answered)
         if len(feedback) == cancel_after:
             enough.set()
 
-    goal = wait(action.send_goal_async(AskSeveral.Goal(tasks=tasks), feedback_callback=told))
+    goal = wait(action.send_goal_async(AskSeveral.Goal(tasks=tasks), feedback_callback=on_feedback))
     if cancel_after is not None:
         enough.wait(_PATIENCE)
         wait(goal.cancel_goal_async())
@@ -160,19 +160,19 @@ def main():
     paths = sorted(pictures.glob("*.jpg"))[:3]
     scenes = [np.asarray(Pillow.open(path).convert("RGB")) for path in paths]
     rclpy.init()
-    client, seen = Client(), Seen()
+    client, checks = Client(), Checks()
     try:
-        begin(client, seen.check)
-        frames(client, seen.check, scenes)
-        mistakes(client, seen.check, scenes[0])
-        requests(client, seen.check)
-        crowd(client, seen.check)
-        silence(client, seen.check, scenes[0], bundle)
-        end(client, seen.check, scenes[0], bundle)
+        begin(client, checks.check)
+        frames(client, checks.check, scenes)
+        mistakes(client, checks.check, scenes[0])
+        requests(client, checks.check)
+        crowd(client, checks.check)
+        silence(client, checks.check, scenes[0], bundle)
+        end(client, checks.check, scenes[0], bundle)
     finally:
         client.close()
         rclpy.shutdown()
-    output.write_text(json.dumps(seen.values, indent=1) + "\n")
+    output.write_text(json.dumps(checks.values, indent=1) + "\n")
 
 
 def begin(client, check):

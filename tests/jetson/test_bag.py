@@ -13,27 +13,29 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+
+pytest.importorskip("rosbags", reason="install florence-edge[ros]")
+
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 
 from florence_edge import Florence2, GenerationOptions
-from florence_edge.errors import FlorenceEdgeError, RequestError
-from florence_edge_jetson.bag.answering import (
+from florence_edge.errors import FlorenceEdgeError, MissingPackageError
+from florence_edge_jetson.robots.bag.answer import (
     ANNOTATED,
     ANSWERS,
     DETECTIONS,
-    Count,
-    Order,
-    answer_recording,
+    BagProgress,
+    BagRequest,
+    answer_bag,
 )
-from florence_edge_jetson.bag.cli import main
-from florence_edge_jetson.bag.recording import open_recording
-from florence_edge_jetson.bag.store import open_store
-from florence_edge_jetson.ros import types as names
-from florence_edge_jetson.ros.images import rgb_from_image
+from florence_edge_jetson.robots.bag.cli import main
+from florence_edge_jetson.robots.bag.reader import open_reader, open_typestore
+from florence_edge_jetson.robots.ros import message_types
+from florence_edge_jetson.robots.ros.images import rgb_from_image
 
-from .ros_world import BOXES, HEIGHT, LOG_PROB, WIDTH, Rgb, noise, scripted_model
+from .scripted_model import BOXES, HEIGHT, LOG_PROB, WIDTH, Rgb, noise, scripted_model
 
-STORE = open_store()
+TYPESTORE = open_typestore()
 TOPIC = "/camera/image"
 START = 1_700_000_000_000_000_000
 LATER = 5_000_000  # nanoseconds between a frame's stamp and its recording
@@ -48,12 +50,12 @@ def stamp_of(number: int) -> tuple[int, int]:
 
 def header_of(number: int) -> Any:
     seconds, nanoseconds = stamp_of(number)
-    stamp = STORE.types["builtin_interfaces/msg/Time"](sec=seconds, nanosec=nanoseconds)
-    return STORE.types[names.HEADER](stamp=stamp, frame_id="camera")
+    stamp = TYPESTORE.types["builtin_interfaces/msg/Time"](sec=seconds, nanosec=nanoseconds)
+    return TYPESTORE.types[message_types.HEADER](stamp=stamp, frame_id="camera")
 
 
 def raw(picture: Rgb, number: int, encoding: str = "rgb8") -> Any:
-    return STORE.types[names.IMAGE](
+    return TYPESTORE.types[message_types.IMAGE](
         header=header_of(number),
         height=picture.shape[0],
         width=picture.shape[1],
@@ -72,7 +74,9 @@ def png(picture: Rgb, number: int) -> Any:
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "PNG")
     data = np.frombuffer(file.getvalue(), dtype=np.uint8)
-    return STORE.types[names.COMPRESSED_IMAGE](header=header_of(number), format="png", data=data)
+    return TYPESTORE.types[message_types.COMPRESSED_IMAGE](
+        header=header_of(number), format="png", data=data
+    )
 
 
 Make = Callable[[Rgb, int], Any]
@@ -84,41 +88,41 @@ def record(
     *,
     storage: StoragePlugin = StoragePlugin.SQLITE3,
     make: Make = raw,
-    mend: Callable[[list[Any]], list[Any]] = list,
+    change: Callable[[list[Any]], list[Any]] = list,
 ) -> Path:
-    """A recording of a camera and of something else; `mend` may change its messages."""
-    messages = mend([make(picture, number) for number, picture in enumerate(pictures)])
-    kind = names.COMPRESSED_IMAGE if make is png else names.IMAGE
+    """A recording of a camera and of something else; `change` may change its messages."""
+    messages = change([make(picture, number) for number, picture in enumerate(pictures)])
+    kind = message_types.COMPRESSED_IMAGE if make is png else message_types.IMAGE
     with Writer(path, version=8, storage_plugin=storage) as writer:
-        camera = writer.add_connection(TOPIC, kind, typestore=STORE)
-        other = writer.add_connection("/chatter", names.STRING, typestore=STORE)
+        camera = writer.add_connection(TOPIC, kind, typestore=TYPESTORE)
+        other = writer.add_connection("/chatter", message_types.STRING, typestore=TYPESTORE)
         for number, message in enumerate(messages):
             recorded = START + number * 100_000_000 + LATER
-            writer.write(camera, recorded, STORE.serialize_cdr(message, kind))
-            words = STORE.types[names.STRING](data=f"line {number}")
-            writer.write(other, recorded + 1, STORE.serialize_cdr(words, names.STRING))
+            writer.write(camera, recorded, TYPESTORE.serialize_cdr(message, kind))
+            words = TYPESTORE.types[message_types.STRING](data=f"line {number}")
+            writer.write(other, recorded + 1, TYPESTORE.serialize_cdr(words, message_types.STRING))
     return path
 
 
 @dataclass(frozen=True)
-class Told:
+class RecordedMessage:
     """A message of the new recording."""
 
     recorded: int
     message: Any
 
 
-def told(path: Path) -> dict[str, list[Told]]:
+def recorded_messages(path: Path) -> dict[str, list[RecordedMessage]]:
     """All messages of a recording by their topics."""
     with Reader(path) as reader:
-        found: dict[str, list[Told]] = {each.topic: [] for each in reader.connections}
+        found: dict[str, list[RecordedMessage]] = {each.topic: [] for each in reader.connections}
         for connection, recorded, data in reader.messages():
-            message = STORE.deserialize_cdr(data, connection.msgtype)
-            found[connection.topic].append(Told(recorded, message))
+            message = TYPESTORE.deserialize_cdr(data, connection.msgtype)
+            found[connection.topic].append(RecordedMessage(recorded, message))
     return found
 
 
-Answer = Callable[..., Count]
+Answer = Callable[..., BagProgress]
 
 
 @pytest.fixture
@@ -130,10 +134,10 @@ def scripted(tiny_bundle: Path) -> Florence2:
 def answer(scripted: Florence2) -> Answer:
     """Has a recording answered by the scripted model."""
 
-    def answer(source: Path, target: Path, **changes: Any) -> Count:
+    def answer(source: Path, target: Path, **changes: Any) -> BagProgress:
         settings = {"topic": TOPIC, "task": "OD", "options": SHORT, **changes}
-        order = Order(source=source, target=target, **settings)
-        return answer_recording(order, lambda: scripted, notice=lambda count: None)
+        request = BagRequest(source=source, target=target, **settings)
+        return answer_bag(request, lambda: scripted, on_progress=lambda progress: None)
 
     return answer
 
@@ -147,9 +151,9 @@ def test_every_frame_is_answered_with_its_stamp(
     answer: Answer, tmp_path: Path, storage: StoragePlugin, make: Make
 ) -> None:
     source = record(tmp_path / "in", storage=storage, make=make)
-    count = answer(source, tmp_path / "out")
-    assert count == Count(asked=4, of=4)
-    found = told(tmp_path / "out")
+    progress = answer(source, tmp_path / "out")
+    assert progress == BagProgress(done=4, total=4)
+    found = recorded_messages(tmp_path / "out")
     assert set(found) == {DETECTIONS, ANSWERS}
     assert len(found[DETECTIONS]) == len(found[ANSWERS]) == 4
     for number, (detections, text) in enumerate(
@@ -166,7 +170,7 @@ def test_every_frame_is_answered_with_its_stamp(
 
 def test_detections_are_those_of_the_model(answer: Answer, tmp_path: Path) -> None:
     answer(record(tmp_path / "in"), tmp_path / "out", task="REGION_PROPOSAL")
-    for each in told(tmp_path / "out")[DETECTIONS]:
+    for each in recorded_messages(tmp_path / "out")[DETECTIONS]:
         assert len(each.message.detections) == len(BOXES)
         for detection, (left, top, right, bottom) in zip(
             each.message.detections, BOXES, strict=True
@@ -181,7 +185,7 @@ def test_detections_are_those_of_the_model(answer: Answer, tmp_path: Path) -> No
 def test_the_real_model_says_what_it_says_about_the_pictures(
     tiny_model: Florence2, tmp_path: Path
 ) -> None:
-    order = Order(
+    request = BagRequest(
         source=record(tmp_path / "in", make=png),
         target=tmp_path / "out",
         topic=TOPIC,
@@ -189,10 +193,12 @@ def test_the_real_model_says_what_it_says_about_the_pictures(
         text="a red car",
         options=SHORT,
     )
-    answer_recording(order, lambda: tiny_model, notice=lambda count: None)
-    spoken = [json.loads(each.message.data) for each in told(tmp_path / "out")[ANSWERS]]
+    answer_bag(request, lambda: tiny_model, on_progress=lambda progress: None)
+    spoken = [
+        json.loads(each.message.data) for each in recorded_messages(tmp_path / "out")[ANSWERS]
+    ]
     for picture, answer in zip(FRAMES, spoken, strict=True):
-        expected = tiny_model.run(order.task, picture, "a red car", options=SHORT).to_json()
+        expected = tiny_model.run(picture, request.task, "a red car", options=SHORT).to_json()
         assert answer["token_ids"] == expected["token_ids"]
         assert answer["result"] == json.loads(json.dumps(expected["result"]))
 
@@ -201,16 +207,18 @@ def test_the_real_model_says_what_it_says_about_the_pictures(
 def test_every_nth_frame_is_answered(
     answer: Answer, tmp_path: Path, every: int, kept: list[int]
 ) -> None:
-    count = answer(record(tmp_path / "in"), tmp_path / "out", every=every)
-    assert (count.asked, count.of) == (len(kept), len(kept))
-    stamps = [each.message.header.stamp.sec for each in told(tmp_path / "out")[DETECTIONS]]
+    progress = answer(record(tmp_path / "in"), tmp_path / "out", every=every)
+    assert (progress.done, progress.total) == (len(kept), len(kept))
+    stamps = [
+        each.message.header.stamp.sec for each in recorded_messages(tmp_path / "out")[DETECTIONS]
+    ]
     assert stamps == [100 + number for number in kept]
 
 
 def test_annotated_pictures_are_written_if_they_are_wanted(answer: Answer, tmp_path: Path) -> None:
     source = record(tmp_path / "in")
     answer(source, tmp_path / "out", task="REGION_PROPOSAL", annotated=True)
-    pictures = told(tmp_path / "out")[ANNOTATED]
+    pictures = recorded_messages(tmp_path / "out")[ANNOTATED]
     assert len(pictures) == 4
     for number, (picture, plain) in enumerate(zip(pictures, FRAMES, strict=True)):
         assert picture.message.header.stamp.sec == 100 + number
@@ -223,7 +231,9 @@ def test_annotated_pictures_are_written_if_they_are_wanted(answer: Answer, tmp_p
 def test_frames_may_change_their_size(answer: Answer, tmp_path: Path) -> None:
     pictures = [noise(0), noise(1, height=50, width=90)]
     answer(record(tmp_path / "in", pictures), tmp_path / "out", task="REGION_PROPOSAL")
-    boxes = [each.message.detections[1].bbox for each in told(tmp_path / "out")[DETECTIONS]]
+    boxes = [
+        each.message.detections[1].bbox for each in recorded_messages(tmp_path / "out")[DETECTIONS]
+    ]
     assert [box.size_x for box in boxes] == [WIDTH // 2 - 1, 90 // 2 - 1]
     assert [box.size_y for box in boxes] == [HEIGHT - 1, 50 - 1]
 
@@ -246,7 +256,7 @@ def test_a_storage_file_alone_is_read_as_well(
 ) -> None:
     folder = record(tmp_path / "in", storage=storage)
     (file,) = (each for each in folder.iterdir() if each.suffix != ".yaml")
-    assert answer(file, tmp_path / "out").asked == 4
+    assert answer(file, tmp_path / "out").done == 4
 
 
 # What goes wrong: one message, and nothing is written.
@@ -295,7 +305,7 @@ def test_yuv_of_a_usb_camera_is_answered(answer: Answer, tmp_path: Path, encodin
         return message
 
     answer(record(tmp_path / "in", make=yuv), tmp_path / "out")
-    assert len(told(tmp_path / "out")[DETECTIONS]) == len(FRAMES)
+    assert len(recorded_messages(tmp_path / "out")[DETECTIONS]) == len(FRAMES)
 
 
 def test_a_topic_without_frames_is_refused(answer: Answer, tmp_path: Path) -> None:
@@ -335,7 +345,7 @@ def test_a_recorder_that_was_not_stopped_is_told_what_to_run(
 
 @pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 0.9])
-def test_a_truncated_recording_is_told_how_to_mend(
+def test_a_truncated_recording_is_told_how_to_repair(
     answer: Answer, tmp_path: Path, storage: StoragePlugin, kept: float
 ) -> None:
     source = record(tmp_path / "in", storage=storage)
@@ -370,24 +380,26 @@ def damaged(messages: list[Any]) -> list[Any]:
 
 
 def test_damaged_frames_are_counted_and_left_out(scripted: Florence2, tmp_path: Path) -> None:
-    seen: list[Count] = []
-    order = Order(
-        source=record(tmp_path / "in", make=png, mend=damaged),
+    steps: list[BagProgress] = []
+    request = BagRequest(
+        source=record(tmp_path / "in", make=png, change=damaged),
         target=tmp_path / "out",
         topic=TOPIC,
         task="OD",
         options=SHORT,
     )
-    last = answer_recording(order, lambda: scripted, notice=seen.append)
-    assert [count.failed for count in seen] == [0, 1, 2, 2]
-    assert "A frame of /camera/image with the format 'png'" in str(seen[1].error)
-    assert (last.asked, last.failed, last.error) == (4, 2, None)
-    stamps = [each.message.header.stamp.sec for each in told(tmp_path / "out")[DETECTIONS]]
+    last = answer_bag(request, lambda: scripted, on_progress=steps.append)
+    assert [progress.failed for progress in steps] == [0, 1, 2, 2]
+    assert "A frame of /camera/image with the format 'png'" in str(steps[1].error)
+    assert (last.done, last.failed, last.error) == (4, 2, None)
+    stamps = [
+        each.message.header.stamp.sec for each in recorded_messages(tmp_path / "out")[DETECTIONS]
+    ]
     assert stamps == [100, 103]
 
 
 def test_nothing_but_damaged_frames_makes_no_recording(answer: Answer, tmp_path: Path) -> None:
-    source = record(tmp_path / "in", FRAMES[:3], make=png, mend=lambda all: damaged(all)[1:])
+    source = record(tmp_path / "in", FRAMES[:3], make=png, change=lambda all: damaged(all)[1:])
     message = refused(answer, source, tmp_path / "out")
     assert "None of the 2 frames of /camera/image could be read; the last one: A frame" in message
 
@@ -417,9 +429,9 @@ def test_an_existing_output_is_kept_unless_overwrite_is_given(
     source = record(tmp_path / "in")
     answer(source, tmp_path / "out", every=2)
     assert "pass --overwrite" in refused(answer, source, tmp_path / "out")
-    assert len(told(tmp_path / "out")[DETECTIONS]) == 2
+    assert len(recorded_messages(tmp_path / "out")[DETECTIONS]) == 2
     answer(source, tmp_path / "out", overwrite=True)
-    assert len(told(tmp_path / "out")[DETECTIONS]) == 4
+    assert len(recorded_messages(tmp_path / "out")[DETECTIONS]) == 4
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
 
 
@@ -436,7 +448,7 @@ def test_overwrite_replaces_nothing_but_a_recording(
         record(target)
         (target / "notes.txt").write_text("mine")
     message = refused(answer, source, target, overwrite=True)
-    assert "holds what is no recording's" in message
+    assert "holds something that is not part of a recording" in message
 
 
 def test_the_recording_itself_is_never_replaced(answer: Answer, tmp_path: Path) -> None:
@@ -444,7 +456,7 @@ def test_the_recording_itself_is_never_replaced(answer: Answer, tmp_path: Path) 
     for path in (source, next(source.glob("*.db3"))):
         message = refused(answer, path, source, overwrite=True)
         assert "is where the frames come from; it will not be replaced" in message
-    assert len(told(source)[TOPIC]) == 4
+    assert len(recorded_messages(source)[TOPIC]) == 4
 
 
 def test_a_failed_run_keeps_what_was_there(
@@ -460,7 +472,7 @@ def test_a_failed_run_keeps_what_was_there(
     message = refused(answer, source, tmp_path / "out", overwrite=True)
     assert "Writing out failed: [Errno 28] No space left on device. Nothing was changed" in message
     monkeypatch.undo()
-    assert len(told(tmp_path / "out")[DETECTIONS]) == 2
+    assert len(recorded_messages(tmp_path / "out")[DETECTIONS]) == 2
 
 
 def test_the_old_recording_comes_back_if_the_last_step_fails(
@@ -475,9 +487,9 @@ def test_the_old_recording_comes_back_if_the_last_step_fails(
             raise OSError(5, "Input/output error")
         rename(old, new)
 
-    monkeypatch.setattr("florence_edge_jetson.bag.writing.os.rename", failing)
+    monkeypatch.setattr("florence_edge.files.os.rename", failing)
     assert "Input/output error" in refused(answer, source, tmp_path / "out", overwrite=True)
-    assert len(told(tmp_path / "out")[DETECTIONS]) == 2
+    assert len(recorded_messages(tmp_path / "out")[DETECTIONS]) == 2
 
 
 def test_an_output_that_cannot_be_is_named(answer: Answer, tmp_path: Path) -> None:
@@ -505,7 +517,7 @@ def test_the_command_answers_a_recording(
     status, out, err = run(capsys, source, target, *asked)
     assert (status, err) == (0, "")
     assert out == f"{target}: 2 frames of {TOPIC} answered.\n"
-    assert len(told(target)[ANSWERS]) == 2
+    assert len(recorded_messages(target)[ANSWERS]) == 2
 
 
 def test_an_answer_of_the_command_takes_no_longer_than_max_time(
@@ -513,14 +525,16 @@ def test_an_answer_of_the_command_takes_no_longer_than_max_time(
 ) -> None:
     asked = ("--topic", TOPIC, "--task", "OD", "--bundle", tiny_bundle, "--max-time", "1e-9")
     assert run(capsys, record(tmp_path / "in"), tmp_path / "out", *asked)[0] == 0
-    said = [json.loads(each.message.data) for each in told(tmp_path / "out")[ANSWERS]]
-    assert {each["status"] for each in said} == {"truncated"}
+    spoken = [
+        json.loads(each.message.data) for each in recorded_messages(tmp_path / "out")[ANSWERS]
+    ]
+    assert {each["status"] for each in spoken} == {"truncated"}
 
 
 def test_the_command_names_damaged_frames_and_is_no_success(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = record(tmp_path / "in", make=png, mend=damaged)
+    source = record(tmp_path / "in", make=png, change=damaged)
     asked = ("--topic", TOPIC, "--task", "OD", "--bundle", tiny_bundle)
     status, out, err = run(capsys, source, tmp_path / "out", *asked)
     assert status == 1
@@ -567,7 +581,7 @@ def test_an_interrupted_run_leaves_nothing_behind(
     # Where the tests are a background job they ignore Ctrl-C, as would whatever they start.
     command = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from florence_edge_jetson.bag.cli import main; sys.exit(main())"
+        "from florence_edge_jetson.robots.bag.cli import main; sys.exit(main())"
     )
     asked = ("--topic", TOPIC, "--task", "OD", "--bundle", tiny_bundle, "--threads", "1")
     target = tmp_path / "out"
@@ -597,13 +611,13 @@ def test_without_the_library_the_extra_is_named(
     answer: Answer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "rosbags.typesys", None)
-    with pytest.raises(RequestError, match=r"pip install 'florence-edge\[ros\]'"):
+    with pytest.raises(MissingPackageError, match=r"pip install 'florence-edge\[ros\]'"):
         answer(tmp_path / "in", tmp_path / "out")
 
 
 def test_frames_are_read_one_at_a_time(tmp_path: Path) -> None:
     source = record(tmp_path / "in", FRAMES * 5)
-    with open_recording(source, STORE) as recording:
+    with open_reader(source, TYPESTORE) as recording:
         frames = recording.frames(TOPIC)
         np.testing.assert_array_equal(next(frames).rgb(), FRAMES[0])
         np.testing.assert_array_equal(next(frames).rgb(), FRAMES[1])

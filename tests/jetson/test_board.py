@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from florence_edge_jetson.machine.board import read_board
+from florence_edge_jetson.machine.board import Release, jetpack_of, read_board, read_release
 from florence_edge_jetson.machine.clocks import (
     PowerMode,
     fastest,
@@ -10,12 +10,10 @@ from florence_edge_jetson.machine.clocks import (
     read_power_mode,
     read_power_modes,
 )
-from florence_edge_jetson.machine.jetpack import Release, jetpack_of, release_from_text
-from florence_edge_jetson.machine.memory import GIB, read_memory
+from florence_edge_jetson.machine.system import GIB, Tree, read_memory
 from florence_edge_jetson.machine.thermal import active_alerts, over_current_events, read_zones
-from florence_edge_jetson.machine.tree import Tree
 
-from .recorded import board_tree, write_tree
+from .recorded_boards import board_tree, write_tree
 
 
 @pytest.mark.parametrize(
@@ -103,9 +101,9 @@ def test_releases_beyond_the_table_have_no_jetpack() -> None:
     assert jetpack_of(Release((28, 2, 1))) is None
 
 
-def test_a_release_file_of_something_else_is_none() -> None:
-    assert release_from_text("not a release\n") is None
-    assert release_from_text(None) is None
+def test_a_release_file_of_something_else_is_none(tmp_path: Path) -> None:
+    assert read_release(write_tree(tmp_path, {"/etc/nv_tegra_release": "not a release\n"})) is None
+    assert read_release(Tree(tmp_path / "nowhere")) is None
 
 
 def test_swap_on_disk_is_told_from_swap_in_memory(tmp_path: Path) -> None:
@@ -154,8 +152,8 @@ def test_the_gpus_clock_is_found_among_the_others(tmp_path: Path) -> None:
     thor = read_gpu_clock(board_tree("thor", tmp_path / "thor"))
     assert nano is not None
     assert thor is not None
-    assert (nano.now, nano.limit, nano.most, nano.governor) == (306, 918, 1020, "nvhost_podgov")
-    assert (thor.now, thor.limit, thor.most, thor.governor) == (315, 1575, 1575, None)
+    assert (nano.now, nano.limit, nano.max, nano.governor) == (306, 918, 1020, "nvhost_podgov")
+    assert (thor.now, thor.limit, thor.max, thor.governor) == (315, 1575, 1575, None)
     assert read_gpu_clock(board_tree("orin-nx", tmp_path / "nx")) is None
 
 

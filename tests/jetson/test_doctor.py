@@ -1,4 +1,4 @@
-"""The examination as a whole: recorded boards, this machine, bundles, and the command."""
+"""The examination as a whole: recorded boards, this machine, checks_bundle, and the command."""
 
 import json
 import os
@@ -12,31 +12,26 @@ import pytest
 
 from florence_edge import errors
 from florence_edge.bundle import Bundle
-from florence_edge.engines import Device, EngineOptions, EngineRecord
-from florence_edge.engines.flavours import TensorRT
-from florence_edge_jetson.doctor import bundles, examine
+from florence_edge.devices import Device
+from florence_edge.tensorrt.install import TensorRT
+from florence_edge.tensorrt.manifest import EngineManifest, TargetDevice
+from florence_edge.tensorrt.profiles import EngineOptions
+from florence_edge_jetson.doctor import checks_bundle, examine
 from florence_edge_jetson.doctor.cli import main
-from florence_edge_jetson.doctor.finding import Finding
-from florence_edge_jetson.machine.tree import Tree
+from florence_edge_jetson.doctor.findings import Finding
+from florence_edge_jetson.machine.system import Tree
 
-from .recorded import BOARDS, board_tree
+from ..helpers.engines import ORIN
+from .recorded_boards import BOARDS, board_tree
 
-DEVICE = Device(
-    gpu="Orin",
-    multiprocessors=8,
-    compute_capability="8.7",
-    flavour="tensorrt",
-    tensorrt="10.3.0",
-    driver="12.6",
-    l4t="36.4.3",
-)
+DEVICE = replace(ORIN, multiprocessors=8)
 
 
 def states(findings: list[Finding]) -> dict[str, str]:
     return {finding.check: finding.state for finding in findings}
 
 
-def test_an_orin_nano_as_it_comes_has_things_to_mend(tmp_path: Path) -> None:
+def test_an_orin_nano_as_it_comes_has_things_to_fix(tmp_path: Path) -> None:
     found = states(examine.examine(board_tree("orin-nano", tmp_path)))
     assert found == {
         "board": "ok",
@@ -83,10 +78,10 @@ def test_this_machine_is_examined_live(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 def test_a_sound_bundle_passes_its_self_test(tiny_bundle: Path) -> None:
-    bundle, finding = bundles.load_bundle(tiny_bundle)
+    bundle, finding = checks_bundle.load_bundle(tiny_bundle)
     assert finding.state == "ok"
     assert bundle is not None
-    assert bundles.check_answers(bundle, "cpu").state == "ok"
+    assert checks_bundle.check_answers(bundle, Device("cpu")).state == "ok"
 
 
 def test_changed_weights_are_found_by_their_hash(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -95,7 +90,7 @@ def test_changed_weights_are_found_by_their_hash(tiny_bundle: Path, tmp_path: Pa
     weights = bytearray((folder / "weights.bin").read_bytes())
     weights[100] ^= 1
     (folder / "weights.bin").write_bytes(weights)
-    bundle, finding = bundles.load_bundle(folder)
+    bundle, finding = checks_bundle.load_bundle(folder)
     assert (bundle, finding.state) == (None, "fail")
     assert "weights.bin is not what was exported" in finding.found
 
@@ -111,7 +106,7 @@ def test_a_quick_look_at_a_bundle_reads_its_manifest_and_no_weights(
         check_content(bundle, weights=weights)
 
     monkeypatch.setattr(Bundle, "check_content", without_weights)
-    monkeypatch.setattr(bundles, "check_answers", lambda *_: pytest.fail("it was run"))
+    monkeypatch.setattr(checks_bundle, "check_answers", lambda *_: pytest.fail("it was run"))
     findings = examine.examine(Tree(), folder, scope=examine.Scope(quick=True))
     assert findings[0].check == "bundle"  # what matters most comes first
     assert "the weights were not hashed" in findings[0].found
@@ -123,13 +118,13 @@ def test_for_tensorrt_engines_that_do_not_fit_stop_a_quick_start(
 ) -> None:
     folder = shutil.copytree(tiny_bundle, tmp_path / "bundle")
     monkeypatch.setattr(examine, "find_tensorrt", lambda: TensorRT(object(), "tensorrt", "10.3.0"))
-    monkeypatch.setattr(examine, "this_device", lambda _: DEVICE)
+    monkeypatch.setattr(examine, "this_device", lambda *_: DEVICE)
     assert main([str(folder), "--quick", "--device", "tensorrt"]) == 1
     assert main([str(folder), "--quick"]) == 0
     store_engines(Bundle.load(folder), DEVICE)
     assert main([str(folder), "--quick", "--device", "tensorrt"]) == 0
     no_gpu = errors.BackendError("There is no NVIDIA driver here.")
-    (finding,) = bundles.check_engines(Bundle.load(tiny_bundle), no_gpu, needed=True)
+    (finding,) = checks_bundle.check_engines(Bundle.load(tiny_bundle), no_gpu, needed=True)
     assert finding.state == "fail"
 
 
@@ -141,18 +136,18 @@ def test_a_quick_examination_is_of_a_bundle() -> None:
 
 def test_a_bundle_for_another_engine_is_not_tried_here(tiny_bundle: Path) -> None:
     bundle = replace(Bundle.load(tiny_bundle), target="tensorrt")
-    finding = bundles.check_answers(bundle, "cpu")
+    finding = checks_bundle.check_answers(bundle, Device("cpu"))
     assert (finding.state, finding.found) == ("ok", "not done: the bundle is for tensorrt")
 
 
 def test_answers_far_from_the_exporters_are_doubtful() -> None:
-    assert bundles.judge_answers({"image_features": 1e-5}, "cpu").state == "ok"
-    far = bundles.judge_answers({"image_features": 1e-5, "top_log_probs": 0.2}, "cpu")
+    assert checks_bundle.judge_answers({"image_features": 1e-5}, Device("cpu")).state == "ok"
+    far = checks_bundle.judge_answers({"image_features": 1e-5, "top_log_probs": 0.2}, Device("cpu"))
     assert (far.state, "top_log_probs within 2.0e-01" in far.found) == ("warn", True)
 
 
-def store_engines(bundle: Bundle, device: Device, name: str = "0123456789abcdef") -> Path:
-    from florence_edge.engines.record import LAYOUT_VERSION, plan_name, sources, write_record
+def store_engines(bundle: Bundle, device: TargetDevice, name: str = "0123456789abcdef") -> Path:
+    from florence_edge.tensorrt.manifest import LAYOUT_VERSION, plan_name, sources, write_manifest
 
     folder = bundle.folder / "engines" / name
     folder.mkdir(parents=True)
@@ -160,7 +155,7 @@ def store_engines(bundle: Bundle, device: Device, name: str = "0123456789abcdef"
     for graph in ("vision_encoder", "text_encoder", "decoder"):
         (folder / plan_name(graph)).write_bytes(b"plan")
         plans[plan_name(graph)] = {"bytes": 4, "sha256": ""}
-    record = EngineRecord(
+    record = EngineManifest(
         layout=LAYOUT_VERSION,
         producer="florence-edge",
         model="tiny",
@@ -171,14 +166,14 @@ def store_engines(bundle: Bundle, device: Device, name: str = "0123456789abcdef"
         plans=plans,  # type: ignore[arg-type]
     )
     assert asdict(record)
-    write_record(folder, record)
+    write_manifest(folder, record)
     return folder
 
 
 def test_engines_that_fit_this_device_are_named(tiny_bundle: Path, tmp_path: Path) -> None:
     bundle = Bundle.load(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
     store_engines(bundle, DEVICE)
-    stored, fits = bundles.check_engines(bundle, DEVICE)
+    stored, fits = checks_bundle.check_engines(bundle, DEVICE)
     assert stored.found.startswith(
         "0123456789abcdef: Orin (SM 8.7), tensorrt 10.3.0, fp32; batch 1"
     )
@@ -191,8 +186,8 @@ def test_engines_may_lie_beside_a_bundle_that_cannot_be_written(
     bundle = Bundle.load(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
     store_engines(bundle, DEVICE)
     elsewhere = (bundle.folder / "engines").rename(tmp_path / "elsewhere")
-    assert bundles.check_engines(bundle, DEVICE, elsewhere)[-1].state == "ok"
-    assert bundles.check_engines(bundle, DEVICE)[-1].state == "warn"
+    assert checks_bundle.check_engines(bundle, DEVICE, elsewhere)[-1].state == "ok"
+    assert checks_bundle.check_engines(bundle, DEVICE)[-1].state == "warn"
 
 
 def test_engines_that_fit_are_tested_as_well(
@@ -202,12 +197,12 @@ def test_engines_that_fit_are_tested_as_well(
     store_engines(Bundle.load(folder), DEVICE)
     tested: list[str] = []
 
-    def check_answers(bundle: Bundle, device: str, engine_dir: Path | None = None) -> Finding:
-        tested.append(device)
+    def check_answers(bundle: Bundle, device: Device, engine_dir: Path | None = None) -> Finding:
+        tested.append(str(device))
         return Finding(f"self-test {device}", "ok", "")
 
-    monkeypatch.setattr(bundles, "check_answers", check_answers)
-    monkeypatch.setattr(examine, "this_device", lambda _: DEVICE)
+    monkeypatch.setattr(checks_bundle, "check_answers", check_answers)
+    monkeypatch.setattr(examine, "this_device", lambda *_: DEVICE)
     monkeypatch.setattr(
         examine, "find_tensorrt", lambda: TensorRT(object(), "tensorrt", DEVICE.tensorrt)
     )
@@ -218,24 +213,24 @@ def test_engines_that_fit_are_tested_as_well(
 def test_engines_of_another_tensorrt_are_doubtful(tiny_bundle: Path, tmp_path: Path) -> None:
     bundle = Bundle.load(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
     store_engines(bundle, replace(DEVICE, tensorrt="10.16.2"))
-    finding = bundles.check_engines(bundle, DEVICE)[-1]
+    finding = checks_bundle.check_engines(bundle, DEVICE)[-1]
     assert finding.state == "warn"
     assert "TensorRT tensorrt 10.16.2, here tensorrt 10.3.0" in finding.found
-    assert finding.mend.startswith("florence-build ")
+    assert finding.fix.startswith("florence-build ")
 
 
 def test_damaged_engines_are_named(tiny_bundle: Path, tmp_path: Path) -> None:
     bundle = Bundle.load(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
     folder = store_engines(bundle, DEVICE)
     (folder / "decoder.plan").write_bytes(b"")
-    stored, missing = bundles.check_engines(bundle, DEVICE)
+    stored, missing = checks_bundle.check_engines(bundle, DEVICE)
     assert (stored.state, "decoder.plan was cut short" in stored.found) == ("warn", True)
     assert missing.state == "warn"
 
 
 def test_without_a_gpu_no_engines_are_missed(tiny_bundle: Path) -> None:
     no_gpu = errors.BackendError("There is no NVIDIA driver here.")
-    (finding,) = bundles.check_engines(Bundle.load(tiny_bundle), no_gpu)
+    (finding,) = checks_bundle.check_engines(Bundle.load(tiny_bundle), no_gpu)
     assert finding.state == "ok"
 
 

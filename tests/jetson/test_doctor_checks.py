@@ -5,16 +5,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from florence_edge.engines.flavours import TensorRT
-from florence_edge.engines.gpu import Gpu
 from florence_edge.errors import BackendError
-from florence_edge_jetson.doctor import hardware, software
-from florence_edge_jetson.doctor.finding import Finding, exit_status, fail, ok, table, warn, worst
-from florence_edge_jetson.doctor.smoke import Trial
-from florence_edge_jetson.machine.board import Board
+from florence_edge.tensorrt.driver import GpuInfo
+from florence_edge.tensorrt.install import TensorRT
+from florence_edge_jetson.doctor import checks_hardware, checks_software
+from florence_edge_jetson.doctor.checks_software import ProviderTrial
+from florence_edge_jetson.doctor.findings import Finding, exit_status, fail, ok, table, warn, worst
+from florence_edge_jetson.machine.board import Board, Release, jetpack_of
 from florence_edge_jetson.machine.clocks import GpuClock, PowerMode
-from florence_edge_jetson.machine.jetpack import Release, jetpack_of
-from florence_edge_jetson.machine.memory import GIB, Memory
+from florence_edge_jetson.machine.system import GIB, Memory
 from florence_edge_jetson.machine.thermal import Zone
 
 PC = Board(name="A PC")
@@ -26,7 +25,7 @@ NANO = Board(
     release=Release((36, 4, 3)),
     jetpack=jetpack_of(Release((36, 4, 3))),
 )
-ORIN = Gpu(name="Orin", compute_capability="8.7", multiprocessors=8, driver="12.6")
+ORIN = GpuInfo(name="Orin", compute_capability="8.7", multiprocessors=8, driver="12.6")
 NO_DRIVER = BackendError("There is no NVIDIA driver here.")
 
 
@@ -41,27 +40,29 @@ def state(finding: Finding | None) -> str:
 
 
 def test_boards() -> None:
-    assert hardware.check_board(PC) == ok("board", "A PC (not a Jetson)")
-    assert hardware.check_board(NANO) == ok("board", "Orin Nano (Orin Nano 8GB, SM 8.7)")
-    xavier = hardware.check_board(Board(name="Xavier NX", chip="Xavier", compute_capability="7.2"))
+    assert checks_hardware.check_board(PC) == ok("board", "A PC (not a Jetson)")
+    assert checks_hardware.check_board(NANO) == ok("board", "Orin Nano (Orin Nano 8GB, SM 8.7)")
+    xavier = checks_hardware.check_board(
+        Board(name="Xavier NX", chip="Xavier", compute_capability="7.2")
+    )
     assert xavier.state == "fail"
     assert "JetPack 6.1" in xavier.found
 
 
 def test_jetpacks() -> None:
-    assert hardware.check_jetpack(PC) is None
-    assert state(hardware.check_jetpack(NANO)) == "ok"
-    assert state(hardware.check_jetpack(on(40, 1))) == "warn"
-    old = hardware.check_jetpack(on(36, 3))
+    assert checks_hardware.check_jetpack(PC) is None
+    assert state(checks_hardware.check_jetpack(NANO)) == "ok"
+    assert state(checks_hardware.check_jetpack(on(40, 1))) == "warn"
+    old = checks_hardware.check_jetpack(on(36, 3))
     assert old is not None
     assert (old.state, "JetPack 6.0" in old.found) == ("fail", True)
-    assert "Flash JetPack 6.2" in old.mend
+    assert "Flash JetPack 6.2" in old.fix
 
 
 def test_a_container_without_the_release_file_is_told_how_to_pass_it_in() -> None:
-    finding = hardware.check_jetpack(replace(NANO, release=None, jetpack=None))
+    finding = checks_hardware.check_jetpack(replace(NANO, release=None, jetpack=None))
     assert finding is not None
-    assert (finding.state, "-v /etc/nv_tegra_release" in finding.mend) == ("warn", True)
+    assert (finding.state, "-v /etc/nv_tegra_release" in finding.fix) == ("warn", True)
 
 
 @pytest.mark.parametrize(
@@ -70,48 +71,48 @@ def test_a_container_without_the_release_file_is_told_how_to_pass_it_in() -> Non
 )
 def test_memory(available: int, needed: int, expected: str) -> None:
     memory = Memory(total=8 * GIB, available=available, swap=0, disk_swap=0)
-    finding = hardware.check_memory(memory, needed, NANO)
+    finding = checks_hardware.check_memory(memory, needed, NANO)
     assert finding.state == expected
-    assert bool(finding.mend) == (expected != "ok")
+    assert bool(finding.fix) == (expected != "ok")
 
 
-def test_memory_that_is_not_stated() -> None:
-    assert hardware.check_memory(None, GIB, PC).state == "warn"
+def test_memory_that_is_not_known() -> None:
+    assert checks_hardware.check_memory(None, GIB, PC).state == "warn"
 
 
 def test_swap() -> None:
     small = Memory(total=8 * GIB, available=GIB, swap=4 * GIB, disk_swap=0)
-    assert hardware.check_swap(small, PC) is None
-    assert hardware.check_swap(None, NANO) is None
-    finding = hardware.check_swap(small, NANO)
+    assert checks_hardware.check_swap(small, PC) is None
+    assert checks_hardware.check_swap(None, NANO) is None
+    finding = checks_hardware.check_swap(small, NANO)
     assert state(finding) == "warn"
     assert finding is not None
     assert "zram" in finding.found
-    assert "mkswap" in finding.mend
-    assert state(hardware.check_swap(replace(small, disk_swap=4 * GIB), NANO)) == "ok"
-    assert state(hardware.check_swap(replace(small, total=64 * GIB), NANO)) == "ok"
+    assert "mkswap" in finding.fix
+    assert state(checks_hardware.check_swap(replace(small, disk_swap=4 * GIB), NANO)) == "ok"
+    assert state(checks_hardware.check_swap(replace(small, total=64 * GIB), NANO)) == "ok"
 
 
 def test_power_modes() -> None:
     slow, fast = PowerMode(0, "15W"), PowerMode(2, "MAXN_SUPER")
-    assert hardware.check_power_mode(slow, (slow, fast), PC) is None
-    assert state(hardware.check_power_mode(fast, (slow, fast), NANO)) == "ok"
-    finding = hardware.check_power_mode(slow, (slow, fast), NANO)
+    assert checks_hardware.check_power_mode(slow, (slow, fast), PC) is None
+    assert state(checks_hardware.check_power_mode(fast, (slow, fast), NANO)) == "ok"
+    finding = checks_hardware.check_power_mode(slow, (slow, fast), NANO)
     assert finding == warn(
         "power mode", "15W (mode 0); the fastest is MAXN_SUPER", "sudo nvpmodel -m 2"
     )
-    assert state(hardware.check_power_mode(None, (), NANO)) == "warn"
+    assert state(checks_hardware.check_power_mode(None, (), NANO)) == "warn"
 
 
 def test_clocks() -> None:
-    clock = GpuClock(now=306, limit=1020, most=1020, governor="nvhost_podgov")
-    assert hardware.check_gpu_clock(clock, (), PC) is None
-    assert hardware.check_gpu_clock(None, (), NANO) is None
-    assert state(hardware.check_gpu_clock(clock, (), NANO)) == "ok"
+    clock = GpuClock(now=306, limit=1020, max=1020, governor="nvhost_podgov")
+    assert checks_hardware.check_gpu_clock(clock, (), PC) is None
+    assert checks_hardware.check_gpu_clock(None, (), NANO) is None
+    assert state(checks_hardware.check_gpu_clock(clock, (), NANO)) == "ok"
     held = replace(clock, limit=624)
-    finding = hardware.check_gpu_clock(held, (PowerMode(2, "MAXN_SUPER"),), NANO)
+    finding = checks_hardware.check_gpu_clock(held, (PowerMode(2, "MAXN_SUPER"),), NANO)
     assert finding is not None
-    assert (finding.state, finding.mend) == ("warn", "sudo nvpmodel -m 2")  # as for power mode
+    assert (finding.state, finding.fix) == ("warn", "sudo nvpmodel -m 2")  # as for power mode
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def test_clocks() -> None:
 def test_temperatures(celsius: float, expected: str) -> None:
     cool = Zone(name="cpu", celsius=40.0)
     zone = Zone(name="tj", celsius=celsius, throttles=99.0, critical=104.5)
-    assert state(hardware.check_temperature([cool, zone])) == expected
+    assert state(checks_hardware.check_temperature([cool, zone])) == expected
 
 
 def test_the_zone_nearest_to_its_own_limit_is_the_one_that_matters() -> None:
@@ -128,112 +129,117 @@ def test_the_zone_nearest_to_its_own_limit_is_the_one_that_matters() -> None:
         Zone(name="gpu", celsius=80.0, throttles=114.5),
         Zone(name="board", celsius=70.0, throttles=72.0),
     ]
-    finding = hardware.check_temperature(zones)
+    finding = checks_hardware.check_temperature(zones)
     assert finding is not None
     assert (finding.state, finding.found.startswith("board 70 C")) == ("warn", True)
-    assert hardware.check_temperature([]) is None
+    assert checks_hardware.check_temperature([]) is None
 
 
 def test_a_zone_without_limits_matters_only_where_none_has_any() -> None:
     bare = Zone(name="cpu", celsius=88.0)
-    finding = hardware.check_temperature([bare])
+    finding = checks_hardware.check_temperature([bare])
     assert finding is not None
-    assert (finding.state, finding.found) == ("warn", "cpu 88 C, no limit stated, 95 C assumed")
+    assert (finding.state, finding.found) == ("warn", "cpu 88 C, no known limit, 95 C assumed")
     limited = Zone(name="gpu", celsius=48.0, critical=114.5)
-    assert hardware.check_temperature([bare, limited]) == ok(
+    assert checks_hardware.check_temperature([bare, limited]) == ok(
         "temperature", "gpu 48 C, off at 114 C"
     )
 
 
 def test_throttling() -> None:
-    assert hardware.check_throttling([], {}, PC) is None
-    assert state(hardware.check_throttling([], {"under-voltage": 0}, NANO)) == "ok"
-    events = hardware.check_throttling([], {"under-voltage": 3, "other": 0}, NANO)
+    assert checks_hardware.check_throttling([], {}, PC) is None
+    assert state(checks_hardware.check_throttling([], {"under-voltage": 0}, NANO)) == "ok"
+    events = checks_hardware.check_throttling([], {"under-voltage": 3, "other": 0}, NANO)
     assert events is not None
     assert (events.state, events.found) == ("warn", "Since the start: 3 x under-voltage.")
-    assert state(hardware.check_throttling(["gpu"], {}, NANO)) == "warn"
+    assert state(checks_hardware.check_throttling(["gpu"], {}, NANO)) == "warn"
 
 
 def test_rails() -> None:
-    assert hardware.check_rails(["VDD_IN"], PC) is None
-    assert state(hardware.check_rails(["VDD_IN", "VDD_SOC"], NANO)) == "ok"
-    assert state(hardware.check_rails([], NANO)) == "warn"
-    assert state(hardware.check_rails(["VDD_FOO"], NANO)) == "warn"
+    assert checks_hardware.check_rails(["VDD_IN"], PC) is None
+    assert state(checks_hardware.check_rails(["VDD_IN", "VDD_SOC"], NANO)) == "ok"
+    assert state(checks_hardware.check_rails([], NANO)) == "warn"
+    assert state(checks_hardware.check_rails(["VDD_FOO"], NANO)) == "warn"
 
 
 def test_pythons() -> None:
-    assert software.check_python((3, 13), PC).state == "ok"
-    assert software.check_python((3, 10), NANO).state == "ok"
-    wrong = software.check_python((3, 12), NANO)
+    assert checks_software.check_python((3, 13), PC).state == "ok"
+    assert checks_software.check_python((3, 10), NANO).state == "ok"
+    wrong = checks_software.check_python((3, 12), NANO)
     assert wrong.state == "warn"
-    assert wrong.mend == "/usr/bin/python3.10 -m venv --system-site-packages .venv"
+    assert wrong.fix == "/usr/bin/python3.10 -m venv --system-site-packages .venv"
 
 
 def test_gpus() -> None:
-    assert software.check_gpu(ORIN, NANO).state == "ok"
-    assert software.check_gpu(NO_DRIVER, PC).state == "ok"
-    assert software.check_gpu(NO_DRIVER, PC, driver=True).state == "fail"
-    assert software.check_gpu(NO_DRIVER, NANO).state == "fail"
+    assert checks_software.check_gpu(ORIN, NANO).state == "ok"
+    assert checks_software.check_gpu(NO_DRIVER, PC).state == "ok"
+    assert checks_software.check_gpu(NO_DRIVER, PC, driver=True).state == "fail"
+    assert checks_software.check_gpu(NO_DRIVER, NANO).state == "fail"
 
 
 def test_cudas() -> None:
-    assert software.check_cuda(None, False, PC) is None
-    assert state(software.check_cuda(None, True, PC)) == "warn"
-    assert state(software.check_cuda(None, True, NANO)) == "fail"
-    assert state(software.check_cuda("12.6.11", True, NANO)) == "ok"
-    assert state(software.check_cuda("13.0", True, NANO)) == "warn"
-    assert state(software.check_cuda("13.0", True, PC)) == "ok"
+    assert checks_software.check_cuda(None, False, PC) is None
+    assert state(checks_software.check_cuda(None, True, PC)) == "warn"
+    assert state(checks_software.check_cuda(None, True, NANO)) == "fail"
+    assert state(checks_software.check_cuda("12.6.11", True, NANO)) == "ok"
+    assert state(checks_software.check_cuda("13.0", True, NANO)) == "warn"
+    assert state(checks_software.check_cuda("13.0", True, PC)) == "ok"
 
 
 def test_tensorrts() -> None:
     found = TensorRT(SimpleNamespace(), "tensorrt", "10.3.0")
     missing = BackendError("TensorRT is not installed. apt install python3-libnvinfer")
-    assert software.check_tensorrt(found, True, NANO) == ok("tensorrt", "10.3.0")
-    assert software.check_tensorrt(missing, False, PC).state == "ok"
-    assert software.check_tensorrt(missing, True, NANO).state == "fail"
-    assert "pip install" in software.check_tensorrt(missing, True, PC).mend
-    assert software.check_tensorrt_library(None, PC) is None
-    assert state(software.check_tensorrt_library(None, NANO)) == "fail"
-    assert state(software.check_tensorrt_library("10.3.0", NANO)) == "ok"
+    assert checks_software.check_tensorrt(found, True, NANO) == ok("tensorrt", "10.3.0")
+    assert checks_software.check_tensorrt(missing, False, PC).state == "ok"
+    assert checks_software.check_tensorrt(missing, True, NANO).state == "fail"
+    assert "pip install" in checks_software.check_tensorrt(missing, True, PC).fix
+    assert checks_software.check_tensorrt_library(None, PC) is None
+    assert state(checks_software.check_tensorrt_library(None, NANO)) == "fail"
+    assert state(checks_software.check_tensorrt_library("10.3.0", NANO)) == "ok"
 
 
 def test_providers_are_judged_one_by_one() -> None:
-    trials = (Trial("CUDAExecutionProvider", "no kernel image"), Trial("CPUExecutionProvider"))
-    cuda, cpu = software.check_onnxruntime(trials, version="1.32.0", tensorrt=False)
+    trials = (
+        ProviderTrial("CUDAExecutionProvider", "no kernel image"),
+        ProviderTrial("CPUExecutionProvider"),
+    )
+    cuda, cpu = checks_software.check_onnxruntime(trials, version="1.32.0", tensorrt=False)
     assert (cuda.state, "lists CUDA" in cuda.found, "no kernel image" in cuda.found) == (
         "warn",
         True,
         True,
     )
     assert cpu == ok("onnxruntime", "1.32.0: CPU ran a kernel")
-    (broken,) = software.check_onnxruntime(
-        (Trial("CPUExecutionProvider", "illegal instruction"),), version="1.32.0", tensorrt=True
+    (broken,) = checks_software.check_onnxruntime(
+        (ProviderTrial("CPUExecutionProvider", "illegal instruction"),),
+        version="1.32.0",
+        tensorrt=True,
     )
     assert broken.state == "fail"
 
 
 def test_no_onnxruntime_is_bad_only_where_it_is_the_only_engine() -> None:
     missing = BackendError("ONNX Runtime cannot be imported.")
-    (alone,) = software.check_onnxruntime(missing, version="", tensorrt=False)
-    (beside,) = software.check_onnxruntime(missing, version="", tensorrt=True)
+    (alone,) = checks_software.check_onnxruntime(missing, version="", tensorrt=False)
+    (beside,) = checks_software.check_onnxruntime(missing, version="", tensorrt=True)
     assert (alone.state, beside.state) == ("fail", "warn")
-    assert "florence-edge[cpu]" in alone.mend
+    assert "florence-edge[cpu]" in alone.fix
 
 
 @pytest.mark.parametrize(
     ("free", "expected"), [(20 * GIB, "ok"), (3 * GIB, "warn"), (GIB // 4, "fail")]
 )
 def test_disks(free: int, expected: str) -> None:
-    assert software.check_disk(free, "/").state == expected
+    assert checks_software.check_disk(free, "/").state == expected
 
 
 def test_cameras() -> None:
     cameras = {"/dev/video0": "imx219"}
-    assert software.check_cameras({}) == ok("cameras", "none")
-    assert software.check_cameras(cameras) == ok("cameras", "/dev/video0 (imx219)")
-    closed = software.check_cameras(cameras, ["/dev/video0"])
+    assert checks_software.check_cameras({}) == ok("cameras", "none")
+    assert checks_software.check_cameras(cameras) == ok("cameras", "/dev/video0 (imx219)")
+    closed = checks_software.check_cameras(cameras, ["/dev/video0"])
     assert closed.state == "warn"
-    assert "usermod -aG video" in closed.mend
+    assert "usermod -aG video" in closed.fix
 
 
 def test_the_worst_finding_decides() -> None:
@@ -255,7 +261,7 @@ def test_a_quick_examination_fails_for_bundle_and_engines_alone(
     assert exit_status([warn(bad, "", "x")], quick=False) == 0
 
 
-def test_the_table_shows_what_mends_below_what_was_found() -> None:
+def test_the_table_shows_what_fixes_below_what_was_found() -> None:
     findings = [ok("gpu", "Orin"), warn("power mode", "15W", "sudo nvpmodel -m 2")]
     findings.append(fail("x", "y", "z"))
     assert table(findings) == (

@@ -6,10 +6,18 @@ from threading import get_ident
 import pytest
 
 from florence_edge.errors import BackendError, RequestError
-from florence_edge_jetson.power.energy import Energy, Plan, Sample, Work, joules, measure, recording
+from florence_edge_jetson.power.energy import (
+    Energy,
+    EnergyWork,
+    MeasurementPlan,
+    PowerSample,
+    joules,
+    measure,
+    record_power,
+)
 from florence_edge_jetson.power.meter import Meter
 
-PLAN = Plan(idle_seconds=10, load_seconds=20, hertz=10)
+PLAN = MeasurementPlan(idle_seconds=10, load_seconds=20, hertz=10)
 Power = Callable[[float], float]
 
 
@@ -32,46 +40,51 @@ class World:
     def sleep(self, seconds: float) -> None:
         self.now += seconds
 
-    def work(self, seconds: float, images: int = 1, tokens: int = 20) -> Callable[[], Work]:
-        def turn() -> Work:
+    def work(self, seconds: float, images: int = 1, tokens: int = 20) -> Callable[[], EnergyWork]:
+        def turn() -> EnergyWork:
             self.now += seconds
-            return Work(images, tokens)
+            return EnergyWork(images, tokens)
 
         return turn
 
     @contextmanager
-    def record(self, meter: Meter, hertz: float) -> Iterator[list[Sample]]:
-        samples: list[Sample] = []
+    def record(self, meter: Meter, hertz: float) -> Iterator[list[PowerSample]]:
+        samples: list[PowerSample] = []
         begin = self.now
         yield samples
         count = math.ceil((self.now - begin) * hertz) + 1
         for i in range(count):
             at = begin + i / hertz
-            samples.append(Sample(at, self.power(at), self.alerts(at)))
+            samples.append(PowerSample(at, self.power(at), self.alerts(at)))
 
-    def measure(self, meter: Meter, work: Callable[[], Work]) -> Energy:
+    def measure(self, meter: Meter, work: Callable[[], EnergyWork]) -> Energy:
         return measure(meter, work, PLAN, clock=self.clock, sleep=self.sleep, record=self.record)
 
 
 def test_constant_power_is_power_times_time() -> None:
-    samples = [Sample(float(second), 5.0) for second in range(11)]
+    samples = [PowerSample(float(second), 5.0) for second in range(11)]
     assert joules(samples, 0, 10) == pytest.approx(50)
     assert joules(samples, 2.5, 4.0) == pytest.approx(7.5)
 
 
 def test_a_ramp_is_integrated_exactly_between_samples() -> None:
-    samples = [Sample(0.0, 0.0), Sample(10.0, 100.0)]
+    samples = [PowerSample(0.0, 0.0), PowerSample(10.0, 100.0)]
     assert joules(samples, 0, 10) == pytest.approx(500)
     assert joules(samples, 5, 10) == pytest.approx(375)
 
 
 def test_uneven_samples_weigh_by_their_time() -> None:
-    samples = [Sample(0.0, 10.0), Sample(9.0, 10.0), Sample(9.5, 30.0), Sample(10.0, 10.0)]
+    samples = [
+        PowerSample(0.0, 10.0),
+        PowerSample(9.0, 10.0),
+        PowerSample(9.5, 30.0),
+        PowerSample(10.0, 10.0),
+    ]
     assert joules(samples, 0, 10) == pytest.approx(110)
 
 
 def test_beyond_the_samples_the_nearest_one_holds() -> None:
-    samples = [Sample(1.0, 10.0), Sample(2.0, 20.0)]
+    samples = [PowerSample(1.0, 10.0), PowerSample(2.0, 20.0)]
     assert joules(samples, 0, 3) == pytest.approx(10 + 15 + 20)
 
 
@@ -133,7 +146,7 @@ def test_too_few_samples_are_refused() -> None:
     world = World(lambda _: 5.0)
 
     @contextmanager
-    def silent(meter: Meter, hertz: float) -> Iterator[list[Sample]]:
+    def silent(meter: Meter, hertz: float) -> Iterator[list[PowerSample]]:
         yield []
 
     with pytest.raises(BackendError, match=r"0 samples at rest.*Measure longer"):
@@ -146,7 +159,7 @@ def test_too_few_samples_are_refused() -> None:
 )
 def test_impossible_plans_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(RequestError, match="must be above 0"):
-        Plan(**wrong)
+        MeasurementPlan(**wrong)
 
 
 def test_the_thread_samples_while_the_block_runs() -> None:
@@ -158,8 +171,8 @@ def test_the_thread_samples_while_the_block_runs() -> None:
 
     result = measure(
         meter(watts=watts),
-        lambda: Work(1, 1),
-        Plan(idle_seconds=0.1, load_seconds=0.1, hertz=500),
+        lambda: EnergyWork(1, 1),
+        MeasurementPlan(idle_seconds=0.1, load_seconds=0.1, hertz=500),
     )
     assert get_ident() not in threads
     assert result.samples >= 10
@@ -169,7 +182,7 @@ def test_the_thread_samples_while_the_block_runs() -> None:
 
 def test_a_sensor_that_misses_a_moment_leaves_a_gap_and_no_zero() -> None:
     readings = iter([5.0, None] * 1000)
-    with recording(meter(watts=lambda: next(readings, 5.0)), 1000) as samples:
+    with record_power(meter(watts=lambda: next(readings, 5.0)), 1000) as samples:
         while len(samples) < 5:
             pass
     assert {sample.watts for sample in samples} == {5.0}
@@ -182,7 +195,7 @@ def test_a_meter_that_sets_the_pace_is_not_waited_for() -> None:
         readings.append(1.0)
         return 1.0
 
-    with recording(meter(watts=watts, paced=True), 0.001) as samples:
+    with record_power(meter(watts=watts, paced=True), 0.001) as samples:
         while len(samples) < 50:
             pass
     assert len(readings) >= 50
@@ -192,5 +205,8 @@ def test_a_meter_that_fails_ends_the_measurement_with_its_error() -> None:
     def broken() -> float:
         raise BackendError("tegrastats ended.")
 
-    with pytest.raises(BackendError, match="tegrastats ended"), recording(meter(watts=broken), 100):
+    with (
+        pytest.raises(BackendError, match="tegrastats ended"),
+        record_power(meter(watts=broken), 100),
+    ):
         pass

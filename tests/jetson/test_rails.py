@@ -6,12 +6,12 @@ from types import SimpleNamespace
 import pytest
 
 from florence_edge import errors
-from florence_edge_jetson.machine.tree import Tree
+from florence_edge_jetson.machine.system import Tree
 from florence_edge_jetson.power.meter import open_meter, sysfs_meter, tegrastats_meter
 from florence_edge_jetson.power.nvml import open_gpu
 from florence_edge_jetson.power.rails import find_rails, read_watts, total_of
 
-from .recorded import board_tree, write_tree
+from .recorded_boards import board_tree, write_tree
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_each_board_has_its_total(
     assert meter.watts() == pytest.approx(watts)
 
 
-def test_rails_are_told_by_label_and_not_by_number(tmp_path: Path) -> None:
+def test_rails_are_found_by_label_and_not_by_number(tmp_path: Path) -> None:
     tree = board_tree("agx-orin", tmp_path)
     rails = find_rails(tree)
     assert set(rails) == {"VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0", "VDDQ_VDD2_1V8AO"}
@@ -67,7 +67,7 @@ def test_a_sensor_that_falls_silent_gives_no_part_of_a_sum(tmp_path: Path) -> No
     assert meter.watts() is None
 
 
-def test_rails_can_be_asked_for(tmp_path: Path) -> None:
+def test_rails_can_be_requested(tmp_path: Path) -> None:
     meter = sysfs_meter(board_tree("orin-nano", tmp_path), ["VDD_CPU_GPU_CV"])
     assert meter.rails == ("VDD_CPU_GPU_CV",)
     assert meter.watts() == pytest.approx(4.976 * 0.312)
@@ -113,9 +113,9 @@ def test_tegrastats_that_falls_silent_is_an_error_and_not_waited_for(
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
     program = deaf + "print('RAM 1/2MB VDD_IN 5000mW/1mW', flush=True); time.sleep(60)"
     meter = tegrastats_meter(Tree(tmp_path), (), [sys.executable, "-c", program])
-    monkeypatch.setattr("florence_edge_jetson.power.tegrastats_process._SILENCE", 1.0)
+    monkeypatch.setattr("florence_edge_jetson.power.tegrastats._SILENCE", 1.0)
     begin = time.monotonic()
-    with pytest.raises(errors.BackendError, match="said nothing for 1 s"):
+    with pytest.raises(errors.BackendError, match="printed nothing for 1 s"):
         meter.watts()
     meter.close()  # which it does not obey
     assert time.monotonic() - begin < 10
@@ -212,7 +212,7 @@ def test_a_machine_without_any_meter_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    with pytest.raises(errors.BackendError, match=r"pip install 'florence-edge\[nvml\]'"):
+    with pytest.raises(errors.MissingPackageError, match=r"pip install 'florence-edge\[nvml\]'"):
         open_meter(write_tree(tmp_path, {"/proc/uptime": "1"}))
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from florence_edge.errors import ImageError, RequestError
 from florence_edge.image import load_image
-from florence_edge_jetson.ros.images import (
+from florence_edge_jetson.robots.ros.images import (
     ENCODINGS,
     READERS,
     RgbImage,

@@ -7,17 +7,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from florence_edge.answers.result import Result, read_answer
-from florence_edge.answers.scores import TokenPiece
+pytest.importorskip("rosbags", reason="install florence-edge[ros]")
+
+from florence_edge.results.result import Result, TokenPiece, read_answer
 from florence_edge.tasks import find_task
-from florence_edge_jetson.bag.store import messages_of, open_store
-from florence_edge_jetson.ros import types as names
-from florence_edge_jetson.ros.images import rgb_from_image
-from florence_edge_jetson.ros.messages import Health
+from florence_edge_jetson.robots.bag.reader import messages_of, open_typestore
+from florence_edge_jetson.robots.ros import message_types
+from florence_edge_jetson.robots.ros.images import rgb_from_image
+from florence_edge_jetson.robots.ros.messages import DiagnosticStatus
 
 SIZE = (1000, 500)
-STORE = open_store()
-MESSAGES = messages_of(STORE)
+TYPESTORE = open_typestore()
+MESSAGES = messages_of(TYPESTORE)
 
 
 def answer(task: str, text: str) -> Result:
@@ -30,17 +31,17 @@ def answer(task: str, text: str) -> Result:
 
 
 def header(seconds: int = 12, nanoseconds: int = 345, frame_id: str = "camera_optical") -> Any:
-    stamp = STORE.types["builtin_interfaces/msg/Time"](sec=seconds, nanosec=nanoseconds)
-    return STORE.types["std_msgs/msg/Header"](stamp=stamp, frame_id=frame_id)
+    stamp = TYPESTORE.types["builtin_interfaces/msg/Time"](sec=seconds, nanosec=nanoseconds)
+    return TYPESTORE.types["std_msgs/msg/Header"](stamp=stamp, frame_id=frame_id)
 
 
 def sent(message: Any, kind: str) -> Any:
     """The message as it is after a journey over the wire."""
-    return STORE.deserialize_cdr(STORE.serialize_cdr(message, kind), kind)
+    return TYPESTORE.deserialize_cdr(TYPESTORE.serialize_cdr(message, kind), kind)
 
 
 def sent_detections(result: Result) -> Any:
-    return sent(MESSAGES.detections(result, header()), names.DETECTION_2D_ARRAY)
+    return sent(MESSAGES.detections(result, header()), message_types.DETECTION_2D_ARRAY)
 
 
 CARS = "car<loc_100><loc_200><loc_300><loc_400>bus<loc_0><loc_0><loc_999><loc_999>"
@@ -48,13 +49,13 @@ CARS = "car<loc_100><loc_200><loc_300><loc_400>bus<loc_0><loc_0><loc_999><loc_99
 
 def test_the_definitions_of_vision_msgs_are_those_of_ros() -> None:
     # From detection2_d_array__description.c, which ROS's own generator wrote for vision_msgs 4.
-    assert STORE.hash_rihs01(names.DETECTION_2D_ARRAY) == (
+    assert TYPESTORE.hash_rihs01(message_types.DETECTION_2D_ARRAY) == (
         "RIHS01_214274120007f4a683866481336b70310268cfa107aebe9d594a6acf75bda968"
     )
 
 
-def test_every_type_that_is_written_is_known_to_the_store() -> None:
-    assert set(MESSAGES.types) == set(names.WRITTEN)
+def test_every_type_that_is_written_is_known_to_the_typestore() -> None:
+    assert set(MESSAGES.types) == set(message_types.WRITTEN)
 
 
 def test_boxes_become_detections_with_their_scores() -> None:
@@ -102,8 +103,8 @@ def test_quads_and_polygons_are_given_by_their_upright_boxes(task: str, text: st
 def test_a_caption_has_no_detections_but_its_text() -> None:
     result = answer("CAPTION", "a red car")
     assert sent_detections(result).detections == []
-    told = json.loads(sent(MESSAGES.text(result, header()), names.STRING).data)
-    assert told["result"] == {"<CAPTION>": "a red car"}
+    spoken = json.loads(sent(MESSAGES.text(result, header()), message_types.STRING).data)
+    assert spoken["result"] == {"<CAPTION>": "a red car"}
 
 
 def test_stamp_and_frame_id_are_carried_over() -> None:
@@ -124,10 +125,10 @@ def test_the_pose_is_left_at_the_origin_and_the_id_empty() -> None:
 
 def test_the_text_is_the_json_of_the_command_with_the_stamp() -> None:
     result = answer("OD", CARS)
-    told = json.loads(sent(MESSAGES.text(result, header()), names.STRING).data)
-    assert told.pop("stamp") == {"sec": 12, "nanosec": 345}
-    assert told.pop("frame_id") == "camera_optical"
-    assert told == json.loads(json.dumps(result.to_json()))
+    spoken = json.loads(sent(MESSAGES.text(result, header()), message_types.STRING).data)
+    assert spoken.pop("stamp") == {"sec": 12, "nanosec": 345}
+    assert spoken.pop("frame_id") == "camera_optical"
+    assert spoken == json.loads(json.dumps(result.to_json()))
 
 
 def test_labels_in_any_script_survive_the_journey() -> None:
@@ -139,16 +140,16 @@ def test_labels_in_any_script_survive_the_journey() -> None:
 
 def test_a_picture_comes_back_as_it_was() -> None:
     picture = np.random.default_rng(0).integers(0, 256, (4, 7, 3), dtype=np.uint8)
-    message = sent(MESSAGES.image(Image.fromarray(picture), header()), names.IMAGE)
+    message = sent(MESSAGES.image(Image.fromarray(picture), header()), message_types.IMAGE)
     assert (message.encoding, message.step, message.is_bigendian) == ("rgb8", 21, 0)
     np.testing.assert_array_equal(rgb_from_image(message, "/annotated"), picture)
     assert message.header.stamp.sec == 12
 
 
 @pytest.mark.parametrize(("level", "number"), [("OK", 0), ("WARN", 1), ("ERROR", 2), ("STALE", 3)])
-def test_health_becomes_one_diagnostic_status(level: Any, number: int) -> None:
-    health = Health(level=level, message="well", values={"frames received": "3"})
-    message = MESSAGES.diagnostics("florence_edge", health, header(frame_id=""))
-    (status,) = sent(message, names.DIAGNOSTIC_ARRAY).status
-    assert (status.level, status.name, status.message) == (number, "florence_edge", "well")
-    assert [(each.key, each.value) for each in status.values] == [("frames received", "3")]
+def test_a_status_becomes_one_diagnostic_status(level: Any, number: int) -> None:
+    status = DiagnosticStatus(level=level, message="well", values={"frames received": "3"})
+    message = MESSAGES.diagnostics("florence_edge", status, header(frame_id=""))
+    (received,) = sent(message, message_types.DIAGNOSTIC_ARRAY).status
+    assert (received.level, received.name, received.message) == (number, "florence_edge", "well")
+    assert [(each.key, each.value) for each in received.values] == [("frames received", "3")]

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from florence_edge.arguments import parse_arguments
+from florence_edge.cli.arguments import parse_arguments
 from florence_edge_jetson.doctor import cli as doctor
 
-from .recorded import board_tree, write_tree
+from .recorded_boards import board_tree, write_tree
 
 JETSON = Path(__file__).parents[2] / "jetson"
 SCRIPTS = sorted(JETSON.glob("**/*.sh"))
@@ -119,7 +119,7 @@ def test_set_up_refuses_old_jetpacks_and_other_machines(
     done = run("setup.sh", "--dry-run", FLORENCE_ROOT=str(tmp_path))
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
-    assert "JetPack 6.1 to 7.2" in done.stderr or "no Jetson" in done.stderr
+    assert "JetPack 6.1 to 7.2" in done.stderr or "not a Jetson" in done.stderr
 
 
 def test_wrong_usage_of_the_scripts_ends_with_2() -> None:

@@ -111,7 +111,7 @@ def test_the_total_of_each_generation(name: str, rails: tuple[str, ...], watts: 
         ("xavier-nx", 61, ()),
     ],
 )
-def test_the_gpus_load_and_clocks_where_they_are_stated(
+def test_the_gpus_load_and_clocks_where_they_are_given(
     name: str, percent: int | None, mhz: tuple[int, ...]
 ) -> None:
     stats = parse(LINES[name])
@@ -141,7 +141,7 @@ def test_temperatures_come_without_sensors_that_are_off() -> None:
     assert parse(LINES["agx-orin-jetpack7"]).temperatures == {"cpu": 52.968, "gpu": 47.625}
 
 
-def test_time_and_memory_where_they_are_stated() -> None:
+def test_time_and_memory_where_they_are_given() -> None:
     stats = parse(LINES["thor-jetpack7.2"])
     assert stats.time == datetime(2026, 7, 2, 13, 45, 44)
     assert stats.ram == (36529, 125749)

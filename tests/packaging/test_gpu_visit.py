@@ -88,7 +88,7 @@ def test_a_part_that_was_not_carried_is_noticed(visit: Visit) -> None:
 
 
 def test_every_stage_runs_what_the_readme_says(visit: Visit) -> None:
-    done = visit.run("tests", "rtx", "speed", "graphs", "steps", "ahead")
+    done = visit.run("tests", "rtx", "speed", "graphs", "steps", "multi-step")
     assert done.returncode == 0, done.stdout + done.stderr
     asked = visit.asked.read_text()
     for part in (
@@ -97,8 +97,8 @@ def test_every_stage_runs_what_the_readme_says(visit: Visit) -> None:
         f"engine_validity.py {visit.out}/engine_validity.json",
         "--device cuda --compare transformers-fp16,transformers-fp16-compile",
         f"decoder_steps.py {visit.kept}/in-place {visit.out}/decoder_steps.json",
-        f"steps_ahead.py {visit.kept}/miniature cuda {visit.out}/steps_ahead_cuda.json",
-        f"steps_ahead.py {visit.kept}/miniature tensorrt {visit.out}/steps_ahead_tensorrt.json",
+        f"multi_step.py {visit.kept}/miniature cuda {visit.out}/multi_step_cuda.json",
+        f"multi_step.py {visit.kept}/miniature tensorrt {visit.out}/multi_step_tensorrt.json",
     ):
         assert part in asked
     of_speed = [line for line in asked.splitlines() if "transformers" in line]

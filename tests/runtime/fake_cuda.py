@@ -1,4 +1,4 @@
-"""A scripted CUDA: the functions of `cuda.calls` over memory of the host.
+"""A scripted CUDA: the functions of `cuda.api` over memory of the host.
 
 It is stricter than a GPU. Work runs only when somebody waits for it, so that what is read too early
 or written too soon shows. New memory holds NaNs. Addresses are checked against what is allocated.
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from florence_edge.cuda import calls
-from florence_edge.cuda.calls import FUNCTIONS, Out, failure
+from florence_edge.cuda import api
+from florence_edge.cuda.api import FUNCTIONS, Out, failure
 
 from . import fake_kernels
 
@@ -96,9 +96,9 @@ class FakeCuda:
 
     def cudaDeviceGetAttribute(self, number: int, index: int) -> int:
         return {
-            calls.ATTRIBUTE_INTEGRATED: int(self.integrated),
-            calls.ATTRIBUTE_MAJOR: 8,
-            calls.ATTRIBUTE_MINOR: 7,
+            api.ATTRIBUTE_INTEGRATED: int(self.integrated),
+            api.ATTRIBUTE_MAJOR: 8,
+            api.ATTRIBUTE_MINOR: 7,
         }[number]
 
     def cudaMemGetInfo(self) -> tuple[int, int]:
@@ -127,7 +127,7 @@ class FakeCuda:
         self._free("device", address)
 
     def cudaHostAlloc(self, size: int, flags: int) -> int:
-        assert flags == calls.HOST_ALLOC_MAPPED
+        assert flags == api.HOST_ALLOC_MAPPED
         return self._allocate("host", size)
 
     def cudaFreeHost(self, address: int) -> None:
@@ -138,7 +138,7 @@ class FakeCuda:
         return address
 
     def cudaMemcpyAsync(self, target: int, source: int, size: int, kind: int, stream: int) -> None:
-        assert kind == calls.COPY_DEFAULT
+        assert kind == api.COPY_DEFAULT
         self.cudaMemcpy2DAsync(target, size, source, size, size, 1, kind, stream)
 
     def cudaMemcpy2DAsync(
@@ -177,10 +177,10 @@ class FakeCuda:
         assert self.others.pop(handle)[0] == kind
 
     def _check_stream(self, stream: int) -> None:
-        assert stream == calls.LEGACY_STREAM or self.others[stream][0] == "stream"
+        assert stream == api.LEGACY_STREAM or self.others[stream][0] == "stream"
 
     def cudaStreamCreateWithFlags(self, flags: int) -> int:
-        assert flags == calls.STREAM_NON_BLOCKING
+        assert flags == api.STREAM_NON_BLOCKING
         return self._keep(("stream",))
 
     def cudaStreamDestroy(self, stream: int) -> None:
@@ -208,7 +208,7 @@ class FakeCuda:
         self._drop(event, "event")
 
     def cudaStreamBeginCapture(self, stream: int, mode: int) -> None:
-        assert mode == calls.CAPTURE_THREAD_LOCAL
+        assert mode == api.CAPTURE_THREAD_LOCAL
         self._check_stream(stream)
         assert self.captured is None
         self.captured = []

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from florence_edge import contract
 from florence_edge.cuda.kernels import PRECISION_BITS
-from florence_edge.logits import repeated_ngram_tokens
+from florence_edge.search import repeated_ngram_tokens
 
 View = Callable[[int, tuple[int, ...], Any], npt.NDArray[Any]]
 Threads = tuple[int, int, int]
@@ -68,19 +68,19 @@ def feed_best(view: View, threads: Threads, *arguments: int) -> None:
     banned = repeated_ngram_tokens(tokens[:-1], ngram)
     allowed = candidates[~np.isin(candidates, banned)]
     best = allowed[0] if len(allowed) else candidates[-1]
-    for place in (kept_token, token_id):
-        view(place, (1,), np.int64)[0] = best
+    for address in (kept_token, token_id):
+        view(address, (1,), np.int64)[0] = best
     tokens[-1] = best
     now += 1
 
 
 def resample(view: View, threads: Threads, *arguments: int) -> None:
     source, source_line, source_step, target, target_line, target_step, *rest = arguments
-    first, count, weights, most, outputs, lines, lines_first = rest
+    first, count, weights, max_taps, outputs, lines, lines_first = rest
     assert threads[0] >= (lines if lines_first else outputs)
     assert threads[1] == (outputs if lines_first else lines)
     firsts, counts = view(first, (outputs,), np.int32), view(count, (outputs,), np.int32)
-    table = view(weights, (outputs, most), np.int32).astype(np.int64)
+    table = view(weights, (outputs, max_taps), np.int32).astype(np.int64)
     for output in range(outputs):
         taps = firsts[output] + np.arange(counts[output])
         # [lines, taps, 3]: the last byte that is read must be in the same allocation.

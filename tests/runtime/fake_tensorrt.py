@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from .fake_cuda import POISON, FakeCuda
 
@@ -31,6 +30,8 @@ class Graphs:
 
     def __getitem__(self, path: str) -> Any:
         if path not in self._sessions:
+            import onnxruntime  # here: conftest imports this, and must do without
+
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = 1
             self._sessions[path] = onnxruntime.InferenceSession(path, options)

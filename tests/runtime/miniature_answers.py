@@ -12,7 +12,7 @@ SCENES = (11, 12)
 
 def export_miniature(folder: Path, *, in_place: int | None = None) -> Path:
     exporting = pytest.importorskip("florence_edge_export.export")
-    sources = pytest.importorskip("florence_edge_export.checkpoint.source")
+    sources = pytest.importorskip("florence_edge_export.checkpoint.loader")
     bundle = folder / "bundle"
     options = exporting.ExportOptions(in_place=in_place)
     exporting.export("miniature", sources.find_checkpoint(sources.MINIATURE), bundle, options)
@@ -28,7 +28,7 @@ def assert_same_answers(bundle: Path, device: str, num_beams: int) -> None:
     for scene in SCENES:
         drawn = scenes.generate_scene(scene)
         picture = scenes.draw_scene(drawn, models[0].bundle.size.image_size)
-        views = [model.look(picture, options=options) for model in models]
+        views = [model.encode(picture, options=options) for model in models]
         for asked in scenes.ask_everything(drawn):
             found, expected = (view.run(asked.task, asked.text or None) for view in views)
             answers += 1

@@ -2,21 +2,21 @@
 
 import pytest
 
-from florence_edge import BackendError
-from florence_edge.cuda import open_cuda
-from florence_edge.engines.flavours import find_tensorrt
+from florence_edge import BackendError, MissingPackageError
+from florence_edge.cuda.device import open_cuda
+from florence_edge.tensorrt.install import find_tensorrt
 
 
 def require_gpu() -> None:
     try:
         open_cuda().close()
-    except BackendError as error:
+    except (BackendError, MissingPackageError) as error:
         pytest.skip(f"run `pytest -m gpu` where there is an NVIDIA GPU: {error}")
 
 
 def require_tensorrt() -> None:
     try:
         find_tensorrt()
-    except BackendError as error:
+    except (BackendError, MissingPackageError) as error:
         pytest.skip(f"run `pytest -m tensorrt` where there is TensorRT: {error}")
     require_gpu()

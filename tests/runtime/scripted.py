@@ -5,16 +5,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from florence_edge.logits import Ints
-from florence_edge.options import Generation
-from florence_edge.search import Floats, Hypothesis, Scores, Search, open_search
+from florence_edge.options import GenerationConfig
+from florence_edge.search import Float32s, Hypothesis, Ints, Scores, Search, open_search
 
 Past = tuple[int, ...]
 Script = Callable[[Past], npt.ArrayLike]  # tokens so far -> log-probabilities of the next one
 
 START, EOS = 2, 2
 
-DEFAULTS = Generation(
+DEFAULTS = GenerationConfig(
     num_beams=1,
     max_new_tokens=8,
     no_repeat_ngram_size=0,
@@ -30,7 +29,7 @@ DEFAULTS = Generation(
 
 
 class Scripted:
-    """Follows each row's past through the parents it is told, and scores by an image's script."""
+    """Follows each row's past through the parents it is given, and scores by an image's script."""
 
     def __init__(self, scripts: Sequence[Script], *, top_k: int | None = None) -> None:
         self.parents: list[list[list[int]]] = []
@@ -51,22 +50,24 @@ class Scripted:
             for script, rows in zip(self._scripts, self._pasts, strict=True)
         ]
 
-    def _scores(self, log_probs: Floats) -> Scores:
+    def _scores(self, log_probs: Float32s) -> Scores:
         order = np.argsort(-log_probs, axis=1, kind="stable")[:, : self._top_k]
 
-        def full() -> Floats:
+        def full() -> Float32s:
             self.full_reads += 1
             return log_probs
 
         return Scores(np.take_along_axis(log_probs, order, axis=1), order, full)
 
 
-def search_for(script: Script, generation: Generation, *, top_k: int | None = None) -> Hypothesis:
+def search_for(
+    script: Script, generation: GenerationConfig, *, top_k: int | None = None
+) -> Hypothesis:
     """The answer of one search, driven by hand: no `generate` between."""
     return searched(script, generation, top_k=top_k).best()
 
 
-def searched(script: Script, generation: Generation, *, top_k: int | None = None) -> Search:
+def searched(script: Script, generation: GenerationConfig, *, top_k: int | None = None) -> Search:
     """A search that is done."""
     decoder, search = Scripted([script], top_k=top_k), open_search(generation)
     rows = search.rows
@@ -86,7 +87,7 @@ def random_script(
     """
     habits = np.random.default_rng(seed).standard_normal(vocabulary) * habit
 
-    def script(past: Past) -> Floats:
+    def script(past: Past) -> Float32s:
         news = np.random.default_rng([seed, *past]).standard_normal(vocabulary) * scale
         logits = habits + news
         logits[EOS] += eos
@@ -95,6 +96,6 @@ def random_script(
     return script
 
 
-def log_softmax(logits: npt.ArrayLike) -> Floats:
+def log_softmax(logits: npt.ArrayLike) -> Float32s:
     shifted = np.asarray(logits, dtype=np.float64) - np.max(logits)
     return (shifted - np.log(np.exp(shifted).sum())).astype(np.float32)

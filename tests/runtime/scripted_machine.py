@@ -11,26 +11,26 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from PIL import Image
 
-from florence_edge import TASKS, Florence2, GenerationOptions, contract, cuda
-from florence_edge.answers.result import Result
-from florence_edge.backends.device import DeviceBackend
+from florence_edge import TASKS, Florence2, GenerationOptions, contract
+from florence_edge.backends.gpu import GpuBackend
 from florence_edge.bundle import Bundle, StoredFile
-from florence_edge.engines import record as records
-from florence_edge.engines.flavours import Flavour
-from florence_edge.engines.gpu import Gpu
-from florence_edge.engines.profiles import EngineOptions
-from florence_edge.engines.record import Device, EngineRecord
+from florence_edge.cuda import device as cuda_device
+from florence_edge.results.result import Result
 from florence_edge.tasks import Needs
+from florence_edge.tensorrt import manifest as manifests
+from florence_edge.tensorrt.driver import GpuInfo
+from florence_edge.tensorrt.install import Flavour
+from florence_edge.tensorrt.manifest import EngineManifest, TargetDevice
+from florence_edge.tensorrt.profiles import EngineOptions
 
 from . import fake_tensorrt
 from .fake_cuda import FakeCuda
 from .fake_tensorrt import FakeTensorRT
 from .on_gpu import require_tensorrt
 
-ORIN = Gpu(name="Orin", compute_capability="8.7", multiprocessors=16, driver="12.6")
+ORIN = GpuInfo(name="Orin", compute_capability="8.7", multiprocessors=16, driver="12.6")
 BUILT = EngineOptions(batch=3, beams=4, max_new_tokens=200)
 SHORT = GenerationOptions(max_new_tokens=12)
 REGION = (10, 20, 60, 45)
@@ -56,7 +56,7 @@ def place_engines(
 ) -> Path:
     """Engines of the bundle in `folder`: a plan is the path of its graph."""
     bundle = Bundle.load(folder)
-    here = Device(
+    here = TargetDevice(
         gpu=ORIN.name,
         multiprocessors=ORIN.multiprocessors,
         compute_capability=ORIN.compute_capability,
@@ -65,25 +65,25 @@ def place_engines(
         driver=ORIN.driver,
         l4t=None,
     )
-    engines = (root or folder / "engines") / records.fingerprint(bundle, here, options)
+    engines = (root or folder / "engines") / manifests.fingerprint(bundle, here, options)
     engines.mkdir(parents=True)
     plans = {}
     for graph in contract.GRAPHS:
-        plan = engines / records.plan_name(graph)
-        _, onnx = records.source(bundle, graph, options)
+        plan = engines / manifests.plan_name(graph)
+        _, onnx = manifests.source(bundle, graph, options)
         plan.write_text(str(onnx), encoding="utf-8")
         plans[plan.name] = StoredFile(plan.stat().st_size, "0" * 64)
-    record = EngineRecord(
-        layout=records.LAYOUT_VERSION,
+    manifest = EngineManifest(
+        layout=manifests.LAYOUT_VERSION,
         producer="test",
         model=bundle.model,
         precision=bundle.precision,
         device=here,
         options=options,
-        sources=records.sources(bundle, options),
+        sources=manifests.sources(bundle, options),
         plans=plans,
     )
-    records.write_record(engines, record)
+    manifests.write_manifest(engines, manifest)
     return engines
 
 
@@ -94,9 +94,9 @@ def bare(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     fake = FakeCuda()
     module = FakeTensorRT(fake)
     monkeypatch.setitem(sys.modules, "tensorrt", module)
-    monkeypatch.setattr(cuda, "open_calls", lambda: fake)
-    monkeypatch.setattr(records, "find_gpu", lambda index=0: ORIN)
-    monkeypatch.setattr(records, "l4t_release", lambda: None)
+    monkeypatch.setattr(cuda_device, "open_provider", lambda: fake)
+    monkeypatch.setattr(manifests, "find_gpu", lambda index=0: ORIN)
+    monkeypatch.setattr(manifests, "l4t_release", lambda: None)
     monkeypatch.delenv("FLORENCE_TENSORRT", raising=False)
     return Machine(fake, module, folder)
 
@@ -117,7 +117,7 @@ def pictures() -> list[Image.Image]:
 def ask(model: Florence2, task: str, image: Any, options: GenerationOptions) -> Result:
     text = "a red car" if TASKS[task].needs is Needs.TEXT else None
     region = REGION if TASKS[task].needs is Needs.REGION else None
-    return model.run(task, image, text, region=region, options=options)
+    return model.run(image, task, text, region=region, options=options)
 
 
 def assert_alike(found: Result, expected: Result) -> None:
@@ -126,8 +126,8 @@ def assert_alike(found: Result, expected: Result) -> None:
     assert found.to_hf() == expected.to_hf()
 
 
-def backend_of(model: Florence2) -> DeviceBackend:
-    assert isinstance(model.backend, DeviceBackend)
+def backend_of(model: Florence2) -> GpuBackend:
+    assert isinstance(model.backend, GpuBackend)
     return model.backend
 
 
@@ -143,10 +143,10 @@ class Steps:
     def open(self, tokens: int = 8) -> Any:
         size = self.model.bundle.size
         pixels = np.zeros((1, size.image_size, size.image_size, 3), dtype=np.uint8)
-        features = self.model.backend.look(pixels)
+        features = self.model.backend.encode_image(pixels)
         ids = np.arange(tokens, dtype=np.int64)[None] + 4
         mask = np.ones((1, size.image_tokens + tokens), dtype=np.int64)
-        return self.model.backend.read(features, ids, mask, beams=self.beams)
+        return self.model.backend.prefill(features, ids, mask, beams=self.beams)
 
     def step(self, parents: list[int]) -> list[str]:
         before = len(self.fake.calls)
@@ -158,6 +158,7 @@ class Steps:
 @pytest.fixture
 def in_place(bare: Machine, tiny_checkpoint: Path, tmp_path: Path) -> Machine:
     exporting = pytest.importorskip("florence_edge_export.export")
+    ort_errors = pytest.importorskip("onnxruntime.capi.onnxruntime_pybind11_state")
     folder = tmp_path / "in place"
     exporting.export("tiny", tiny_checkpoint, folder, exporting.ExportOptions(in_place=200))
     try:
@@ -174,7 +175,7 @@ def miniature_engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
     require_tensorrt()
     from .miniature_answers import export_miniature
 
-    building = pytest.importorskip("florence_edge_export.engines.cli")
+    building = pytest.importorskip("florence_edge_export.tensorrt_build.cli")
     bundle = export_miniature(tmp_path_factory.mktemp("miniature"))
     assert building.main([str(bundle)]) == 0
     return bundle

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from florence_edge.cli import main
+from florence_edge.cli.main import main
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -162,7 +162,7 @@ def test_a_picture_that_fails_has_a_line_with_its_error_and_is_tried_again(
     assert list(lines(tmp_path)[1]) == ["image", "error"]
     assert "not an image that Pillow can read" in lines(tmp_path)[1]["error"]
     assert run("--resume")[0] == 1
-    assert names(tmp_path) == list("abcd")  # it still cannot be read: that has been told
+    assert names(tmp_path) == list("abcd")  # it still cannot be read: that is reported already
     (photos / "b.png").write_bytes(good)
     assert run("--resume")[0] == 0
     assert names(tmp_path) == list("abcdb")
@@ -191,8 +191,8 @@ def test_other_options_are_refused_with_what_differs(
     assert status == 1
     assert err.count("\n") == 1
     assert f"was begun with {then}" in err
-    assert f"asked for now: {now}" in err
-    assert "Ask as then to go on with it, or choose another --answers." in err
+    assert f"requested now: {now}" in err
+    assert "Request the same as then to go on with it, or choose another --answers." in err
     assert (tmp_path / "out.jsonl").read_bytes() == before
 
 
@@ -207,9 +207,9 @@ def test_another_bundle_is_refused_whatever_its_name(
     answers = ["--answers", str(tmp_path / "out.jsonl"), "--resume"]
     short = ["--beams", "1", "--max-new-tokens", "8", "--threads", "1"]
     assert main([str(pointing_bundle), str(photos), "--task", "OD", *answers, *short]) == 1
-    told = capsys.readouterr().err
-    assert "was begun with bundle tiny fp32 for any (" in told
-    assert "asked for now: bundle pointing fp32 for any (" in told
+    err = capsys.readouterr().err
+    assert "was begun with bundle tiny fp32 for any (" in err
+    assert "requested now: bundle pointing fp32 for any (" in err
 
 
 def test_the_same_bundle_elsewhere_and_other_threads_go_on(
@@ -242,8 +242,11 @@ def test_files_that_were_joined_may_have_several_first_lines(run: Run, tmp_path:
     [
         ('{"image": "a", "task": "<OD>", "text_input": null}', "does not begin with the bundle"),
         ('{"image": "a", "error": "b"}', "does not begin with the bundle"),
-        ('{"florence-run": "9"}', "in a way that this florence-run does not read"),
-        ('{"florence-run": "9", "bundle": 3, "options": {}}', "in a way that this florence-run"),
+        ('{"florence-run": "9"}', "This florence-run cannot read where the answers in"),
+        (
+            '{"florence-run": "9", "bundle": 3, "options": {}}',
+            "florence-run cannot read where the answers in",
+        ),
     ],
 )
 def test_answers_of_unknown_origin_are_left_alone(
@@ -278,7 +281,7 @@ def test_a_file_of_something_else_is_left_alone(run: Run, tmp_path: Path, line: 
     status, _, err = run("--resume")
     assert status == 1
     assert "Line 1 of" in err
-    assert "is no answer of florence-run" in err
+    assert "is not an answer of florence-run" in err
     assert (tmp_path / "out.jsonl").read_text() == f"{line}\n"
 
 
@@ -292,7 +295,7 @@ def test_what_is_not_ours_is_not_cut_where_its_last_line_does_not_end(
         assert status == 0
         return
     assert status == 1
-    assert "is no answer of florence-run" in err
+    assert "is not an answer of florence-run" in err
     assert (tmp_path / "out.jsonl").read_text() == content
 
 

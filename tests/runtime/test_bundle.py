@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from florence_edge import BackendError, BundleError, Florence2, RequestError
+from florence_edge import BackendError, BundleError, BundleNotFoundError, Florence2, RequestError
 from florence_edge.bundle import Bundle, sha256
 from florence_edge.contract import CONTRACT_VERSION, GRAPHS
 
@@ -160,7 +160,9 @@ def test_a_manifest_that_is_none_is_refused(bundle: Path, content: bytes, messag
 
 
 def test_where_nothing_is_there_is_no_bundle(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"no bundle at .*nowhere\. Make one: florence-export"):
+    with pytest.raises(
+        BundleNotFoundError, match=r"no bundle at .*nowhere\. Make one: florence-export"
+    ):
         Bundle.load(tmp_path / "nowhere")
 
 
@@ -191,7 +193,7 @@ def test_an_engine_that_the_bundle_was_not_made_for_is_refused(tiny_bundle: Path
 def test_a_device_that_does_not_exist_is_refused_with_a_list(
     tiny_bundle: Path, device: str
 ) -> None:
-    with pytest.raises(BackendError, match=rf"no device '{device}'.* cpu, cuda, cuda:N"):
+    with pytest.raises(RequestError, match=rf"no device '{device}'.* cpu, cuda, cuda:N"):
         Florence2.load(tiny_bundle, device)
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from florence_edge import TASKS, Florence2, GenerationOptions, __version__
-from florence_edge.cli import main
+from florence_edge.cli.main import main
 
 SIZE = (80, 60)
 KEYS = [
@@ -75,13 +75,13 @@ def test_every_task_prints_one_json_object(run: Run, photo: Path, task: str) -> 
     assert list(answer["result"]) == [f"<{task}>"]
     assert answer["token_ids"][:2] == [2, 0]
     assert answer["status"] in ("ok", "empty", "unparsed", "truncated")
-    assert list(answer["seconds"]) == ["image", "vision", "prompt", "decode", "parse"]
+    assert list(answer["seconds"]) == ["image", "vision", "prefill", "decode", "parse"]
 
 
 def test_the_answer_is_that_of_the_library(run: Run, photo: Path, tiny_model: Florence2) -> None:
     (answer,) = lines(run(photo, "--task", "<OD>", "--beams", "2", "--json")[1])
     options = GenerationOptions(num_beams=2, max_new_tokens=12)
-    expected = tiny_model.run("OD", photo, options=options).to_json()
+    expected = tiny_model.run(photo, "OD", options=options).to_json()
     assert {k: v for k, v in answer.items() if k not in ("image", "seconds")} == {
         k: v for k, v in expected.items() if k != "seconds"
     }
@@ -317,7 +317,7 @@ def test_stopping_it_is_status_130(run: Run, photo: Path, monkeypatch: pytest.Mo
     def interrupt(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("florence_edge.series.many.look_at", interrupt)
+    monkeypatch.setattr("florence_edge.batch.prepare_images", interrupt)
     status, _, err = run(photo, "--task", "OD")
     assert status == 130
     assert err == "florence-run: stopped.\n"
@@ -329,7 +329,7 @@ def test_stopping_it_is_status_130(run: Run, photo: Path, monkeypatch: pytest.Mo
 def process(
     bundle: Path, *arguments: str | Path | bytes, **options: Any
 ) -> subprocess.CompletedProcess[str]:
-    command = "import sys; from florence_edge.cli import main; sys.exit(main())"
+    command = "import sys; from florence_edge.cli.main import main; sys.exit(main())"
     short = ("--max-new-tokens", "5", "--threads", "1")
     ending = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     done = subprocess.run(

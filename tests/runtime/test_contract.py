@@ -2,16 +2,7 @@ import pytest
 
 from florence_edge import contract
 
-SIZE = contract.ModelSize(
-    image_size=768,
-    image_tokens=577,
-    d_model=768,
-    decoder_layers=6,
-    decoder_heads=12,
-    vocab_size=51289,
-    encoder_positions=1024,
-    decoder_positions=1024,
-)
+from ..helpers.engines import BASE_SIZE
 
 
 @pytest.mark.parametrize(
@@ -38,7 +29,7 @@ def test_the_best_scores_are_enough_for_the_most_beams() -> None:
 
 
 def test_there_are_three_graphs_and_no_name_twice() -> None:
-    graphs = contract.graphs(SIZE, "float32")
+    graphs = contract.graphs(BASE_SIZE, "float32")
     assert tuple(graphs) == contract.GRAPHS
     for name, graph in graphs.items():
         assert graph.name == name
@@ -48,17 +39,17 @@ def test_there_are_three_graphs_and_no_name_twice() -> None:
 
 
 def test_what_the_text_encoder_gives_the_decoder_takes() -> None:
-    graphs = contract.graphs(SIZE, "float16")
+    graphs = contract.graphs(BASE_SIZE, "float16")
     given = set(graphs[contract.TEXT_ENCODER].outputs)
     assert given < set(graphs[contract.DECODER].inputs)
-    assert len(given) == 2 * SIZE.decoder_layers
+    assert len(given) == 2 * BASE_SIZE.decoder_layers
 
 
 def test_every_self_cache_of_the_decoder_gets_its_new_row() -> None:
-    decoder = contract.graphs(SIZE, "float16")[contract.DECODER]
+    decoder = contract.graphs(BASE_SIZE, "float16")[contract.DECODER]
     taken = {tensor.name: tensor for tensor in decoder.inputs}
     given = {tensor.name: tensor for tensor in decoder.outputs}
-    for layer in range(SIZE.decoder_layers):
+    for layer in range(BASE_SIZE.decoder_layers):
         for part in contract.PARTS:
             cache = taken[contract.self_cache(layer, part)]
             row = given[contract.new_row(layer, part)]
@@ -68,6 +59,6 @@ def test_every_self_cache_of_the_decoder_gets_its_new_row() -> None:
 
 
 def test_scores_stay_float32_whatever_the_caches_are() -> None:
-    decoder = contract.graphs(SIZE, "float16")[contract.DECODER]
+    decoder = contract.graphs(BASE_SIZE, "float16")[contract.DECODER]
     dtypes = {tensor.name: tensor.dtype for tensor in decoder.outputs}
     assert dtypes["top_log_probs"] == dtypes["log_probs"] == "float32"

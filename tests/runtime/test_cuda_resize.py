@@ -6,13 +6,14 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from florence_edge import BackendError, Florence2, ImageError, RequestError, cuda
-from florence_edge.cuda import Cuda, calls
-from florence_edge.cuda.frame import Frame, frame_of, is_on_gpu
+from florence_edge import BackendError, Florence2, ImageError, RequestError
+from florence_edge.cuda import api
+from florence_edge.cuda import device as cuda_device
+from florence_edge.cuda.device import Cuda, open_cuda
+from florence_edge.cuda.frame import DeviceFrame, frame_of, is_on_gpu
 from florence_edge.cuda.kernels import Kernels
 from florence_edge.cuda.resize import Resizer, goes_down_first, taps_from_sizes
-from florence_edge.image import pixels
-from florence_edge.pictures import load_pictures
+from florence_edge.image import load_pictures, pixels
 
 from .fake_cuda import FakeCuda
 from .host_kernels import compile_for_host
@@ -48,13 +49,13 @@ def noise(width: int, height: int, channels: int = 3) -> Bytes:
     return rng.integers(0, 256, (height, width, channels), dtype=np.uint8)
 
 
-def resized(fake: FakeCuda, frame: Frame, side: int) -> Bytes:
+def resized(fake: FakeCuda, frame: DeviceFrame, side: int) -> Bytes:
     gpu = Cuda(fake, 0)
     square = gpu.array((side, side, 3), np.uint8)
     kernels = Kernels(gpu)
     resizer = Resizer(gpu, kernels, frame.size, side)
-    resizer.resize(frame, square.place)
-    found = gpu.download(square.place)
+    resizer.resize(frame, square.view)
+    found = gpu.download(square.view)
     resizer.close()
     kernels.close()
     return found
@@ -157,7 +158,7 @@ def test_a_frame_that_is_still_being_written_is_waited_for() -> None:
     assert frame_of(OnGpu(fake, noise(4, 4))).stream is None
     resized(fake, frame_of(OnGpu(fake, noise(4, 4))), 64)
     assert "cudaStreamWaitEvent" not in fake.calls
-    stream = fake.cudaStreamCreateWithFlags(calls.STREAM_NON_BLOCKING)
+    stream = fake.cudaStreamCreateWithFlags(api.STREAM_NON_BLOCKING)
     resized(fake, frame_of(OnGpu(fake, noise(4, 4), stream=stream)), 64)
     assert "cudaStreamWaitEvent" in fake.calls
 
@@ -165,12 +166,12 @@ def test_a_frame_that_is_still_being_written_is_waited_for() -> None:
 def test_a_frame_that_names_no_stream_may_be_under_way_on_the_default_one() -> None:
     on_gpu = OnGpu(FakeCuda(), noise(4, 4))
     del on_gpu._interface["stream"]
-    assert frame_of(on_gpu).stream == calls.LEGACY_STREAM
+    assert frame_of(on_gpu).stream == api.LEGACY_STREAM
 
 
 def test_a_frame_can_be_seen_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeCuda()
-    monkeypatch.setattr(cuda, "open_calls", lambda: fake)
+    monkeypatch.setattr(cuda_device, "open_provider", lambda: fake)
     values = noise(30, 20, 4)
     frame = frame_of(OnGpu(fake, values, shape=(20, 30, 3), strides=(120, 4, 1)))
     held = len(fake.held)
@@ -186,26 +187,26 @@ def test_a_batch_is_on_one_side() -> None:
 
 def test_the_cpu_engine_refuses_frames(tiny_model: Florence2) -> None:
     with pytest.raises(BackendError, match="device='cuda' or 'tensorrt'"):
-        tiny_model.look(OnGpu(FakeCuda(), noise(4, 4)))
+        tiny_model.encode(OnGpu(FakeCuda(), noise(4, 4)))
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("size", [(640, 480), (480, 640), (100, 999), (1920, 1080)])
 def test_a_gpu_resizes_as_pillow_does(size: tuple[int, int]) -> None:
     require_gpu()
-    gpu, side = cuda.open_cuda(), 768
+    gpu, side = open_cuda(), 768
     values = noise(*size)
     source = gpu.array(values.shape, np.uint8)
-    gpu.upload(source.place, values)
-    frame = Frame(
+    gpu.upload(source.view, values)
+    frame = DeviceFrame(
         owner=source,
-        address=source.place.address,
+        address=source.view.address,
         size=size,
         line=size[0] * 3,
         step=3,
         stream=None,
     )
     square = gpu.array((side, side, 3), np.uint8)
-    Resizer(gpu, Kernels(gpu), size, side).resize(frame, square.place)
-    found = gpu.download(square.place)
+    Resizer(gpu, Kernels(gpu), size, side).resize(frame, square.view)
+    found = gpu.download(square.view)
     np.testing.assert_array_equal(found, pixels(Image.fromarray(values), side))

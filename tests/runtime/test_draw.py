@@ -3,15 +3,16 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from florence_edge.answers.draw import draw
-from florence_edge.answers.lettering import fitted, font_for, wrapped
-from florence_edge.answers.regions import Region, Ring, Shape
+from florence_edge.regions import Region, RegionShape, Ring
+from florence_edge.results.draw import draw, fitted, font_for, wrapped
 
 GREY = (128, 128, 128)
 ANY_SCRIPT = ["中新中", "Ж", "مرحبا", "naïve café", "🙂", "a\nb\tc", "\u202e", "\0", "\ud800", "  "]
 
 
-def region(*rings: Ring, label: str = "car", shape: Shape = "box", score: float = 0.5) -> Region:
+def region(
+    *rings: Ring, label: str = "car", shape: RegionShape = "box", score: float = 0.5
+) -> Region:
     return Region(label=label, shape=shape, rings=rings, score=score)
 
 
@@ -91,7 +92,7 @@ def test_things_without_a_label_are_told_apart() -> None:
 
 @pytest.mark.parametrize("text", ANY_SCRIPT)
 @pytest.mark.parametrize("shape", ["box", "polygon"])
-def test_any_script_can_be_drawn(text: str, shape: Shape) -> None:
+def test_any_script_can_be_drawn(text: str, shape: RegionShape) -> None:
     drawn = draw(blank(), [region((10, 60, 200, 200), label=text, shape=shape)], caption=text * 9)
     assert drawn.width == 320
 
@@ -107,7 +108,7 @@ def test_any_script_can_be_drawn(text: str, shape: Shape) -> None:
     ],
 )
 @pytest.mark.parametrize("shape", ["box", "quad", "polygon"])
-def test_odd_regions_are_drawn_as_far_as_they_go(ring: Ring, shape: Shape) -> None:
+def test_odd_regions_are_drawn_as_far_as_they_go(ring: Ring, shape: RegionShape) -> None:
     assert draw(blank(), [region(ring, shape=shape)]).size == (320, 240)
 
 

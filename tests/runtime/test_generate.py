@@ -4,9 +4,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from florence_edge.generate import generate
-from florence_edge.options import Generation
-from florence_edge.stopping import stop_after
+from florence_edge.generate import generate, stop_after
+from florence_edge.options import GenerationConfig
 
 from .scripted import DEFAULTS, EOS, Past, Scripted, log_softmax, random_script, search_for
 
@@ -18,7 +17,7 @@ BEAMS = replace(GREEDY, num_beams=3, forced_bos_token_id=0, forced_eos_token_id=
 @pytest.mark.parametrize("generation", [GREEDY, BEAMS, replace(BEAMS, early_stopping=True)])
 @pytest.mark.parametrize("seed", range(10))
 def test_an_image_in_a_batch_gets_the_answer_it_gets_alone(
-    generation: Generation, seed: int
+    generation: GenerationConfig, seed: int
 ) -> None:
     # The higher the end token's logit, the earlier an image is done.
     scripts = [random_script(seed + i, VOCABULARY, eos=eos) for i, eos in enumerate([0, 2, 3, 5])]
@@ -82,7 +81,7 @@ def test_a_batch_of_no_images_has_no_answers() -> None:
 
 @pytest.mark.parametrize("generation", [GREEDY, BEAMS])
 def test_an_answer_without_a_deadline_is_the_answer_with_one_that_is_never_reached(
-    generation: Generation,
+    generation: GenerationConfig,
 ) -> None:
     scripts = [random_script(seed, VOCABULARY) for seed in range(3)]
     usual = generate(Scripted(scripts), generation, images=3)
@@ -92,7 +91,7 @@ def test_an_answer_without_a_deadline_is_the_answer_with_one_that_is_never_reach
 @pytest.mark.parametrize("generation", [GREEDY, BEAMS])
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_decoding_stops_after_the_step_at_which_the_time_is_up(
-    generation: Generation, steps: int
+    generation: GenerationConfig, steps: int
 ) -> None:
     decoder = Scripted([random_script(0, VOCABULARY, eos=-9), random_script(1, VOCABULARY, eos=-9)])
     clock = iter([10.0, *(10.0 + n for n in range(99))])  # each step takes a second

@@ -1,25 +1,22 @@
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from florence_edge import contract
-from florence_edge.backends.host_decoder import HostDecoder, Run
+from florence_edge import BackendError, contract
+from florence_edge.backends.host import HostDecoder, Run
+from florence_edge.backends.open import open_backend
+from florence_edge.bundle import Bundle
 from florence_edge.search import Scores
 
+from ..helpers.engines import TOY_SIZE
+
 IMAGES, BEAMS = 2, 3
-SIZE = contract.ModelSize(
-    image_size=64,
-    image_tokens=5,
-    d_model=8,
-    decoder_layers=2,
-    decoder_heads=2,
-    vocab_size=50,
-    encoder_positions=64,
-    decoder_positions=256,
-)
+SIZE = replace(TOY_SIZE, decoder_layers=2, vocab_size=50, decoder_positions=256)
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 
@@ -118,3 +115,28 @@ def test_scores_are_those_of_the_image(recorder: Recorder) -> None:
         np.testing.assert_array_equal(scores[image].top_ids[:, 0], row)
         np.testing.assert_array_equal(scores[image].top_log_probs[:, -1], -row)
         np.testing.assert_array_equal(scores[image].full()[:, 7], -row / 2)
+
+
+# Closing.
+
+
+@pytest.mark.parametrize(("device", "package"), [("cpu", "onnxruntime"), ("openvino", "openvino")])
+def test_a_backend_that_was_closed_is_refused(tiny_bundle: Path, device: str, package: str) -> None:
+    pytest.importorskip(package)
+    bundle = Bundle.load(tiny_bundle)
+    backend, size = open_backend(bundle, device, threads=1), bundle.size
+    pixels = np.zeros((1, size.image_size, size.image_size, 3), dtype=np.uint8)
+    ids, mask = np.full((1, 5), 9), np.ones((1, size.image_tokens + 5), dtype=np.int64)
+    features = backend.encode_image(pixels)
+    decoder = backend.prefill(features, ids, mask, beams=1)
+    token, parent = np.array([[2]]), np.zeros((1, 1), dtype=np.int64)
+    decoder.step(token, parent)
+    backend.close()
+    for use in (
+        lambda: backend.encode_image(pixels),
+        lambda: backend.prefill(features, ids, mask, beams=1),
+        lambda: decoder.step(token, parent),
+    ):
+        with pytest.raises(BackendError, match=r"^This model was closed\. Load it again\.$"):
+            use()
+    backend.close()  # once more does nothing

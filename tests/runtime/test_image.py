@@ -12,6 +12,8 @@ from PIL import Image, ImageOps
 from florence_edge import ImageError
 from florence_edge.image import load_image, pixels
 
+from ..helpers.assets import Asset
+
 SIDE = 768
 ORIENTATION = 0x0112  # EXIF
 
@@ -82,9 +84,9 @@ def test_pixels_are_those_of_transformers(name: str, processor: Processor) -> No
 
 
 def test_pixels_of_photographs_on_disk_are_those_of_transformers(
-    assets: Path, processor: Processor, load_as_transformers: Callable[[str], Image.Image]
+    asset: Asset, processor: Processor, load_as_transformers: Callable[[str], Image.Image]
 ) -> None:
-    paths = [path for path in (assets / "photos").glob("*/*") if path.suffix in (".jpg", ".png")]
+    paths = [path for path in asset("photos").glob("*/*") if path.suffix in (".jpg", ".png")]
     assert len(paths) == 46
     for path in paths:
         theirs, ours = load_as_transformers(str(path)), load_image(path)

@@ -1,7 +1,7 @@
 """Memory over many pictures and frames; minutes long, so only where `slow` tests are asked for.
 
-With FLORENCE_EDGE_RECORD=runtime/memory_growth.json and `-k miniature`, what the miniature took is
-written down.
+With FLORENCE_EDGE_RECORD=results/memory/memory_growth.json and `-k miniature`, what the miniature
+took is written down.
 """
 
 import gc
@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from florence_edge import Florence2, GenerationOptions
+from florence_edge import Florence2, GenerationOptions, run_many, watch
 from florence_edge.video.watch import Watching
 
 from .miniature_answers import export_miniature
@@ -48,7 +48,7 @@ def test_five_hundred_pictures_take_no_more_than_a_hundred(
         noise.resize((1600, 1200)).save(tmp_path / f"{number:03}.jpg")
     memory: list[float] = []
     pictures = sorted(tmp_path.iterdir())
-    for _ in tiny_model.run_many(pictures, ["OD", "CAPTION"], options=SHORT, batch=batch):
+    for _ in run_many(tiny_model, pictures, ["OD", "CAPTION"], options=SHORT, batch=batch):
         memory.append(resident() if len(memory) in (100, 499) else 0.0)
     assert len(memory) == 500
     assert memory[499] - memory[100] < MOST_GROWTH
@@ -65,7 +65,7 @@ def test_the_miniature_finds_objects_in_a_thousand_pictures_and_does_not_grow(
     memory: dict[int, float] = {}
     regions, begin, greedy = 0, time.monotonic(), GenerationOptions(num_beams=1)
     pictures = sorted((tmp_path / "pictures").iterdir())
-    for number, answered in enumerate(model.run_many(pictures, ["OD"], options=greedy), 1):
+    for number, answered in enumerate(run_many(model, pictures, ["OD"], options=greedy), 1):
         regions += len(answered.results[0].regions)
         if number % 100 == 0:
             memory[number] = round(resident(), 1)
@@ -89,7 +89,7 @@ def test_ten_thousand_frames_take_no_more_than_two_thousand(
 ) -> None:
     with_dropping = Watching(live=live)
     memory: list[float] = []
-    for _, _, stats in tiny_model.watch(noise(), "OD", options=SHORT, how=with_dropping):
+    for _, _, stats in watch(tiny_model, noise(), "OD", options=SHORT, how=with_dropping):
         if stats.answered % 2000 == 0:
             memory.append(resident())
         if stats.answered == 10_000:
@@ -105,7 +105,7 @@ def test_the_miniature_finds_objects_in_ten_thousand_frames_and_does_not_grow(
     memory: dict[int, float] = {}
     regions, begin = 0, time.monotonic()
     greedy, live = GenerationOptions(num_beams=1), Watching(live=True)
-    for _, (found,), stats in model.watch(scenes(), "OD", options=greedy, how=live):
+    for _, (found,), stats in watch(model, scenes(), "OD", options=greedy, how=live):
         regions += len(found.regions)
         if stats.answered % 1000 == 0:
             memory[stats.answered] = round(resident(), 1)
@@ -151,7 +151,7 @@ def record(what: str, found: dict[str, Any]) -> None:
         path = Path(os.environ["FLORENCE_EDGE_RECORD"])
         content = json.loads(path.read_text()) if path.exists() else {}
         content[what] = {
-            "command": "FLORENCE_EDGE_RECORD=runtime/memory_growth.json pytest -m slow "
+            "command": "FLORENCE_EDGE_RECORD=results/memory/memory_growth.json pytest -m slow "
             "tests/runtime/test_memory_growth.py -k miniature",
             "model": "the miniature, fp32, onnxruntime on the CPU, one thread",
             "machine": f"{platform.machine()}, Python {platform.python_version()}",

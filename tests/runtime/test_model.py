@@ -16,11 +16,10 @@ from florence_edge import (
     RequestError,
     contract,
 )
-from florence_edge.answers.result import Result
 from florence_edge.bundle import Bundle
-from florence_edge.questions import free_question
-from florence_edge.tasks import Needs
-from florence_edge.text import Tokenizer
+from florence_edge.results.result import Result
+from florence_edge.tasks import Needs, free_prompt
+from florence_edge.tokenizer import Tokenizer
 
 SHORT = GenerationOptions(max_new_tokens=12)
 REGION = (10, 20, 60, 45)
@@ -43,7 +42,7 @@ def region_for(task: str) -> tuple[int, int, int, int] | None:
 
 
 def run(model: Florence2, task: str, image: Image.Image, options: GenerationOptions) -> Result:
-    return model.run(task, image, text_for(task), region=region_for(task), options=options)
+    return model.run(image, task, text_for(task), region=region_for(task), options=options)
 
 
 def alike(ours: Result, theirs: Result) -> bool:
@@ -79,7 +78,7 @@ def test_every_task_gives_a_result_of_its_shape(
     assert all(log_prob < 0 for log_prob in result.token_log_probs[1:])
     assert result.raw_text.startswith("</s><s>")
     assert result.image_size == pictures[0].size
-    assert set(result.seconds) == {"image", "vision", "prompt", "decode", "parse"}
+    assert set(result.seconds) == {"image", "vision", "prefill", "decode", "parse"}
     assert all(0 <= score <= 1 for score in result.scores)
 
 
@@ -98,9 +97,9 @@ def test_a_task_may_be_named_with_brackets_or_given_itself(
     tiny_model: Florence2, pictures: list[Image.Image]
 ) -> None:
     picture = pictures[0]
-    plain = tiny_model.run("OD", picture, options=SHORT)
-    assert plain == tiny_model.run("<OD>", picture, options=SHORT)
-    assert plain == tiny_model.run(TASKS["OD"], picture, options=SHORT)
+    plain = tiny_model.run(picture, "OD", options=SHORT)
+    assert plain == tiny_model.run(picture, "<OD>", options=SHORT)
+    assert plain == tiny_model.run(picture, TASKS["OD"], options=SHORT)
 
 
 def test_words_of_ones_own_are_asked_as_they_are(
@@ -108,41 +107,42 @@ def test_words_of_ones_own_are_asked_as_they_are(
 ) -> None:
     prompt = "Locate the objects with category name in the image."
     asked = tiny_model.ask(pictures[0], prompt, options=SHORT)
-    assert asked.token_ids == tiny_model.run("OD", pictures[0], options=SHORT).token_ids
+    assert asked.token_ids == tiny_model.run(pictures[0], "OD", options=SHORT).token_ids
     assert asked.to_hf() == {prompt: asked.text}
 
 
 def test_a_region_may_be_given_in_location_tokens(
     tiny_model: Florence2, pictures: list[Image.Image]
 ) -> None:
-    in_pixels = tiny_model.run("REGION_TO_OCR", pictures[0], region=REGION, options=SHORT)
+    in_pixels = tiny_model.run(pictures[0], "REGION_TO_OCR", region=REGION, options=SHORT)
     text = "<loc_125><loc_333><loc_750><loc_750>"
     assert in_pixels.text_input == text
-    assert in_pixels == tiny_model.run("REGION_TO_OCR", pictures[0], text, options=SHORT)
+    assert in_pixels == tiny_model.run(pictures[0], "REGION_TO_OCR", text, options=SHORT)
 
 
 def test_the_convention_changes_coordinates_and_not_the_answer(
     pointing_bundle: Path, pictures: list[Image.Image]
 ) -> None:
     model, picture = Florence2.load(pointing_bundle, threads=1), pictures[0]
-    native = model.run("REGION_PROPOSAL", picture, options=SHORT)
-    floats = model.run("REGION_PROPOSAL", picture, options=SHORT, convention="microsoft")
+    fractions = Florence2.load(pointing_bundle, threads=1, convention="microsoft")
+    native = model.run(picture, "REGION_PROPOSAL", options=SHORT)
+    floats = fractions.run(picture, "REGION_PROPOSAL", options=SHORT)
     assert native.token_ids == floats.token_ids
     assert native.regions
     for whole, exact in zip(native.regions, floats.regions, strict=True):
         assert whole.rings[0] == tuple(int(edge) for edge in exact.rings[0])
         assert whole.rings != exact.rings
     with pytest.raises(RequestError, match=r"'native' .* or 'microsoft'"):
-        model.run("OD", picture, convention="torch")  # type: ignore[arg-type]
+        Florence2.load(pointing_bundle, convention="torch")  # type: ignore[arg-type]
 
 
 # Options.
 
 
 def test_options_reach_the_search(tiny_model: Florence2, pictures: list[Image.Image]) -> None:
-    def said(**wishes: int) -> tuple[int, ...]:
-        options = replace(SHORT, **wishes)  # type: ignore[arg-type]
-        return tiny_model.run("OD", pictures[0], options=options).token_ids
+    def said(**values: int) -> tuple[int, ...]:
+        options = replace(SHORT, **values)  # type: ignore[arg-type]
+        return tiny_model.run(pictures[0], "OD", options=options).token_ids
 
     assert len(said(max_new_tokens=5)) == 6
     assert said(forced_bos_token_id=7)[1] == 7
@@ -156,7 +156,7 @@ def test_forced_tokens_and_markers_count_in_no_score(
     tiny_model: Florence2, pictures: list[Image.Image]
 ) -> None:
     options = replace(SHORT, forced_bos_token_id=70, forced_eos_token_id=71)
-    result = tiny_model.run("CAPTION", pictures[0], options=options)
+    result = tiny_model.run(pictures[0], "CAPTION", options=options)
     assert (result.token_ids[1], result.token_ids[-1]) == (70, 71)
     assert result.score == pytest.approx(np.exp(np.mean(result.token_log_probs[2:-1])))
 
@@ -165,7 +165,7 @@ def test_one_beam_is_greedy_and_more_say_what_is_more_likely(
     tiny_model: Florence2, pictures: list[Image.Image]
 ) -> None:
     sums = [
-        sum(tiny_model.run("OD", pictures[0], options=replace(SHORT, num_beams=n)).token_log_probs)
+        sum(tiny_model.run(pictures[0], "OD", options=replace(SHORT, num_beams=n)).token_log_probs)
         for n in (1, 8)
     ]
     assert sums[0] < sums[1]
@@ -174,7 +174,7 @@ def test_one_beam_is_greedy_and_more_say_what_is_more_likely(
 def test_an_answer_that_was_cut_off_says_so(
     tiny_model: Florence2, pictures: list[Image.Image]
 ) -> None:
-    assert tiny_model.run("CAPTION", pictures[0], options=SHORT).status == "truncated"
+    assert tiny_model.run(pictures[0], "CAPTION", options=SHORT).status == "truncated"
 
 
 def test_without_options_the_checkpoint_decides(
@@ -187,7 +187,7 @@ def test_without_options_the_checkpoint_decides(
     tokenizer = Tokenizer(tiny_bundle / "tokenizer.json", shorter)
     bundle = replace(tiny_model.bundle, generation=shorter)
     model = Florence2(bundle, tiny_model.backend, tokenizer)
-    assert model.run("OD", pictures[0]) == tiny_model.run("OD", pictures[0], options=SHORT)
+    assert model.run(pictures[0], "OD") == tiny_model.run(pictures[0], "OD", options=SHORT)
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
@@ -195,7 +195,7 @@ def test_an_answer_may_be_as_long_as_the_model_has_positions(
     tiny_model: Florence2, pictures: list[Image.Image], num_beams: int
 ) -> None:
     options = GenerationOptions(num_beams=num_beams, max_new_tokens=1024)
-    result = tiny_model.run("CAPTION", pictures[0], options=options)
+    result = tiny_model.run(pictures[0], "CAPTION", options=options)
     assert len(result.token_ids) == 1025 or result.status != "truncated"
 
 
@@ -211,7 +211,7 @@ def test_impossible_options_are_refused_before_the_picture_is_read(
     tiny_model: Florence2, options: GenerationOptions, message: str
 ) -> None:
     with pytest.raises(RequestError, match=message):
-        tiny_model.run("OD", "nothing.jpg", options=options)
+        tiny_model.run("nothing.jpg", "OD", options=options)
 
 
 # What cannot be asked.
@@ -231,7 +231,7 @@ def test_a_prompt_beyond_the_encoder_is_refused_with_the_room_there_is(
 def test_what_a_task_lacks_or_cannot_take_is_refused(
     tiny_model: Florence2, pictures: list[Image.Image]
 ) -> None:
-    view = tiny_model.look(pictures[0], options=SHORT)
+    view = tiny_model.encode(pictures[0], options=SHORT)
     with pytest.raises(RequestError, match="There is no task 'COUNT'"):
         view.run("COUNT")
     with pytest.raises(RequestError, match="needs a text"):
@@ -248,7 +248,7 @@ def test_what_a_task_lacks_or_cannot_take_is_refused(
 
 def test_a_picture_that_cannot_be_read_is_named(tiny_model: Florence2) -> None:
     with pytest.raises(ImageError, match=r"There is no file nothing\.jpg"):
-        tiny_model.run("OD", "nothing.jpg", options=SHORT)
+        tiny_model.run("nothing.jpg", "OD", options=SHORT)
 
 
 # One picture, several tasks.
@@ -258,7 +258,7 @@ def test_a_picture_that_cannot_be_read_is_named(tiny_model: Florence2) -> None:
 def test_a_view_answers_as_a_fresh_run_does(
     tiny_model: Florence2, pictures: list[Image.Image], task: str
 ) -> None:
-    view = tiny_model.look(pictures[1], options=SHORT)
+    view = tiny_model.encode(pictures[1], options=SHORT)
     view.caption()  # what was asked before must not matter
     answer = view.run(task, text_for(task), region=region_for(task))
     assert answer == run(tiny_model, task, pictures[1], SHORT)
@@ -267,7 +267,7 @@ def test_a_view_answers_as_a_fresh_run_does(
 def test_the_methods_of_a_view_ask_their_tasks(
     tiny_model: Florence2, pictures: list[Image.Image]
 ) -> None:
-    view = tiny_model.look(pictures[0], options=GenerationOptions(max_new_tokens=2, num_beams=1))
+    view = tiny_model.encode(pictures[0], options=GenerationOptions(max_new_tokens=2, num_beams=1))
     asked = {
         "CAPTION": view.caption(),
         "DETAILED_CAPTION": view.caption(detail=2),
@@ -293,7 +293,7 @@ def test_the_methods_of_a_view_ask_their_tasks(
 def test_a_view_refuses_what_its_methods_cannot_ask(
     tiny_model: Florence2, pictures: list[Image.Image]
 ) -> None:
-    view = tiny_model.look(pictures[0], options=SHORT)
+    view = tiny_model.encode(pictures[0], options=SHORT)
     for detail in (0, 4):
         with pytest.raises(RequestError, match="must be 1, 2 or 3"):
             view.caption(detail=detail)
@@ -307,15 +307,15 @@ def test_a_view_refuses_what_its_methods_cannot_ask(
 def test_options_of_a_question_replace_those_of_the_view(
     tiny_model: Florence2, pictures: list[Image.Image]
 ) -> None:
-    view = tiny_model.look(pictures[0], options=SHORT)
+    view = tiny_model.encode(pictures[0], options=SHORT)
     assert len(view.run("OD", options=GenerationOptions(max_new_tokens=3)).token_ids) == 4
-    assert view.run("OD") == tiny_model.run("OD", pictures[0], options=SHORT)
+    assert view.run("OD") == tiny_model.run(pictures[0], "OD", options=SHORT)
 
 
-def test_two_looks_at_a_picture_can_be_told_apart(
+def test_two_encodings_of_a_picture_can_be_told_apart(
     tiny_model: Florence2, pictures: list[Image.Image]
 ) -> None:
-    first, second = (tiny_model.look(pictures[0]) for _ in range(2))
+    first, second = (tiny_model.encode(pictures[0]) for _ in range(2))
     assert first == first
     assert first != second
     assert len({first, second}) == 2
@@ -328,16 +328,16 @@ def test_two_looks_at_a_picture_can_be_told_apart(
 def test_a_batch_gives_the_answers_of_single_runs(
     tiny_model: Florence2, pictures: list[Image.Image], task: str
 ) -> None:
-    batch = tiny_model.run_batch(
-        task,
+    batch = tiny_model.run(
         pictures,
+        task,
         [text_for(task)] * 4,
-        regions=[(0, 0, 10 + i, 40) if region_for(task) else None for i in range(4)],
+        region=[(0, 0, 10 + i, 40) if region_for(task) else None for i in range(4)],
         options=SHORT,
     )
     for i, (picture, answer) in enumerate(zip(pictures, batch, strict=True)):
         region = (0, 0, 10 + i, 40) if region_for(task) else None
-        alone = tiny_model.run(task, picture, text_for(task), region=region, options=SHORT)
+        alone = tiny_model.run(picture, task, text_for(task), region=region, options=SHORT)
         assert alike(answer, alone)
 
 
@@ -348,9 +348,9 @@ def test_prompts_of_different_lengths_do_not_disturb_each_other(
     texts = ["cat", "a very long phrase about a red car " * 6, "two dogs", "x"]
     options = replace(SHORT, num_beams=num_beams)
     task = "OPEN_VOCABULARY_DETECTION"
-    batch = tiny_model.run_batch(task, pictures, texts, options=options)
+    batch = tiny_model.run(pictures, task, texts, options=options)
     for picture, text, answer in zip(pictures, texts, batch, strict=True):
-        assert alike(answer, tiny_model.run(task, picture, text, options=options))
+        assert alike(answer, tiny_model.run(picture, task, text, options=options))
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
@@ -361,41 +361,43 @@ def test_answers_that_end_early_do_not_disturb_the_others(
         num_beams=num_beams, max_new_tokens=16, forced_eos_token_id=-1, no_repeat_ngram_size=3
     )
     task, texts = "CAPTION_TO_PHRASE_GROUNDING", ["cat", "two red cars", "?", "some of the words"]
-    endless = tiny_model.run_batch(task, pictures, texts, options=options)
+    endless = tiny_model.run(pictures, task, texts, options=options)
     lengths: set[int] = set()
     for end in sorted({token for answer in endless for token in answer.token_ids[3:]}):
         model = ending_with(tiny_model, end)
-        batch = model.run_batch(task, pictures, texts, options=options)
+        batch = model.run(pictures, task, texts, options=options)
         lengths = {len(answer.token_ids) for answer in batch}
         if len(lengths) > 2:
             break
     assert len(lengths) > 2, "no token ends these answers at different lengths"
     for picture, text, answer in zip(pictures, texts, batch, strict=True):
-        assert alike(answer, model.run(task, picture, text, options=options))
+        assert alike(answer, model.run(picture, task, text, options=options))
 
 
 def test_one_view_may_be_asked_several_questions_in_a_batch(
     tiny_model: Florence2, pictures: list[Image.Image]
 ) -> None:
-    view = tiny_model.look(pictures[0], options=SHORT)
-    questions = [free_question(words) for words in ("What is this?", "Where?", "Who is there?")]
+    view = tiny_model.encode(pictures[0], options=SHORT)
+    questions = [free_prompt(words) for words in ("What is this?", "Where?", "Who is there?")]
     answers = tiny_model.answer([view] * 3, questions, SHORT)
     for asked, answer in zip(questions, answers, strict=True):
-        assert alike(answer, view.ask(asked.prompt))
+        assert alike(answer, view.ask(asked.wording))
 
 
 def test_a_batch_of_nothing_has_no_answers(tiny_model: Florence2) -> None:
-    assert tiny_model.run_batch("OD", []) == []
-    assert tiny_model.look_batch([]) == []
+    assert tiny_model.run([], "OD") == []
+    assert tiny_model.encode([]) == []
     assert tiny_model.answer([], []) == []
 
 
-@pytest.mark.parametrize("texts", [["one"], ["one"] * 5, "four"])
+@pytest.mark.parametrize("texts", [["one"], ["one"] * 5, []])
 def test_texts_must_be_as_many_as_pictures(
     tiny_model: Florence2, pictures: list[Image.Image], texts: Sequence[str]
 ) -> None:
-    with pytest.raises(RequestError, match="texts must hold one entry for each of the 4 images"):
-        tiny_model.run_batch("OPEN_VOCABULARY_DETECTION", pictures, texts)
+    with pytest.raises(
+        RequestError, match="text must be one for all of the 4 images, or a list with one for each"
+    ):
+        tiny_model.run(pictures, "OPEN_VOCABULARY_DETECTION", texts)
 
 
 # The decoder and its caches.
@@ -410,11 +412,11 @@ def test_a_step_after_any_moves_scores_as_if_its_past_were_fed_from_the_start(
     """
     images, beams, steps = 2, 4, 70
     rng = np.random.default_rng(0)
-    views = tiny_model.look_batch(pictures[:images])
+    views = tiny_model.encode(pictures[:images])
     features = np.concatenate([view.features for view in views])
-    questions = [free_question("What?"), free_question("What is in this picture?")]
+    questions = [free_prompt("What?"), free_prompt("What is in this picture?")]
     input_ids, mask = tiny_model.encode_prompts(questions)
-    decoder = tiny_model.backend.read(features, input_ids, mask, beams=beams)
+    decoder = tiny_model.backend.prefill(features, input_ids, mask, beams=beams)
 
     pasts: list[list[list[int]]] = [[[] for _ in range(beams)] for _ in range(images)]
     parents = np.zeros((images, beams), dtype=np.int64)
@@ -432,7 +434,7 @@ def test_a_step_after_any_moves_scores_as_if_its_past_were_fed_from_the_start(
         (alone,) = tiny_model.encode_prompts([questions[image]])[0]
         alone_mask = np.ones((1, mask.shape[1] - input_ids.shape[1] + len(alone)), dtype=np.int64)
         for row, past in enumerate(rows):
-            fresh = tiny_model.backend.read(
+            fresh = tiny_model.backend.prefill(
                 features[image : image + 1], alone[None], alone_mask, beams=1
             )
             for token in past:
@@ -445,9 +447,9 @@ def test_a_step_after_any_moves_scores_as_if_its_past_were_fed_from_the_start(
 def test_the_top_scores_are_the_best_of_all_sorted(
     tiny_model: Florence2, pictures: list[Image.Image]
 ) -> None:
-    view = tiny_model.look(pictures[0])
-    input_ids, mask = tiny_model.encode_prompts([free_question("What?")])
-    decoder = tiny_model.backend.read(view.features, input_ids, mask, beams=2)
+    view = tiny_model.encode(pictures[0])
+    input_ids, mask = tiny_model.encode_prompts([free_prompt("What?")])
+    decoder = tiny_model.backend.prefill(view.features, input_ids, mask, beams=2)
     (scores,) = decoder.step(np.array([[2, 5]]), np.zeros((1, 2), dtype=np.int64))
     whole = scores.full()
     assert np.exp(whole).sum(axis=1) == pytest.approx([1, 1], rel=1e-5)
@@ -459,7 +461,7 @@ def test_the_top_scores_are_the_best_of_all_sorted(
 def test_an_engine_that_fails_while_running_says_so(
     tiny_model: Florence2, pictures: list[Image.Image]
 ) -> None:
-    view = replace(tiny_model.look(pictures[0]), features=np.zeros((1, 3, 5), dtype=np.float32))
+    view = replace(tiny_model.encode(pictures[0]), features=np.zeros((1, 3, 5), dtype=np.float32))
     with pytest.raises(BackendError, match="ONNX Runtime failed while running"):
         view.run("OD", options=SHORT)
 
@@ -472,10 +474,10 @@ def test_an_answer_whose_time_is_up_is_cut_off_and_holds_what_was_complete(
 ) -> None:
     model = Florence2.load(pointing_bundle, threads=1)
     options = GenerationOptions(num_beams=1, max_new_tokens=40)
-    whole = model.run("REGION_PROPOSAL", pictures[0], options=options)
+    whole = model.run(pictures[0], "REGION_PROPOSAL", options=options)
     stops = iter([False] * 9 + [True])
     monkeypatch.setattr("florence_edge.model.stop_after", lambda *_: lambda: next(stops))
-    cut = model.run("REGION_PROPOSAL", pictures[0], options=options)
+    cut = model.run(pictures[0], "REGION_PROPOSAL", options=options)
     assert cut.status == "truncated"
     assert cut.token_ids == whole.token_ids[: 1 + 10]
     assert len(cut.regions) == 2  # <s>, two boxes of four locations, and one location more
@@ -487,24 +489,24 @@ def test_a_deadline_is_kept_by_a_step(
     tiny_model: Florence2, pictures: list[Image.Image], num_beams: int
 ) -> None:
     options = GenerationOptions(num_beams=num_beams, max_time=1e-9)
-    for result in tiny_model.run_batch("OD", pictures, options=options):
+    for result in tiny_model.run(pictures, "OD", options=options):
         assert (result.status, result.token_ids) == ("truncated", (2, 0))
     unhurried = replace(SHORT, max_time=1e6)
-    usual = tiny_model.run("OD", pictures[0], options=SHORT)
-    assert tiny_model.run("OD", pictures[0], options=unhurried) == usual
+    usual = tiny_model.run(pictures[0], "OD", options=SHORT)
+    assert tiny_model.run(pictures[0], "OD", options=unhurried) == usual
 
 
 def test_a_cancelled_question_is_answered_with_what_there_is(
     tiny_model: Florence2, pictures: list[Image.Image]
 ) -> None:
     cancel = threading.Event()
-    usual = tiny_model.run("OD", pictures[0], options=SHORT, cancel=cancel)
-    assert usual == tiny_model.run("OD", pictures[0], options=SHORT)
+    usual = tiny_model.run(pictures[0], "OD", options=SHORT, cancel=cancel)
+    assert usual == tiny_model.run(pictures[0], "OD", options=SHORT)
     cancel.set()
-    view = tiny_model.look(pictures[0], options=SHORT)
+    view = tiny_model.encode(pictures[0], options=SHORT)
     stopped = [
-        tiny_model.run("OD", pictures[0], options=SHORT, cancel=cancel),
-        *tiny_model.run_batch("OD", pictures[:1], options=SHORT, cancel=cancel),
+        tiny_model.run(pictures[0], "OD", options=SHORT, cancel=cancel),
+        *tiny_model.run(pictures[:1], "OD", options=SHORT, cancel=cancel),
         view.run("OD", cancel=cancel),
         view.ask("What is this?", cancel=cancel),
     ]

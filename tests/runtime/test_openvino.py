@@ -10,12 +10,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from florence_edge import TASKS, BackendError, Florence2, GenerationOptions, RequestError
-from florence_edge.backends import open_backend
+from florence_edge import (
+    TASKS,
+    BackendError,
+    Florence2,
+    GenerationOptions,
+    MissingPackageError,
+    RequestError,
+)
+from florence_edge.backends.open import open_backend
 from florence_edge.bundle import Bundle
-from florence_edge.cli import main
-from florence_edge.questions import free_question
-from florence_edge.tasks import Needs
+from florence_edge.cli.main import main
+from florence_edge.tasks import Needs, free_prompt
 
 from .miniature_answers import assert_same_answers, export_miniature
 
@@ -45,7 +51,6 @@ def exported(checkpoint: Path, folder: Path, **options: Any) -> Path:
 @pytest.fixture
 def no_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)  # importing it fails
-    monkeypatch.delitem(sys.modules, "florence_edge.backends.openvino", raising=False)
 
 
 # Answers.
@@ -73,7 +78,7 @@ def test_a_batch_answers_as_on_onnx_runtime(
     texts = ["cat", "a red car", "two"] if needs is Needs.TEXT else None
     regions = [REGION] * 3 if needs is Needs.REGION else None
     found, expected = (
-        each.run_batch(task, pictures, texts, regions=regions, options=options)
+        each.run(pictures, task, texts, region=regions, options=options)
         for each in (model, tiny_model)
     )
     for ours, theirs in zip(found, expected, strict=True):
@@ -86,7 +91,7 @@ def test_answers_are_equal_through_three_cache_buckets(
     model: Florence2, tiny_model: Florence2, pictures: list[Image.Image], num_beams: int
 ) -> None:
     options = GenerationOptions(num_beams=num_beams, max_new_tokens=150)
-    found, expected = (each.run("OD", pictures[0], options=options) for each in (model, tiny_model))
+    found, expected = (each.run(pictures[0], "OD", options=options) for each in (model, tiny_model))
     assert len(found.token_ids) == 151
     assert found.token_ids == expected.token_ids
 
@@ -95,9 +100,9 @@ def test_the_decoder_works_in_the_arrays_it_is_given(
     model: Florence2, pictures: list[Image.Image]
 ) -> None:
     """Tokens changed in place are read, and scores are written to the same place."""
-    view = model.look(pictures[0])
-    input_ids, mask = model.encode_prompts([free_question("What?")])
-    decoder = model.backend.read(view.features, input_ids, mask, beams=1)
+    view = model.encode(pictures[0])
+    input_ids, mask = model.encode_prompts([free_prompt("What?")])
+    decoder = model.backend.prefill(view.features, input_ids, mask, beams=1)
     nobody = np.zeros((1, 1), dtype=np.int64)
     (first,) = decoder.step(np.array([[2]]), nobody)
     kept = first.full().copy()
@@ -108,10 +113,10 @@ def test_the_decoder_works_in_the_arrays_it_is_given(
 
 
 def test_two_generations_may_be_open_at_once(model: Florence2, pictures: list[Image.Image]) -> None:
-    view = model.look(pictures[0])
-    input_ids, mask = model.encode_prompts([free_question("What?")])
+    view = model.encode(pictures[0])
+    input_ids, mask = model.encode_prompts([free_prompt("What?")])
     nobody = np.zeros((1, 1), dtype=np.int64)
-    one, other = (model.backend.read(view.features, input_ids, mask, beams=1) for _ in range(2))
+    one, other = (model.backend.prefill(view.features, input_ids, mask, beams=1) for _ in range(2))
     (alone,) = one.step(np.array([[7]]), nobody)
     kept = alone.full().copy()
     other.step(np.array([[8]]), nobody)
@@ -124,7 +129,7 @@ def test_fp16_bundles_are_computed_in_float32_and_come_close(
     half = Florence2.load(
         exported(tiny_checkpoint, tmp_path / "half", precision="fp16"), "openvino", threads=1
     )
-    features, expected = (each.look(pictures[0]).features for each in (half, tiny_model))
+    features, expected = (each.encode(pictures[0]).features for each in (half, tiny_model))
     assert features.dtype == np.float32
     assert np.abs(features - expected).max() < 0.02 * np.abs(expected).max()
     errors = half.self_test()
@@ -141,19 +146,19 @@ def test_the_engine_passes_the_bundles_own_test(model: Florence2) -> None:
 
 def test_float32_is_said_explicitly(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Or OpenVINO would take bfloat16 wherever the CPU has it."""
-    asked: list[dict[str, Any]] = []
+    requested: list[dict[str, Any]] = []
     compile_model = openvino.Core.compile_model
 
     def watch(self: Any, model: Any, device: str, settings: dict[str, Any]) -> Any:
-        asked.append(settings)
+        requested.append(settings)
         compiled = compile_model(self, model, device, settings)
         assert compiled.get_property("INFERENCE_PRECISION_HINT") == openvino.Type.f32
         return compiled
 
     monkeypatch.setattr(openvino.Core, "compile_model", watch)
     open_backend(Bundle.load(tiny_bundle), "openvino", threads=2)
-    assert [settings["INFERENCE_PRECISION_HINT"] for settings in asked] == ["f32"] * 3
-    assert [settings["INFERENCE_NUM_THREADS"] for settings in asked] == [2] * 3
+    assert [settings["INFERENCE_PRECISION_HINT"] for settings in requested] == ["f32"] * 3
+    assert [settings["INFERENCE_NUM_THREADS"] for settings in requested] == [2] * 3
 
 
 def test_bfloat16_is_rounded_to_on_request(
@@ -165,7 +170,7 @@ def test_bfloat16_is_rounded_to_on_request(
             Florence2.load(tiny_bundle, "openvino", engine_precision="bf16")
         return
     rounded = Florence2.load(tiny_bundle, "openvino", threads=1, engine_precision="bf16")
-    found, exact = (each.look(pictures[0]).features for each in (rounded, model))
+    found, exact = (each.encode(pictures[0]).features for each in (rounded, model))
     assert 1e-4 < np.abs(found - exact).max() / np.abs(exact).max() < 0.1
 
 
@@ -198,11 +203,11 @@ def test_a_device_that_is_not_there_names_those_that_are(tiny_bundle: Path, name
 
 
 @pytest.mark.parametrize(
-    ("asked", "available"),
+    ("device", "available"),
     [("GPU", ["CPU", "GPU"]), ("GPU.0", ["CPU", "GPU"]), ("GPU", ["GPU.0", "GPU.1"])],
 )
 def test_the_first_gpu_has_two_names(
-    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, asked: str, available: list[str]
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, device: str, available: list[str]
 ) -> None:
     compiled: list[tuple[str, dict[str, Any]]] = []
 
@@ -218,8 +223,8 @@ def test_the_first_gpu_has_two_names(
             compiled.append((device, settings))
 
     monkeypatch.setattr(openvino, "Core", Core)
-    open_backend(Bundle.load(tiny_bundle), f"openvino:{asked}", threads=2)
-    assert [device for device, _ in compiled] == [asked] * 3
+    open_backend(Bundle.load(tiny_bundle), f"openvino:{device}", threads=2)
+    assert [on for on, _ in compiled] == [device] * 3
     # The number of threads is a setting of the CPU, which a GPU refuses.
     assert all(
         set(settings) == {"INFERENCE_PRECISION_HINT", "PERFORMANCE_HINT"}
@@ -250,7 +255,7 @@ def test_the_command_runs_on_openvino(
 
 @pytest.mark.usefixtures("no_openvino")
 def test_a_missing_package_names_the_extra(tiny_bundle: Path) -> None:
-    with pytest.raises(BackendError, match=r"Install florence-edge\[openvino\]"):
+    with pytest.raises(MissingPackageError, match=r"Install florence-edge\[openvino\]"):
         Florence2.load(tiny_bundle, "openvino")
 
 
@@ -292,7 +297,7 @@ def test_a_graph_that_is_not_the_contracts_is_refused(
 
 
 def test_an_array_that_does_not_fit_says_so(model: Florence2, pictures: list[Image.Image]) -> None:
-    view = replace(model.look(pictures[0]), features=np.zeros((1, 3, 5), dtype=np.float32))
+    view = replace(model.encode(pictures[0]), features=np.zeros((1, 3, 5), dtype=np.float32))
     with pytest.raises(BackendError, match="OpenVINO refuses an array"):
         view.run("OD")
 
@@ -305,4 +310,4 @@ def test_a_run_that_fails_says_so_in_one_line(
 
     monkeypatch.setattr(openvino.InferRequest, "infer", fail)
     with pytest.raises(BackendError, match=r"^OpenVINO failed while running: Out of memory\.$"):
-        model.look(pictures[0])
+        model.encode(pictures[0])

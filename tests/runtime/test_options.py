@@ -4,30 +4,19 @@ from typing import Any
 import pytest
 
 from florence_edge import GenerationOptions, RequestError
-from florence_edge.contract import ModelSize
-from florence_edge.options import Generation, resolve
+from florence_edge.options import GenerationConfig, resolve
 
+from ..helpers.engines import TOY_SIZE
 from .scripted import DEFAULTS
-
-SIZE = ModelSize(
-    image_size=64,
-    image_tokens=5,
-    d_model=8,
-    decoder_layers=1,
-    decoder_heads=2,
-    vocab_size=100,
-    encoder_positions=64,
-    decoder_positions=64,
-)
 
 
 def test_what_is_left_open_is_what_the_checkpoint_says() -> None:
-    assert resolve(None, DEFAULTS, SIZE) == DEFAULTS
-    assert resolve(GenerationOptions(), DEFAULTS, SIZE) == DEFAULTS
+    assert resolve(None, DEFAULTS, TOY_SIZE) == DEFAULTS
+    assert resolve(GenerationOptions(), DEFAULTS, TOY_SIZE) == DEFAULTS
 
 
-def test_what_is_wished_replaces_what_the_checkpoint_says() -> None:
-    wishes: dict[str, Any] = {
+def test_what_is_requested_replaces_what_the_checkpoint_says() -> None:
+    values: dict[str, Any] = {
         "num_beams": 5,
         "max_new_tokens": 64,
         "no_repeat_ngram_size": 2,
@@ -36,17 +25,17 @@ def test_what_is_wished_replaces_what_the_checkpoint_says() -> None:
         "forced_bos_token_id": 0,
         "forced_eos_token_id": 2,
     }
-    assert {*wishes, "max_time"} == set(GenerationOptions.__dataclass_fields__)
-    resolved = resolve(GenerationOptions(**wishes), DEFAULTS, SIZE)
-    assert resolved == replace(DEFAULTS, **wishes)
+    assert {*values, "max_time"} == set(GenerationOptions.__dataclass_fields__)
+    resolved = resolve(GenerationOptions(**values), DEFAULTS, TOY_SIZE)
+    assert resolved == replace(DEFAULTS, **values)
 
 
 def test_a_time_limit_is_no_setting_of_a_checkpoint() -> None:
-    assert resolve(GenerationOptions(max_time=0.2), DEFAULTS, SIZE) == DEFAULTS
-    assert "max_time" not in Generation.__dataclass_fields__
+    assert resolve(GenerationOptions(max_time=0.2), DEFAULTS, TOY_SIZE) == DEFAULTS
+    assert "max_time" not in GenerationConfig.__dataclass_fields__
 
 
-def test_zero_false_and_minus_one_are_wishes_too() -> None:
+def test_zero_false_and_minus_one_are_values_too() -> None:
     eager = replace(
         DEFAULTS,
         no_repeat_ngram_size=3,
@@ -62,14 +51,14 @@ def test_zero_false_and_minus_one_are_wishes_too() -> None:
         forced_bos_token_id=-1,
         forced_eos_token_id=-1,
     )
-    resolved = asdict(resolve(off, eager, SIZE))
-    assert {name: resolved[name] for name, wish in asdict(off).items() if wish is not None} == {
-        name: wish for name, wish in asdict(off).items() if wish is not None
+    resolved = asdict(resolve(off, eager, TOY_SIZE))
+    assert {name: resolved[name] for name, value in asdict(off).items() if value is not None} == {
+        name: value for name, value in asdict(off).items() if value is not None
     }
 
 
 @pytest.mark.parametrize(
-    ("wishes", "message"),
+    ("values", "message"),
     [
         ({"num_beams": 0}, r"num_beams is 0; it must be .*1 \(greedy\) to 8"),
         ({"num_beams": 9}, r"num_beams is 9; it must be .*1 \(greedy\) to 8"),
@@ -97,10 +86,10 @@ def test_zero_false_and_minus_one_are_wishes_too() -> None:
     ],
 )
 def test_a_value_out_of_range_is_refused_with_the_range(
-    wishes: dict[str, Any], message: str
+    values: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(RequestError, match=message):
-        resolve(GenerationOptions(**wishes), DEFAULTS, SIZE)
+        resolve(GenerationOptions(**values), DEFAULTS, TOY_SIZE)
 
 
 def test_an_option_that_does_not_exist_is_a_type_error() -> None:
@@ -110,4 +99,4 @@ def test_an_option_that_does_not_exist_is_a_type_error() -> None:
 
 def test_a_request_error_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="num_beams"):
-        resolve(GenerationOptions(num_beams=0), DEFAULTS, SIZE)
+        resolve(GenerationOptions(num_beams=0), DEFAULTS, TOY_SIZE)

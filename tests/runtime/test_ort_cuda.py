@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from florence_edge import TASKS, BackendError, Florence2, GenerationOptions, contract, cuda
-from florence_edge.backends import ort_cuda, ort_session
+from florence_edge import TASKS, BackendError, Florence2, GenerationOptions, RequestError, contract
+from florence_edge.backends import ort, ort_cuda
 from florence_edge.bundle import Bundle
+from florence_edge.cuda import device as cuda_device
 
 from .fake_cuda import FakeCuda
 from .fake_tensorrt import GRAPHS, numpy_type, run_graph
@@ -79,7 +80,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
         assert provider[0] == ort_cuda.PROVIDER
         return Session(scripted, str(bundle.graph_file(name)), provider[1])
 
-    monkeypatch.setattr(cuda, "open_calls", lambda: scripted)
+    monkeypatch.setattr(cuda_device, "open_provider", lambda: scripted)
     monkeypatch.setattr(ort_cuda, "available", lambda: [ort_cuda.PROVIDER, "CPUExecutionProvider"])
     monkeypatch.setattr(ort_cuda, "open_session", open_session)
     return scripted
@@ -132,9 +133,9 @@ def test_graphs_of_onnxruntimes_own_give_the_same_answers(
     monkeypatch.setenv(ort_cuda.GRAPHS, "1")
     model = Florence2.load(tiny_bundle, "cuda")
     options = GenerationOptions(num_beams=num_beams, max_new_tokens=80)  # two capacities
-    for asked in (options, SHORT, options):  # and two shapes, in turns
-        found = ask(model, "CAPTION", picture, asked)
-        assert_alike(found, ask(tiny_model, "CAPTION", picture, asked))
+    for each in (options, SHORT, options):  # and two shapes, in turns
+        found = ask(model, "CAPTION", picture, each)
+        assert_alike(found, ask(tiny_model, "CAPTION", picture, each))
 
 
 def test_a_decoder_that_cannot_be_captured_names_what_asked_for_it(
@@ -153,7 +154,7 @@ def test_a_decoder_that_cannot_be_captured_names_what_asked_for_it(
     ):
         Florence2.load(tiny_bundle, "cuda")
     monkeypatch.setenv(ort_cuda.GRAPHS, "yes")
-    with pytest.raises(BackendError, match="is 'yes'; expected 1 or 0"):
+    with pytest.raises(RequestError, match="is 'yes'; expected 1 or 0"):
         Florence2.load(tiny_bundle, "cuda")
 
 
@@ -162,9 +163,11 @@ def test_a_step_brings_the_top_k_to_the_host_and_nothing_else(
 ) -> None:
     model = Florence2.load(tiny_bundle, "cuda")
     size = model.bundle.size
-    features = model.backend.look(np.zeros((1, size.image_size, size.image_size, 3), np.uint8))
+    features = model.backend.encode_image(
+        np.zeros((1, size.image_size, size.image_size, 3), np.uint8)
+    )
     ids, mask = np.full((1, 5), 9), np.ones((1, size.image_tokens + 5), dtype=np.int64)
-    decoder = model.backend.read(features, ids, mask, beams=1)
+    decoder = model.backend.prefill(features, ids, mask, beams=1)
     start, same = np.full((1, 1), 2), np.zeros((1, 1), dtype=np.int64)
     decoder.step(start, same)
     fake.calls.clear()
@@ -182,15 +185,15 @@ def test_frames_on_the_gpu_stay_there(
     fake: FakeCuda, tiny_bundle: Path, tiny_model: Florence2
 ) -> None:
     values = np.random.default_rng(5).integers(0, 256, (50, 90, 3), dtype=np.uint8)
-    view = Florence2.load(tiny_bundle, "cuda").look(OnGpu(fake, values), options=SHORT)
-    assert_alike(view.caption(), tiny_model.look(values, options=SHORT).caption())
+    view = Florence2.load(tiny_bundle, "cuda").encode(OnGpu(fake, values), options=SHORT)
+    assert_alike(view.caption(), tiny_model.encode(values, options=SHORT).caption())
 
 
 def test_everything_is_freed_with_the_model(
     fake: FakeCuda, tiny_bundle: Path, picture: Image.Image
 ) -> None:
     model = Florence2.load(tiny_bundle, "cuda")
-    model.run("CAPTION", picture, options=SHORT)
+    model.run(picture, "CAPTION", options=SHORT)
     assert fake.held
     del model
     assert fake.held == []
@@ -216,7 +219,7 @@ def test_a_binding_that_is_refused_is_an_error(
 
     monkeypatch.setattr(Binding, "bind_input", refuse)
     with pytest.raises(BackendError, match="pixels on the GPU: no such device"):
-        Florence2.load(tiny_bundle, "cuda").look(picture)
+        Florence2.load(tiny_bundle, "cuda").encode(picture)
 
 
 def test_an_input_that_would_be_read_only_once_is_refused(
@@ -232,7 +235,7 @@ def test_an_input_that_would_be_read_only_once_is_refused(
         return GRAPHS[session.path].get_input_memory_infos()  # of a session on the CPU
 
     monkeypatch.setattr(Session, "get_input_memory_infos", memory_infos, raising=False)
-    with pytest.raises(BackendError, match="wants pixels on Cpu:0"):
+    with pytest.raises(BackendError, match="requires pixels on Cpu:0"):
         Florence2.load(tiny_bundle, "cuda")
     assert fake.held == []
 
@@ -245,7 +248,7 @@ def test_an_input_of_another_gpu_is_refused(
 
     monkeypatch.setattr(Session, "get_input_memory_infos", memory_infos, raising=False)
     Florence2.load(tiny_bundle, "cuda")
-    with pytest.raises(BackendError, match="wants pixels on Cuda:0"):
+    with pytest.raises(BackendError, match="requires pixels on Cuda:0"):
         Florence2.load(tiny_bundle, "cuda:1")
 
 
@@ -278,7 +281,7 @@ def test_an_onnxruntime_without_cuda_is_an_error_before_anything_is_opened(
 
 def test_a_provider_that_gave_way_to_the_cpu_is_an_error() -> None:
     with pytest.raises(BackendError, match="it has CPUExecutionProvider"):
-        ort_session.check_active("CUDAExecutionProvider", ["CPUExecutionProvider"])
+        ort.check_active("CUDAExecutionProvider", ["CPUExecutionProvider"])
 
 
 @pytest.mark.gpu
@@ -286,7 +289,7 @@ def test_a_provider_that_gave_way_to_the_cpu_is_an_error() -> None:
 def test_cuda_answers_all_15_tasks_as_the_cpu_does(tmp_path: Path, num_beams: int) -> None:
     from .miniature_answers import assert_same_answers, export_miniature
 
-    if ort_cuda.PROVIDER not in ort_session.available():
+    if ort_cuda.PROVIDER not in ort.available():
         pytest.skip("run `pytest -m gpu` with onnxruntime-gpu: pip install florence-edge[gpu]")
     require_gpu()
     assert_same_answers(export_miniature(tmp_path), "cuda", num_beams)

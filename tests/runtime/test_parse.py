@@ -1,9 +1,7 @@
 import json
-import os
 import re
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
 
@@ -11,13 +9,19 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from florence_edge.answers.mentions import NOT_GROUNDED
-from florence_edge.answers.parse import find_regions, parse, plain_text, removed_markers
-from florence_edge.answers.regions import Convention
 from florence_edge.errors import RequestError
+from florence_edge.regions import Convention
+from florence_edge.results.parse import (
+    NOT_GROUNDED,
+    find_regions,
+    parse,
+    plain_text,
+    removed_markers,
+)
 from florence_edge.tasks import TASKS, AnswerKind, find_task
 
-ASSETS = os.environ.get("FLORENCE_EDGE_ASSETS")
+from ..helpers.assets import DATA, Asset
+
 CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
 ONE_TASK_OF_EACH_KIND = list({task.answer: task.token for task in TASKS.values()}.values())
 THOUSAND = (1000, 1000)  # native coordinates equal the bins, Microsoft's are half a bin further
@@ -103,10 +107,9 @@ def test_each_task_has_the_shape_that_transformers_gives_it(
     assert ours == transformers_says(token, text, THOUSAND)
 
 
-@pytest.mark.skipif(not ASSETS, reason="FLORENCE_EDGE_ASSETS names no folder of shared assets")
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_recorded_answers_are_read_as_both_originals_read_them(convention: Convention) -> None:
-    recorded = json.loads((Path(ASSETS or "") / "golden" / "postprocess.json").read_text())
+    recorded = json.loads((DATA / "golden" / "postprocess.json").read_text(encoding="utf-8"))
     assert len(recorded) >= 28
     for record in recorded:
         size = tuple(record["image_size"])
@@ -114,10 +117,9 @@ def test_recorded_answers_are_read_as_both_originals_read_them(convention: Conve
         assert json.dumps(ours) == json.dumps(record[convention]), record["id"]
 
 
-@pytest.mark.skipif(not ASSETS, reason="FLORENCE_EDGE_ASSETS names no folder of shared assets")
-def test_grounding_leaves_out_the_phrases_of_the_published_configuration() -> None:
-    folder = Path(ASSETS or "") / "florence-2" / "native-processor"
-    settings = json.loads((folder / "processor_config.json").read_text())["post_processor_config"]
+def test_grounding_leaves_out_the_phrases_of_the_published_configuration(asset: Asset) -> None:
+    published = asset("florence-2/native-processor/processor_config.json")
+    settings = json.loads(published.read_text())["post_processor_config"]
     assert set(settings["phrase_grounding"]["banned_grounding_tokens"]) == NOT_GROUNDED
 
 

@@ -1,6 +1,6 @@
 import io
 
-from florence_edge.series.progress import Pace, StatusLine
+from florence_edge.cli.progress import Pace, StatusLine
 
 
 class Terminal(io.StringIO):
@@ -43,8 +43,8 @@ def test_a_log_gets_a_line_a_minute() -> None:
     assert log.getvalue() == "63/200\n126/200\n189/200\n"
 
 
-def test_what_is_not_wanted_is_not_written() -> None:
+def test_what_is_not_to_be_shown_is_not_written() -> None:
     for stream in (io.StringIO(), Terminal()):
-        with StatusLine(stream, wanted=False, clock=iter([0.0, 100.0, 200.0]).__next__) as line:
+        with StatusLine(stream, shown=False, clock=iter([0.0, 100.0, 200.0]).__next__) as line:
             line.show("one")
         assert stream.getvalue() == ""

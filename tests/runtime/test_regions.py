@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from florence_edge.answers.regions import (
+from florence_edge.errors import RequestError
+from florence_edge.regions import (
     Region,
     box_of_locations,
     dequantize,
     is_location_text,
     location_tokens,
 )
-from florence_edge.errors import RequestError
 
 SIZE = (640, 480)
 

@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from florence_edge.answers.parse import parse
-from florence_edge.answers.regions import Convention, location_tokens
-from florence_edge.answers.result import Result, read_answer
-from florence_edge.answers.scores import TokenPiece
 from florence_edge.errors import RequestError
+from florence_edge.regions import Convention, location_tokens
+from florence_edge.results.parse import parse
+from florence_edge.results.result import Result, TokenPiece, read_answer
 from florence_edge.tasks import TASKS, find_task
 
 SIZE = (1000, 1000)

@@ -6,9 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from florence_edge.logits import forced_token, repeated_ngram_tokens
-from florence_edge.options import Generation
-from florence_edge.search import BeamSearch, Greedy, Scores, Search, open_search
+from florence_edge.options import GenerationConfig
+from florence_edge.search import (
+    BeamSearch,
+    Greedy,
+    Scores,
+    Search,
+    forced_token,
+    open_search,
+    repeated_ngram_tokens,
+)
 
 from .scripted import (
     DEFAULTS,
@@ -24,7 +31,7 @@ from .scripted import (
 )
 
 # Every answer that a search kept, best first, with its score where there are beams.
-Answers = Callable[[Script, Generation, int], list[tuple[tuple[int, ...], float | None]]]
+Answers = Callable[[Script, GenerationConfig, int], list[tuple[tuple[int, ...], float | None]]]
 
 
 def always(*logits: float) -> Script:
@@ -145,7 +152,7 @@ def test_of_equal_answers_the_one_found_first_is_the_best() -> None:
 # step, so that nothing is lost on the way; 'never' waits until no beam can win.
 
 
-def all_answers(script: Script, generation: Generation) -> Iterator[tuple[float, Past]]:
+def all_answers(script: Script, generation: GenerationConfig) -> Iterator[tuple[float, Past]]:
     """Every sequence that the rules allow, with its score."""
     unfinished: list[tuple[Past, float]] = [((START,), 0.0)]
     while unfinished:
@@ -285,7 +292,7 @@ def _transformers_answers(stopping: Sequence[Any] = ()) -> Answers:
             return CausalLMOutput(logits=torch.tensor(np.array(rows))[:, None])
 
     def answer(
-        script: Script, generation: Generation, vocabulary: int
+        script: Script, generation: GenerationConfig, vocabulary: int
     ) -> list[tuple[tuple[int, ...], float | None]]:
         beams = generation.num_beams > 1
         forced = {
@@ -326,7 +333,7 @@ def _transformers_answers(stopping: Sequence[Any] = ()) -> Answers:
     return answer
 
 
-def drawn_generations(count: int) -> Iterator[tuple[int, Generation]]:
+def drawn_generations(count: int) -> Iterator[tuple[int, GenerationConfig]]:
     """Settings spread over all that matters, the same in every run."""
     choices: dict[str, list[Any]] = {
         "num_beams": [1, 2, 3, 4, 5, 6, 7, 8],
@@ -384,7 +391,7 @@ def test_the_plain_list_of_banned_tokens_agrees_with_the_fast_one() -> None:
 # Stopped early: the step at hand counts as the last there may be.
 
 
-def stopped(script: Script, generation: Generation, steps: int) -> Search:
+def stopped(script: Script, generation: GenerationConfig, steps: int) -> Search:
     """A search whose time is up at its n-th step, if it is not done before."""
     decoder, search = Scripted([script], top_k=32), open_search(generation)
     rows = search.rows

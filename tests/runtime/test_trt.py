@@ -12,17 +12,27 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from florence_edge import TASKS, BackendError, Florence2, GenerationOptions, contract
-from florence_edge.answers.result import Result
-from florence_edge.backends import device, trt
+from florence_edge import (
+    TASKS,
+    BackendError,
+    Florence2,
+    GenerationOptions,
+    MissingPackageError,
+    RequestError,
+    contract,
+    run_many,
+    watch,
+)
+from florence_edge.backends import gpu, trt
 from florence_edge.bundle import Bundle, StoredFile
-from florence_edge.engines import find_engines
-from florence_edge.engines import record as records
-from florence_edge.engines.flavours import TensorRT
-from florence_edge.engines.log import logger_of
-from florence_edge.engines.profiles import profiles
-from florence_edge.questions import question
+from florence_edge.results.result import Result
+from florence_edge.tasks import prompt_for
+from florence_edge.tensorrt import manifest as manifests
+from florence_edge.tensorrt.find import find_engines
+from florence_edge.tensorrt.install import TensorRT, make_logger
+from florence_edge.tensorrt.profiles import profiles
 
+from ..helpers.assets import Asset
 from . import fake_tensorrt
 from .fake_tensorrt import FakeTensorRT
 from .on_gpu import require_tensorrt
@@ -40,8 +50,8 @@ from .scripted_machine import (
 from .test_cuda_resize import OnGpu
 
 STEP_TIMES = Path(__file__).parents[1] / "gpu" / "decoder_steps.py"
-EXAMPLE = Path(__file__).parents[2] / "jetson" / "examples" / "pycuda_frame.py"
-OF_RTX = {  # asked of TensorRT-RTX alone
+EXAMPLE = Path(__file__).parents[2] / "examples" / "07_pycuda_frame.py"
+OF_RTX = {  # called of TensorRT-RTX alone
     "DynamicShapesKernelSpecializationStrategy.EAGER",
     "ICudaEngine.create_runtime_config",
     "IExecutionContext.is_stream_capturable",
@@ -62,7 +72,7 @@ def test_all_15_tasks_are_answered_as_on_the_cpu(
     for task in TASKS:
         found = ask(model, task, pictures[0], options)
         assert_alike(found, ask(tiny_model, task, pictures[0], options))
-    assert set(found.seconds) >= {"vision", "prompt", "decode"}
+    assert set(found.seconds) >= {"vision", "prefill", "decode"}
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
@@ -87,13 +97,13 @@ def test_a_bundle_in_halves_is_answered_as_on_the_cpu(
 ) -> None:
     exporting = pytest.importorskip("florence_edge_export.export")
     halves = tmp_path / "halves"
-    options = exporting.ExportOptions(precision="fp16")
-    exporting.export("tiny", tiny_checkpoint, halves, options)
+    fp16 = exporting.ExportOptions(precision="fp16")
+    exporting.export("tiny", tiny_checkpoint, halves, fp16)
     place_engines(halves, BUILT)
     machine = replace(bare, folder=halves)
-    asked = GenerationOptions(num_beams=num_beams, max_new_tokens=70)  # the caches grow
-    expected = ask(machine.load("cpu", threads=1), "CAPTION", pictures[0], asked)
-    assert_alike(ask(machine.load(), "CAPTION", pictures[0], asked), expected)
+    options = GenerationOptions(num_beams=num_beams, max_new_tokens=70)  # the caches grow
+    expected = ask(machine.load("cpu", threads=1), "CAPTION", pictures[0], options)
+    assert_alike(ask(machine.load(), "CAPTION", pictures[0], options), expected)
 
 
 @pytest.mark.parametrize("num_beams", [1, 4])
@@ -113,7 +123,7 @@ def test_a_ragged_batch_is_answered_as_on_the_cpu(
 ) -> None:
     texts = ["a", "a red car beside a tree", "two dogs"]
     answers = [
-        model.run_batch("CAPTION_TO_PHRASE_GROUNDING", pictures, texts, options=SHORT)
+        model.run(pictures, "CAPTION_TO_PHRASE_GROUNDING", texts, options=SHORT)
         for model in (machine.load(), tiny_model)
     ]
     for found, expected in zip(*answers, strict=True):
@@ -123,14 +133,14 @@ def test_a_ragged_batch_is_answered_as_on_the_cpu(
 def test_views_share_what_they_have_seen(
     machine: Machine, tiny_model: Florence2, pictures: list[Image.Image]
 ) -> None:
-    """Features of two looks join into a batch, in any order and more than once."""
+    """Features of two encodings join into a batch, in any order and more than once."""
     found: list[Result] = []
     expected: list[Result] = []
     for model, answers in ((machine.load(), found), (tiny_model, expected)):
-        first, second = model.look_batch(pictures[:2], options=SHORT)
-        third = model.look(pictures[2], options=SHORT)
-        asked = [question("OD", None, None, pictures[0].size)] * 3
-        answers += model.answer([third, first, third], asked, SHORT)
+        first, second = model.encode(pictures[:2], options=SHORT)
+        third = model.encode(pictures[2], options=SHORT)
+        prompts = [prompt_for("OD", None, None, pictures[0].size)] * 3
+        answers += model.answer([third, first, third], prompts, SHORT)
         answers.append(second.caption())
     for ours, theirs in zip(found, expected, strict=True):
         assert_alike(ours, theirs)
@@ -141,8 +151,8 @@ def test_features_are_sliced_where_they_are_and_read_by_numpy(
 ) -> None:
     side = tiny_model.bundle.size.image_size
     pixels = np.random.default_rng(2).integers(0, 256, (3, side, side, 3), dtype=np.uint8)
-    expected = np.asarray(tiny_model.backend.look(pixels))
-    features = machine.load().backend.look(pixels)
+    expected = np.asarray(tiny_model.backend.encode_image(pixels))
+    features = machine.load().backend.encode_image(pixels)
     blocks = len(machine.cuda.held)
     assert len(features) == 3
     np.testing.assert_allclose(np.asarray(features[1:][1:2]), expected[2:], atol=1e-5)
@@ -164,9 +174,9 @@ def test_frames_on_the_gpu_are_answered_without_coming_to_the_host(
     values = rng.integers(0, 256, (120, 90, 3), dtype=np.uint8)
     model = machine.load()
     frame = OnGpu(machine.cuda, values)
-    view = model.look(frame, options=SHORT)
+    view = model.encode(frame, options=SHORT)
     assert view.size == (90, 120)
-    assert_alike(view.caption(), tiny_model.look(values, options=SHORT).caption())
+    assert_alike(view.caption(), tiny_model.encode(values, options=SHORT).caption())
     np.testing.assert_array_equal(np.asarray(view.image), values)
 
 
@@ -180,13 +190,13 @@ def test_frames_that_a_camera_puts_on_the_gpu_are_a_source(
     model = machine.load()
     on_gpu = (OnGpu(machine.cuda, values) for values in frames)
     if way == "watch":
-        found = [each.results[0] for each in model.watch(on_gpu, "CAPTION", options=SHORT)]
+        found = [each.results[0] for each in watch(model, on_gpu, "CAPTION", options=SHORT)]
     else:
-        answered = model.run_many(on_gpu, "CAPTION", options=SHORT)
+        answered = run_many(model, on_gpu, "CAPTION", options=SHORT)
         found = [each.results[0] for each in answered if each.error is None]
     assert len(found) == len(frames)
     for result, values in zip(found, frames, strict=True):
-        assert_alike(result, tiny_model.run("CAPTION", values, options=SHORT))
+        assert_alike(result, tiny_model.run(values, "CAPTION", options=SHORT))
 
 
 def test_the_example_with_pycuda_answers(
@@ -327,7 +337,7 @@ def test_in_place_a_cache_goes_in_and_out_at_one_address(in_place: Machine) -> N
     assert "cuLaunchKernel" not in steps.fake.calls  # nobody else places rows
 
 
-def test_in_place_one_capacity_serves_all_steps_and_its_end_is_told(in_place: Machine) -> None:
+def test_in_place_one_capacity_serves_all_steps_and_its_end_is_reported(in_place: Machine) -> None:
     steps = Steps(in_place, 1)
     calls = [name for _ in range(256) for name in steps.step([0])]
     assert calls.count("cudaGraphInstantiate") == 1
@@ -359,10 +369,10 @@ def test_the_comparison_of_both_decoders_times_every_step(in_place: Machine) -> 
 def test_in_place_engines_are_preferred_and_another_graph_is_noticed(in_place: Machine) -> None:
     portable = place_engines(in_place.folder, BUILT)
     bundle = Bundle.load(in_place.folder)
-    here = records.this_device(TensorRT(in_place.trt, "tensorrt", "10.3.0"))
+    here = manifests.this_device(TensorRT(in_place.trt, "tensorrt", "10.3.0"))
     engines = find_engines(bundle, here)
     assert engines.folder != portable
-    assert engines.record.options.in_place == 256
+    assert engines.manifest.options.in_place == 256
     files = {**bundle.files, "decoder.inplace.onnx": StoredFile(1, "1" * 64)}
     assert find_engines(replace(bundle, files=files), here).folder == portable
     alone = {name: file for name, file in bundle.files.items() if "inplace" not in name}
@@ -389,14 +399,14 @@ def test_a_prompt_that_fails_takes_the_memory_all_the_same(machine: Machine, fai
     """Or the decoder before it would go on from half of another's prompt."""
     steps = Steps(machine, 1)
     steps.step([0])
-    features = steps.model.backend.look(
+    features = steps.model.backend.encode_image(
         np.zeros((1, *[steps.model.bundle.size.image_size] * 2, 3), dtype=np.uint8)
     )
     ids = np.full((1, 8), 9)
     mask = np.ones((1, steps.model.bundle.size.image_tokens + 8), dtype=np.int64)
     machine.cuda.fails_at = len(machine.cuda.calls) + fails_in
     with pytest.raises(BackendError):
-        steps.model.backend.read(features, ids, mask, beams=1)
+        steps.model.backend.prefill(features, ids, mask, beams=1)
     machine.cuda.fails_at = None
     with pytest.raises(BackendError, match="memory has gone to a later prompt"):
         steps.step([0])
@@ -428,15 +438,15 @@ def test_a_step_behind_the_last_position_is_refused(bare: Machine) -> None:
 def test_features_of_another_engine_are_refused(
     machine: Machine, tiny_model: Florence2, pictures: list[Image.Image]
 ) -> None:
-    view = tiny_model.look(pictures[0], options=SHORT)
+    view = tiny_model.encode(pictures[0], options=SHORT)
     foreign = replace(view, model=machine.load())
     with pytest.raises(BackendError, match="another engine"):
         foreign.caption()
-    ours = foreign.model.look(pictures[0], options=SHORT)
-    asked = [question("OD", None, None, pictures[0].size)] * 2
+    ours = foreign.model.encode(pictures[0], options=SHORT)
+    prompts = [prompt_for("OD", None, None, pictures[0].size)] * 2
     with pytest.raises(BackendError, match="Views of different engines"):
-        ours.model.answer([ours, view], asked)
-    ours.features.place = replace(ours.features.place, dtype=np.dtype(np.float16))
+        ours.model.answer([ours, view], prompts)
+    ours.features.view = replace(ours.features.view, dtype=np.dtype(np.float16))
     ours.features.dtype = np.dtype(np.float16)
     with pytest.raises(BackendError, match="another engine"):
         ours.caption()
@@ -447,7 +457,7 @@ def test_features_of_another_engine_are_refused(
 
 def test_everything_is_freed_with_the_model(machine: Machine, pictures: list[Image.Image]) -> None:
     model = machine.load()
-    view = model.look(pictures[0], options=SHORT)
+    view = model.encode(pictures[0], options=SHORT)
     for beams in (1, 3):
         view.run("OD", options=replace(SHORT, num_beams=beams))
     backend_of(model).close()
@@ -459,19 +469,25 @@ def test_everything_is_freed_with_the_model(machine: Machine, pictures: list[Ima
 def test_a_model_that_was_closed_is_refused(machine: Machine, pictures: list[Image.Image]) -> None:
     """CUDA itself may not notice that a stream is gone."""
     model = machine.load()
-    view = model.look(pictures[0], options=SHORT)
+    view = model.encode(pictures[0], options=SHORT)
     side = model.bundle.size.image_size
-    features = model.backend.look(np.zeros((1, side, side, 3), dtype=np.uint8))
+    features = model.backend.encode_image(np.zeros((1, side, side, 3), dtype=np.uint8))
+    ids, mask = np.full((1, 5), 9), np.ones((1, model.bundle.size.image_tokens + 5), dtype=np.int64)
+    decoder = model.backend.prefill(features, ids, mask, beams=2)
+    (scores,) = decoder.step(np.full((1, 2), 5), np.zeros((1, 2), dtype=np.int64))
     backend_of(model).close()
     before = len(machine.cuda.calls)
     for use in (
-        lambda: model.look(pictures[1]),
+        lambda: model.encode(pictures[1]),
         lambda: view.run("OD"),
         lambda: np.asarray(features),
         lambda: features.followed_by([features]),
+        lambda: decoder.step(np.full((1, 2), 5), np.zeros((1, 2), dtype=np.int64)),
+        lambda: scores.full(),
     ):
-        with pytest.raises(BackendError, match="This model was closed"):
+        with pytest.raises(BackendError, match=r"^This model was closed\. Load it again\.$"):
             use()
+    backend_of(model).close()  # once more does nothing
     assert machine.cuda.calls[before:] == []
 
 
@@ -479,7 +495,7 @@ def test_a_model_that_nobody_has_any_more_frees_itself(
     machine: Machine, pictures: list[Image.Image]
 ) -> None:
     model = machine.load()
-    model.run("CAPTION", pictures[0], options=SHORT)
+    model.run(pictures[0], "CAPTION", options=SHORT)
     assert machine.cuda.held
     del model
     assert machine.cuda.held == []
@@ -487,17 +503,17 @@ def test_a_model_that_nobody_has_any_more_frees_itself(
 
 def test_only_a_few_shapes_stay_prepared(machine: Machine, pictures: list[Image.Image]) -> None:
     model = machine.load()
-    view = model.look(pictures[0], options=SHORT)
+    view = model.encode(pictures[0], options=SHORT)
     held = []
     for tokens in (8, 17, 33, 65, 129, 257, 8):
         size = model.bundle.size
         ids = np.full((1, min(tokens, size.encoder_positions - size.image_tokens)), 5)
         mask = np.ones((1, size.image_tokens + ids.shape[1]), dtype=np.int64)
         for beams in (1, 2, 3):
-            decoder = model.backend.read(view.features, ids, mask, beams=beams)
+            decoder = model.backend.prefill(view.features, ids, mask, beams=beams)
             decoder.step(np.full((1, beams), 2), np.zeros((1, beams), dtype=np.int64))
             held.append(len(machine.cuda.held))
-    assert max(held[device._KEPT :]) == held[device._KEPT]
+    assert max(held[gpu._KEPT :]) == held[gpu._KEPT]
 
 
 def calls_of(machine: Machine, use: Callable[[], object]) -> int:
@@ -556,7 +572,7 @@ def test_without_tensorrt_the_error_says_what_to_install(
 ) -> None:
     for name in ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(BackendError, match="tensorrt-cu12"):
+    with pytest.raises(MissingPackageError, match="tensorrt-cu12"):
         bare.load()
 
 
@@ -564,7 +580,7 @@ def test_tensorrt_rtx_is_chosen_by_name(bare: Machine, monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", bare.trt)
     with pytest.raises(BackendError, match="There are no TensorRT engines"):
         bare.load("tensorrt-rtx")
-    with pytest.raises(BackendError, match="no device 'tensorrt-lean'"):
+    with pytest.raises(RequestError, match="no device 'tensorrt-lean'"):
         bare.load("tensorrt-lean")
 
 
@@ -609,7 +625,7 @@ def test_without_engines_the_error_says_how_to_build_them(bare: Machine) -> None
 def test_engines_of_another_gpu_are_not_loaded(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(records, "find_gpu", lambda index=0: replace(ORIN, name="Thor"))
+    monkeypatch.setattr(manifests, "find_gpu", lambda index=0: replace(ORIN, name="Thor"))
     with pytest.raises(BackendError, match="GPU Orin, here Thor"):
         machine.load()
 
@@ -628,7 +644,7 @@ def test_more_than_was_built_is_refused_with_the_command(
     with pytest.raises(BackendError, match=r"beams 4, needed 5.*florence-build .* --beams 5"):
         ask(model, "OD", pictures[0], replace(SHORT, num_beams=5))
     with pytest.raises(BackendError, match=r"batch 3, needed 4.*--batch 4"):
-        model.run_batch("OD", [*pictures, pictures[0]], options=SHORT)
+        model.run([*pictures, pictures[0]], "OD", options=SHORT)
     long = GenerationOptions(num_beams=1, max_new_tokens=280)
     with pytest.raises(BackendError, match=r"tokens 200, needed 257.*--max-new-tokens 257"):
         ask(model, "OD", pictures[0], long)
@@ -638,26 +654,26 @@ def test_more_than_was_built_is_refused_with_the_command(
 def test_an_answer_of_open_length_ends_where_the_engines_do(
     bare: Machine, pictures: list[Image.Image], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The checkpoint's default is more than was built: a number that nobody asked for."""
+    """The checkpoint's default is more than was built: a number that nobody requested."""
     place_engines(bare.folder, replace(BUILT, max_new_tokens=70))
     model = bare.load()
     assert model.bundle.generation.max_new_tokens == 70
     answer = ask(model, "CAPTION", pictures[0], GenerationOptions(num_beams=1))
     assert (answer.status, len(answer.token_ids)) == ("truncated", 1 + 70)
-    (told,) = [record.getMessage() for record in caplog.records]
-    assert "up to 70 tokens" in told
-    assert f"florence-build {bare.folder} --max-new-tokens" in told
-    asked = GenerationOptions(num_beams=1, max_new_tokens=140)
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "up to 70 tokens" in message
+    assert f"florence-build {bare.folder} --max-new-tokens" in message
+    options = GenerationOptions(num_beams=1, max_new_tokens=140)
     with pytest.raises(BackendError, match=r"tokens 70, needed 129"):
-        ask(model, "CAPTION", pictures[0], asked)
+        ask(model, "CAPTION", pictures[0], options)
 
 
 def test_a_default_that_fits_the_engines_is_left_alone(
     bare: Machine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    usual = Bundle.load(bare.folder).generation
-    place_engines(bare.folder, replace(BUILT, max_new_tokens=usual.max_new_tokens))
-    assert bare.load().bundle.generation == usual
+    default = Bundle.load(bare.folder).generation
+    place_engines(bare.folder, replace(BUILT, max_new_tokens=default.max_new_tokens))
+    assert bare.load().bundle.generation == default
     assert caplog.records == []
 
 
@@ -695,17 +711,17 @@ def test_an_engine_that_refuses_is_an_error(
 
 def test_a_plan_that_does_not_load_is_an_error(bare: Machine) -> None:
     engines = place_engines(bare.folder, BUILT)
-    plan = engines / records.plan_name(contract.TEXT_ENCODER)
+    plan = engines / manifests.plan_name(contract.TEXT_ENCODER)
     plan.write_bytes(b"x" * plan.stat().st_size)
     with pytest.raises(BackendError, match=r"does not load .*text_encoder.plan.*--refresh"):
         bare.load()
     assert bare.cuda.held == []
 
 
-def test_a_failing_tensorrt_is_heard(
+def test_a_failing_tensorrt_is_log_messaged(
     machine: Machine, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    log = logger_of(machine.trt, trt._hear)
+    log = make_logger(machine.trt, trt._log_message)
     log.log(machine.trt.ILogger.ERROR, "no kernel image")
     log.log(machine.trt.ILogger.INFO, "a detail")
     assert [record.getMessage() for record in caplog.records] == ["TensorRT: no kernel image"]
@@ -716,10 +732,10 @@ def test_a_failing_tensorrt_is_heard(
 
 @pytest.mark.parametrize("release", ["tensorrt 10.3.0", "tensorrt 11.4.0", "tensorrt_rtx 1.7.1"])
 def test_every_name_of_the_scripted_tensorrt_exists_in_each_release(
-    assets: Path, release: str
+    asset: Asset, release: str
 ) -> None:
     """The backend runs over the script, so it uses no name that is not there."""
-    names = set(json.loads((assets / "tensorrt_api_names.json").read_text())[release])
+    names = set(json.loads(asset("tensorrt_api_names.json").read_text())[release])
     used = {"ExecutionContextAllocationStrategy.USER_MANAGED", "Runtime"}
     used |= {f"ILogger.{name}" for name in vars(FakeTensorRT.ILogger) if not name.startswith("__")}
     for kind in ("Runtime", "ICudaEngine", "IExecutionContext"):
@@ -731,8 +747,8 @@ def test_every_name_of_the_scripted_tensorrt_exists_in_each_release(
     assert sorted(used - names) == []
 
 
-def test_tensorrt_rtx_says_whether_its_runs_can_be_captured(assets: Path) -> None:
-    names = json.loads((assets / "tensorrt_api_names.json").read_text())["tensorrt_rtx 1.7.1"]
+def test_tensorrt_rtx_says_whether_its_runs_can_be_captured(asset: Asset) -> None:
+    names = json.loads(asset("tensorrt_api_names.json").read_text())["tensorrt_rtx 1.7.1"]
     assert sorted(OF_RTX - set(names)) == []
 
 
@@ -755,10 +771,10 @@ def test_tensorrt_answers_the_same_in_place(tmp_path: Path, num_beams: int) -> N
     require_tensorrt()
     from .miniature_answers import assert_same_answers, export_miniature
 
-    building = pytest.importorskip("florence_edge_export.engines.cli")
+    building = pytest.importorskip("florence_edge_export.tensorrt_build.cli")
     bundle = export_miniature(tmp_path, in_place=64)
     assert building.main([str(bundle), "--max-new-tokens", "64"]) == 0
     (engines,) = (bundle / "engines").iterdir()
-    if not records.read_record(engines).options.in_place:
+    if not manifests.read_manifest(engines).options.in_place:
         pytest.skip("this TensorRT is older than 10.15")
     assert_same_answers(bundle, "tensorrt", num_beams)

@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("av")
 
-from florence_edge.errors import SourceError
-from florence_edge.video.opening import source_of
+from florence_edge.errors import MissingPackageError, SourceError
+from florence_edge.video.sources import source_of
 
 PIPELINE = "videotestsrc ! video/x-raw,width=6"
 COUNTED = "videotestsrc num-buffers=2 ! video/x-raw,width=6"
@@ -240,5 +240,5 @@ def test_a_pipeline_that_cv2_cannot_open_says_how_to_try_it(install: Any) -> Non
 @pytest.mark.parametrize("cv2", [None, fake_cv2("NO")])
 def test_without_either_it_says_what_to_install(install: Any, cv2: Any) -> None:
     install(cv2=cv2)
-    with pytest.raises(SourceError, match="sudo apt install python3-gi"):
+    with pytest.raises(MissingPackageError, match="sudo apt install python3-gi"):
         source_of(PIPELINE).frames()

@@ -24,8 +24,8 @@ import pytest
 pytest.importorskip("av")
 
 from florence_edge.errors import SourceError
-from florence_edge.video.latest import Latest, Waiting
-from florence_edge.video.opening import source_of
+from florence_edge.video.capture import Latest, Waiting
+from florence_edge.video.sources import source_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:DynamicImporter:ImportWarning")  # gi's own
 
@@ -141,7 +141,7 @@ def test_an_rtsp_server_may_die_and_come_back(wanted: str) -> None:
 SHOWING = """
 import sys
 from PIL import Image
-from florence_edge.video.window import open_window
+from florence_edge.video.display import open_window
 show = open_window()
 for _ in range(20):
     assert show(Image.new("RGB", (300, 200), (250, 120, 10)))

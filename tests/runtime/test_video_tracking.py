@@ -4,9 +4,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from florence_edge.answers.regions import Region
-from florence_edge.answers.result import Result
-from florence_edge.errors import RequestError
+from florence_edge.errors import MissingPackageError
+from florence_edge.regions import Region
+from florence_edge.results.result import Result
 from florence_edge.tasks import find_task
 from florence_edge.video.tracking import Tracker
 
@@ -98,5 +98,5 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
         return real(name, *rest, **more)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(RequestError, match=r"pip install 'florence-edge\[tracking\]'"):
+    with pytest.raises(MissingPackageError, match=r"pip install 'florence-edge\[tracking\]'"):
         Tracker.open(1)

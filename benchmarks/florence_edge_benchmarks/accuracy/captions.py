@@ -11,7 +11,7 @@ from contextlib import redirect_stdout
 from importlib import import_module
 from typing import Any
 
-from florence_edge.errors import RequestError
+from florence_edge.errors import MissingPackageError
 
 TOKENIZER_NOTE = (
     "CIDEr and BLEU are pycocoevalcap's, over tokens of florence-edge's own tokenizer, which "
@@ -36,19 +36,19 @@ _PUNCTUATION = frozenset("'`.?!,:-;\"“”‘’…–")
 
 
 def caption_figures(
-    references: Mapping[int, Sequence[str]], said: Mapping[int, str]
+    references: Mapping[int, Sequence[str]], candidates: Mapping[int, str]
 ) -> dict[str, float]:
     """CIDEr, and BLEU of 1 to 4 words.
 
     Args:
         references: people's captions by picture, at least one each, and each with a word.
-        said: one caption by picture, for the same pictures.
+        candidates: one caption by picture, for the same pictures.
 
     Raises:
-        RequestError: pycocoevalcap is not installed.
+        MissingPackageError: pycocoevalcap is not installed.
     """
     true = {key: [tokenized(text) for text in texts] for key, texts in references.items()}
-    found = {key: [tokenized(said[key])] for key in references}
+    found = {key: [tokenized(candidates[key])] for key in references}
     with redirect_stdout(io.StringIO()):
         cider, _ = _scorer("cider.cider", "Cider").compute_score(true, found)
         bleus, _ = _scorer("bleu.bleu", "Bleu").compute_score(true, found, verbose=0)
@@ -62,7 +62,7 @@ def check_installed() -> None:
     """Find out before the answers what is needed after them.
 
     Raises:
-        RequestError: pycocoevalcap is not installed.
+        MissingPackageError: pycocoevalcap is not installed.
     """
     _scorer("cider.cider", "Cider")
     _scorer("bleu.bleu", "Bleu")
@@ -82,7 +82,7 @@ def _scorer(module: str, name: str) -> Any:
     try:
         return getattr(import_module(f"pycocoevalcap.{module}"), name)()
     except ImportError as error:
-        raise RequestError(
+        raise MissingPackageError(
             "CIDEr and BLEU need pycocoevalcap, which is not installed. Install "
             "florence-edge[bench]."
         ) from error

@@ -1,1 +1,1 @@
-"""The subcommands of florence-bench: each says its arguments and runs, giving what to print."""
+"""The subcommands of florence-bench: each declares its arguments and runs, giving what to print."""

@@ -5,13 +5,12 @@ from pathlib import Path
 
 from florence_edge import GenerationOptions
 
-from ..accuracy.examine import Examination
-from ..accuracy.measure import measure_accuracy
-from ..accuracy.questions import VQA
-from ..accuracy.truth import read_truth
+from ..accuracy.ask import AskOptions
+from ..accuracy.data import VQA, read_truth
+from ..accuracy.run import measure_accuracy
 from ..report.markdown import markdown_of
-from ..results.files import check_writable, write_result
-from ..systems.devices import device_of
+from ..results_io import check_writable, write_result
+from ..systems.system import parse_device
 from .arguments import count, names, tasks
 
 HELP = "detection mAP, captions, grounding, segmentation, OCR and VQA on a data folder"
@@ -22,7 +21,7 @@ DESCRIPTION = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Say which arguments the command takes."""
+    """Declare the arguments of the command."""
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="exported folder")
     parser.add_argument(
         "--data", type=Path, required=True, metavar="DIR", help="pictures and truth"
@@ -56,7 +55,7 @@ def run(arguments: argparse.Namespace) -> str:
     """Measure, write the result and give its tables."""
     check_writable(arguments.output)
     truth = read_truth(arguments.data, arguments.annotations, limit=arguments.limit)
-    examination = Examination(
+    ask_options = AskOptions(
         tasks=arguments.tasks,
         options=GenerationOptions(
             num_beams=arguments.beams, max_new_tokens=arguments.max_new_tokens
@@ -67,8 +66,8 @@ def run(arguments: argparse.Namespace) -> str:
     result = measure_accuracy(
         arguments.bundle,
         truth,
-        examination,
-        device=device_of(arguments.device),
+        ask_options,
+        device=parse_device(arguments.device),
         threads=arguments.threads,
     )
     if arguments.output:
@@ -77,7 +76,7 @@ def run(arguments: argparse.Namespace) -> str:
 
 
 def _tasks(text: str) -> list[str]:
-    """Names of tasks, and `VQA`, which is none of Florence-2's fifteen."""
+    """Names of tasks, and `VQA`, which is not one of Florence-2's fifteen."""
     plain = [name for name in names(text) if name.upper() != VQA]
     found = tasks(",".join(plain)) if plain else []
     return found + [VQA] * (len(plain) < len(names(text)))

@@ -1,4 +1,4 @@
-"""Kinds of arguments that several commands take."""
+"""Types of arguments that several commands take, as argparse wants them."""
 
 import argparse
 import math
@@ -6,11 +6,11 @@ import math
 from florence_edge.errors import RequestError
 from florence_edge.tasks import find_task
 
-_MOST_PICTURES = 256  # at once; more only fills memory
+_MAX_BATCH = 256  # at once; more only fills memory
 
 
 def names(text: str) -> list[str]:
-    """`a,b` as a list; what is said twice counts once."""
+    """`a,b` as a list; what is named twice counts once."""
     found = dict.fromkeys(part.strip() for part in text.split(",") if part.strip())
     if not found:
         raise argparse.ArgumentTypeError(f"{text!r} names nothing; expected a,b,c")
@@ -33,8 +33,8 @@ def counts(text: str) -> list[int]:
 def batches(text: str) -> list[int]:
     """`1,4` as numbers of pictures at once."""
     found = counts(text)
-    if max(found) > _MOST_PICTURES:
-        raise argparse.ArgumentTypeError(f"{max(found)} pictures at once; {_MOST_PICTURES} at most")
+    if max(found) > _MAX_BATCH:
+        raise argparse.ArgumentTypeError(f"{max(found)} pictures at once; {_MAX_BATCH} at most")
     return found
 
 

@@ -6,14 +6,14 @@ from contextlib import closing
 from pathlib import Path
 
 from florence_edge import Florence2, GenerationOptions
-from florence_edge_jetson.power.energy import Plan
+from florence_edge_jetson.power.energy import MeasurementPlan
 from florence_edge_jetson.power.meter import open_meter
 
-from ..energy import answering, measure_energy
-from ..pictures import scene_picture
+from ..energy import answer_repeatedly, measure_energy
 from ..report.markdown import markdown_of
-from ..results.files import check_writable, write_result
-from ..systems.devices import device_of
+from ..results_io import check_writable, write_result
+from ..systems.system import parse_device
+from ..systems.workload import scene_picture
 from .arguments import count, names, positive, whole
 
 HELP = "joules per image and per token"
@@ -24,8 +24,8 @@ DESCRIPTION = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Say which arguments the command takes."""
-    plan = Plan()
+    """Declare the arguments of the command."""
+    plan = MeasurementPlan()
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="exported folder")
     parser.add_argument("--task", default="OD", help="default: OD")
     parser.add_argument("--text", help="what the task takes beside the picture")
@@ -52,12 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> str:
     """Measure, write the result and give its table."""
     check_writable(arguments.output)
-    plan = Plan(idle_seconds=arguments.idle, load_seconds=arguments.load, hertz=arguments.hertz)
+    plan = MeasurementPlan(
+        idle_seconds=arguments.idle, load_seconds=arguments.load, hertz=arguments.hertz
+    )
     options = GenerationOptions(num_beams=arguments.beams, max_new_tokens=arguments.max_new_tokens)
-    device = device_of(arguments.device)
+    device = parse_device(arguments.device)
     model = Florence2.load(
         arguments.bundle,
-        device.engine,
+        device.device,
         threads=arguments.threads,
         engine_precision=device.precision or None,
     )
@@ -66,13 +68,13 @@ def run(arguments: argparse.Namespace) -> str:
         "precision": model.bundle.precision,
         "device": device.name,
         "task": arguments.task,
-        "beams": model.resolve(options).num_beams,
+        "beams": model.generation_config(options).num_beams,
         "picture": str(arguments.image or "a generated scene"),
     }
-    with tempfile.TemporaryDirectory(prefix="florence-bench-") as temporary:
+    with model, tempfile.TemporaryDirectory(prefix="florence-bench-") as temporary:
         picture = arguments.image or scene_picture(Path(temporary))
-        answer = answering(model, picture, arguments.task, arguments.text, options)
-        answer()  # what cannot be asked is told before a meter is looked for
+        answer = answer_repeatedly(model, picture, arguments.task, arguments.text, options)
+        answer()  # a request that cannot be answered fails before a meter is looked for
         with closing(open_meter(rails=arguments.rails, gpu=arguments.gpu)) as meter:
             result = measure_energy(answer, meter, plan, settings)
     if arguments.output:

@@ -5,18 +5,18 @@ from pathlib import Path
 
 from florence_edge.errors import RequestError
 
+from ..report.html import page_of
 from ..report.markdown import markdown_of, with_block
-from ..report.page import page_of
-from ..results.files import read_result, write_whole
+from ..results_io import read_result, write_text
 
 HELP = "show results as one HTML page, as Markdown, or in a README"
 DESCRIPTION = (
-    "Make a page of results. It says nothing that the JSON does not: equal files give equal bytes."
+    "Make a page of results. It has nothing that the JSON has not: equal files give equal bytes."
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Say which arguments the command takes."""
+    """Declare the arguments of the command."""
     parser.add_argument("results", type=Path, nargs="+", metavar="RESULT", help="JSON files")
     parser.add_argument("--output", type=Path, metavar="FILE", help="FILE.html or FILE.md")
     parser.add_argument(
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> str:
-    """Write what was asked for; with neither file, give Markdown to print."""
+    """Write the files that are named; without any, give Markdown to print."""
     output: Path | None = arguments.output
     if output is not None and output.suffix.lower() not in (".html", ".md"):
         raise RequestError(f"--output {output} should end with .html or .md.")
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> str:
         brief = markdown_of(results, brief=True)
         files[arguments.update] = with_block(page, brief, str(arguments.update))
     for path, text in files.items():  # once all are made: a mistake leaves every file as it was
-        write_whole(path, text)
+        write_text(path, text)
     written = " and ".join(map(str, files))
     return f"Wrote {written}." if written else markdown_of(results, names)
 

@@ -9,47 +9,164 @@ from pathlib import Path
 
 from florence_edge import GenerationOptions
 from florence_edge.errors import FlorenceEdgeError, RequestError
+from florence_edge_calibration.int8.recipe import TARGETS
+from florence_edge_jetson.machine.system import usable_cores
 
-from ..accuracy.examine import Examination, check_gradable
-from ..accuracy.measure import measure_accuracy
-from ..accuracy.truth import Truth, read_truth
-from ..machine import usable_cores
-from ..pictures import scene_picture
+from ..accuracy.ask import AskOptions, check_gradable
+from ..accuracy.data import Truth, read_truth
+from ..accuracy.run import measure_accuracy
 from ..report.markdown import markdown_of
-from ..results.accuracy import AccuracyResult
-from ..results.files import check_writable, write_result
-from ..results.speed import Failure, SpeedResult
-from ..speed.beforehand import check_some_can_answer
-from ..speed.entrants import (
+from ..results import AccuracyResult, Failure, SpeedResult
+from ..results_io import check_writable, write_result
+from ..speed.comparison import (
+    COMPETITORS,
     OPTIMUM,
-    Comparison,
-    Entrant,
-    entrant_of,
-    stated_checkpoint,
-    systems_of,
+    BundleOnDevices,
+    ComparisonPlan,
+    check_some_can_answer,
+    compared_systems,
+    named_checkpoint,
+    parse_bundle,
 )
-from ..speed.interleave import Rounds
-from ..speed.measure import measure_speed
-from ..speed.random_models import (
-    RandomModel,
-    check_work,
-    export_bundles,
-    make_checkpoint,
+from ..speed.random_models import RandomModel, check_work, export_bundles, make_checkpoint
+from ..speed.run import Rounds, measure_speed
+from ..systems.system import System, SystemDevice, parse_device
+from ..systems.workload import (
+    Workload,
+    name_beams,
+    new_tokens_by_task,
+    scene_picture,
+    workloads,
 )
-from ..systems.devices import Device, device_of
-from ..systems.system import System
-from ..systems.workload import Workload, beams_named, new_tokens_of, workloads
-from .speed_arguments import add_arguments, settings_of
-
-__all__ = ["DESCRIPTION", "HELP", "add_arguments", "run"]
+from .arguments import batches, count, counts, names, tasks, whole
 
 logger = logging.getLogger(__name__)
 
-HELP = "stages, latency, memory and start of bundles, beside transformers if asked for"
+HELP = "stages, latency, memory and start of bundles, beside transformers if requested"
 DESCRIPTION = (
     "Measure bundles, or --architecture base|large with random weights. Compared systems take "
     "turns (A B A B), each in a process of its own, and ratios are taken round by round."
 )
+README = "benchmarks/README.md"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the command."""
+    parser.add_argument(
+        "bundles", nargs="*", metavar="BUNDLE[@D,D]", help="exported folder, and devices for it"
+    )
+    _add_workload(parser)
+    _add_rounds(parser)
+    _add_systems(parser)
+    _add_random_model(parser)
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="truth for columns of accuracy, as in `accuracy`"
+    )
+    parser.add_argument("--data-limit", type=count, metavar="N", help="its first N pictures by id")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="results as JSON")
+
+
+def settings_of(arguments: argparse.Namespace, threads: int) -> dict[str, object]:
+    """What a reader needs to measure the same again."""
+    left_out = {"command", "output", "work", "optimum_python"}
+    if not arguments.architecture:
+        left_out |= {"precision", "target", "seed", "image_size"}
+    given = {
+        name: value
+        for name, value in vars(arguments).items()
+        if name not in left_out and value not in (None, "", [])
+    }
+    return {
+        name: ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        for name, value in {**given, "threads": threads}.items()
+    }
+
+
+def _add_workload(parser: argparse.ArgumentParser) -> None:
+    default = ["CAPTION", "OD", "OCR_WITH_REGION"]
+    parser.add_argument(
+        "--tasks",
+        type=tasks,
+        default=default,
+        metavar="T,T",
+        help=f"what to answer (default {','.join(default)})",
+    )
+    parser.add_argument(
+        "--beams", type=counts, default=[1, 3], metavar="B,B", help="1 is greedy (default 1,3)"
+    )
+    parser.add_argument(
+        "--batch", type=batches, default=[1], metavar="N,N", help="pictures at once (default 1)"
+    )
+    parser.add_argument(
+        "--new-tokens",
+        metavar="N",
+        help="exactly so many tokens, wherever the model would end: 50, or CAPTION:20,OD:100",
+    )
+    parser.add_argument("--image", type=Path, metavar="FILE", help="default: a generated scene")
+
+
+def _add_rounds(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rounds", type=count, default=5, metavar="N", help="timed (default 5)")
+    parser.add_argument(
+        "--warmup", type=count, default=1, metavar="N", help="rounds before, not timed (default 1)"
+    )
+    parser.add_argument("--threads", type=count, metavar="N", help="default: all usable cores")
+
+
+def _add_systems(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device",
+        type=names,
+        default=["cpu"],
+        metavar="D,D",
+        help="devices of bundles that name none, such as cpu,openvino,openvino+bf16 (default cpu)",
+    )
+    parser.add_argument(
+        "--engine-precision",
+        choices=("fp32", "bf16"),
+        help="what openvino computes in where --device leaves it open",
+    )
+    parser.add_argument(
+        "--compare",
+        type=names,
+        default=[],
+        metavar="C,C",
+        help=f"{', '.join(COMPETITORS)}; transformers is on the bundles' GPU, or @cpu, @cuda:1",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        default="",
+        metavar="MODEL",
+        help="what to compare with; default: the bundle's own",
+    )
+    parser.add_argument(
+        "--optimum-python",
+        default="",
+        metavar="PATH",
+        help=f"the interpreter of optimum's environment; {README} says how to make it",
+    )
+
+
+def _add_random_model(parser: argparse.ArgumentParser) -> None:
+    random = parser.add_argument_group("a model with random weights")
+    random.add_argument("--architecture", choices=("tiny", "base", "large"), help="its size")
+    random.add_argument(
+        "--precision",
+        type=names,
+        default=["fp32"],
+        metavar="P,P",
+        help="fp32,fp16,int8 (default fp32)",
+    )
+    random.add_argument(
+        "--target", choices=TARGETS, default="cpu", help="what int8 is made for (default cpu)"
+    )
+    random.add_argument(
+        "--seed", type=whole, default=0, metavar="N", help="of the weights (default 0)"
+    )
+    random.add_argument(
+        "--image-size", type=count, default=768, metavar="N", help="its input's side (default 768)"
+    )
+    random.add_argument("--work", type=Path, metavar="DIR", help="keep checkpoint and bundles here")
 
 
 def run(arguments: argparse.Namespace) -> str:
@@ -70,18 +187,18 @@ def run(arguments: argparse.Namespace) -> str:
 
 
 def _truth(arguments: argparse.Namespace) -> Truth | None:
-    """What is wrong with the data is told before hours are spent on speed."""
+    """Read first: what is wrong with the data is reported before hours are spent on speed."""
     if arguments.data is None:
         return None
     truth = read_truth(arguments.data, limit=arguments.data_limit)
-    check_gradable(truth, Examination(tasks=arguments.tasks))
+    check_gradable(truth, AskOptions(tasks=arguments.tasks))
     return truth
 
 
 def _check_measured(result: SpeedResult) -> None:
     """A failure is a row, but a run in which no bundle answered has failed, and is not written.
 
-    Each failure was told when it happened.
+    Each failure was reported when it happened.
     """
     bundles = {row.system.label for row in result.systems if row.system.kind == "bundle"}
     if not any(run.rounds for run in result.runs if run.label in bundles):
@@ -90,8 +207,8 @@ def _check_measured(result: SpeedResult) -> None:
 
 def _measure(arguments: argparse.Namespace, temporary: Path) -> SpeedResult:
     devices, failed = _devices(arguments), dict[str, str]()
-    asked = _workloads(arguments, temporary)
-    entrants = [entrant_of(text, devices) for text in arguments.bundles]
+    requested = _workloads(arguments, temporary)
+    bundles = [parse_bundle(text, devices) for text in arguments.bundles]
     checkpoint = arguments.checkpoint
     if arguments.architecture:
         model, work = _random_model(arguments), arguments.work or temporary
@@ -99,31 +216,31 @@ def _measure(arguments: argparse.Namespace, temporary: Path) -> SpeedResult:
         made = make_checkpoint(model, work)
         checkpoint = checkpoint or str(made)
         for folder, problem in export_bundles(model, made, work):
-            entrants.append(Entrant(folder, devices))
+            bundles.append(BundleOnDevices(folder, devices))
             if problem:
                 failed[str(folder)] = problem
-    if not entrants:
+    if not bundles:
         raise RequestError("There is nothing to measure. Name a BUNDLE, or give --architecture.")
     threads = arguments.threads or usable_cores()
-    comparison = Comparison(
+    plan = ComparisonPlan(
         competitors=arguments.compare,
         threads=threads,
         checkpoint=checkpoint,
         bart=str(temporary / "bart"),
         optimum_python=arguments.optimum_python,
     )
-    systems = systems_of(entrants, comparison, failed)
-    check_some_can_answer([entrant.folder for entrant in entrants], asked, failed)
+    systems = compared_systems(bundles, plan, failed)
+    check_some_can_answer([bundle.folder for bundle in bundles], requested, failed)
     for system in systems:
         if system.kind == OPTIMUM:
-            _write_bart(system, checkpoint, asked)
+            _write_bart(system, checkpoint, requested)
     rounds = Rounds(warmup=arguments.warmup, timed=arguments.rounds)
-    return measure_speed(systems, asked, rounds, settings_of(arguments, threads), failed)
+    return measure_speed(systems, requested, rounds, settings_of(arguments, threads), failed)
 
 
-def _devices(arguments: argparse.Namespace) -> tuple[Device, ...]:
+def _devices(arguments: argparse.Namespace) -> tuple[SystemDevice, ...]:
     precision = arguments.engine_precision
-    devices = tuple(device_of(text, precision=precision) for text in arguments.device)
+    devices = tuple(parse_device(text, precision=precision) for text in arguments.device)
     if precision is not None and not any(device.precision for device in devices):
         raise RequestError("--engine-precision is for openvino. Add it to --device.")
     return devices
@@ -131,16 +248,17 @@ def _devices(arguments: argparse.Namespace) -> tuple[Device, ...]:
 
 def _workloads(arguments: argparse.Namespace, temporary: Path) -> list[Workload]:
     endless = bool(arguments.architecture)
-    new_tokens = new_tokens_of(arguments.tasks, arguments.new_tokens, endless=endless)
+    new_tokens = new_tokens_by_task(arguments.tasks, arguments.new_tokens, endless=endless)
     image = str(arguments.image or scene_picture(temporary))
     return workloads(arguments.tasks, arguments.beams, arguments.batch, new_tokens, image)
 
 
-def _write_bart(system: System, checkpoint: str, asked: Sequence[Workload]) -> None:
-    from ..systems.optimum_bart.checkpoint import write_bart  # needs the export extra
+def _write_bart(system: System, checkpoint: str, requested: Sequence[Workload]) -> None:
+    from ..systems.optimum.checkpoint import write_bart  # needs the export extra
 
     bundle = Path(system.bundle)
-    write_bart(checkpoint or stated_checkpoint(bundle), bundle, asked, Path(system.checkpoint))
+    folder = Path(system.checkpoint)
+    write_bart(checkpoint or named_checkpoint(bundle), bundle, requested, folder)
 
 
 def _accuracies(
@@ -153,14 +271,14 @@ def _accuracies(
             continue
         folder, where, threads = Path(system.bundle), system.runs_on, system.threads
         for beams in arguments.beams:
-            logger.info("%s: accuracy, %s", system.label, beams_named(beams))
+            logger.info("%s: accuracy, %s", system.label, name_beams(beams))
             options = GenerationOptions(num_beams=beams)
-            examination = Examination(tasks=arguments.tasks, options=options)
+            ask_options = AskOptions(tasks=arguments.tasks, options=options)
             try:
-                yield measure_accuracy(folder, truth, examination, device=where, threads=threads)
+                yield measure_accuracy(folder, truth, ask_options, device=where, threads=threads)
             except FlorenceEdgeError as error:
                 logger.warning("%s: %s", system.label, error)
-                yield Failure(system.label, f"accuracy, {beams_named(beams)}", str(error))
+                yield Failure(system.label, f"accuracy, {name_beams(beams)}", str(error))
 
 
 def _random_model(arguments: argparse.Namespace) -> RandomModel:

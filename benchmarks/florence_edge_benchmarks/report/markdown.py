@@ -4,15 +4,15 @@ from collections.abc import Sequence
 
 from florence_edge.errors import RequestError
 
-from ..results.files import Result
+from ..results_io import AnyResult
 from .sections import Section, sections_of
-from .tables.table import Table
+from .tables import Table
 
 BLOCK_BEGINS, BLOCK_ENDS = "<!-- benchmarks -->", "<!-- end of benchmarks -->"
 
 
 def markdown_of(
-    results: Sequence[Result], names: Sequence[str] = (), *, brief: bool = False
+    results: Sequence[AnyResult], names: Sequence[str] = (), *, brief: bool = False
 ) -> str:
     """All results as Markdown, under the names of their files; `brief` is for a README."""
     sections = sections_of(results, names, brief=brief)
@@ -51,8 +51,8 @@ def _section(section: Section, *, brief: bool) -> str:
 
 def _with_title(table: Table, *, brief: bool) -> str:
     note = table.remark if brief else table.notes
-    told = [_plain(note)] if note else []
-    return "\n\n".join([f"{_plain(table.title)}:", table_as_markdown(table), *told])
+    notes = [_plain(note)] if note else []
+    return "\n\n".join([f"{_plain(table.title)}:", table_as_markdown(table), *notes])
 
 
 def _cell(text: str) -> str:
@@ -60,5 +60,5 @@ def _cell(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """What a machine or a model is called is text, and no HTML."""
+    """What a machine or a model is called is text and not HTML."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace("\n", " ")

@@ -4,23 +4,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..results.accuracy import AccuracyResult
-from ..results.energy import EnergyResult
-from ..results.files import Result
-from ..results.speed import SpeedResult
-from .figures import Figure, speed_figures
-from .tables.accuracy import accuracy_tables
-from .tables.energy import energy_table, machine_of_energy
-from .tables.machine import machine_line, machine_table
-from .tables.speed import speed_tables
-from .tables.table import Table
+from ..results import AccuracyResult, EnergyResult, SpeedResult
+from ..results_io import AnyResult
+from .figures import CaptionedChart, speed_figures
+from .speed_tables import speed_tables
+from .tables import (
+    Table,
+    accuracy_tables,
+    energy_table,
+    machine_line,
+    machine_of_energy,
+    machine_table,
+)
 
 _ORDER = (SpeedResult, AccuracyResult, EnergyResult)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """What a report says of one result."""
+    """What a report has about one result."""
 
     source: str
     """The file's name, if it has one."""
@@ -29,12 +31,12 @@ class Section:
     models: str
     place: str
     tables: Sequence[Table]
-    figures: Sequence[Figure]
+    figures: Sequence[CaptionedChart]
     machine: Table
 
 
 def sections_of(
-    results: Sequence[Result], names: Sequence[str] = (), *, brief: bool = False
+    results: Sequence[AnyResult], names: Sequence[str] = (), *, brief: bool = False
 ) -> list[Section]:
     """All sections: speed first, then accuracy, then energy.
 
@@ -48,9 +50,9 @@ def sections_of(
     return [_section(result, name, brief=brief) for result, name in named]
 
 
-def _section(result: Result, name: str, *, brief: bool) -> Section:
+def _section(result: AnyResult, name: str, *, brief: bool) -> Section:
     place = f"{machine_line(result.machine)}, {result.machine['date']}"
-    figures = list[Figure]()
+    figures = list[CaptionedChart]()
     machine: Mapping[str, Any] = result.machine
     if isinstance(result, SpeedResult):
         kind, models, figures = "Speed", result.models, speed_figures(result)

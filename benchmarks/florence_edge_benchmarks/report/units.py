@@ -1,6 +1,6 @@
 """Numbers as people read them."""
 
-from ..summary import Spread
+from ..timing import Spread
 
 
 def duration(seconds: float | None) -> str:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from florence_edge.bundle import Bundle
-from florence_edge.errors import BundleError, FlorenceEdgeError, RequestError
-from florence_edge_calibration.int8.targets import Target
+from florence_edge.errors import FlorenceEdgeError, MissingPackageError, RequestError
+from florence_edge_calibration.int8.recipe import Target
 
-from ..pictures import SCENE_SEED, scene_picture
+from ..systems.workload import SCENE_SEED, scene_picture
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +37,12 @@ def make_checkpoint(model: RandomModel, work: Path) -> Path:
     """The checkpoint's folder in `work`; equal models are made once.
 
     Raises:
-        BundleError: the export extra is missing.
+        MissingPackageError: the export extra is not installed.
     """
     try:
         from florence_edge_export.synthetic import write_checkpoint
     except ModuleNotFoundError as error:
-        raise BundleError(
+        raise MissingPackageError(
             f"--architecture needs {error.name}, which is not installed. Install "
             "florence-edge[export]."
         ) from error
@@ -65,8 +65,8 @@ def check_work(model: RandomModel, work: Path) -> None:
         folder = work / _folder_name(model, precision)
         if folder.exists() and not _is_random(folder):
             raise RequestError(
-                f"{folder} holds something else than a bundle of random weights, which --work "
-                "would replace. Choose another --work."
+                f"{folder} is not a bundle of random weights, and --work would replace it. Choose "
+                "another --work."
             )
 
 
@@ -91,7 +91,7 @@ def export_bundles(model: RandomModel, checkpoint: Path, work: Path) -> Iterator
         The bundle's folder, and '' or why it could not be exported.
     """
     from florence_edge_export.export import ExportOptions, export
-    from florence_edge_export.int8.options import Int8Options
+    from florence_edge_export.int8.export import Int8Options
 
     pictures = work / "calibration"
     for precision in model.precisions:

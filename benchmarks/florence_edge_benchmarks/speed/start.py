@@ -10,11 +10,11 @@ from typing import Any
 from florence_edge.bundle import Bundle
 from florence_edge.errors import BackendError
 
-from ..results.speed import Start
-from ..summary import percentile
+from ..results import Start
 from ..systems.system import System
 from ..systems.workload import Workload
-from .competitor import Competitor, command_environment
+from ..timing import percentile
+from .process import SystemProcess, command_environment
 
 _IMPORTS = {
     "bundle": "import florence_edge",
@@ -36,17 +36,17 @@ def measure_start(system: System, first: Workload, heaviest: Workload) -> Start:
         BackendError: it cannot be started, or does not answer.
     """
     if system.kind == "optimum":
-        with Competitor(system):  # exports the model first, which is no part of a start
+        with SystemProcess(system):  # exports the model first, which a start does not include
             pass
     begin = perf_counter()
-    with Competitor(system) as competitor:
-        loaded: Mapping[str, Any] = competitor.loaded
-        competitor.memory(forget=True)
-        competitor.answer(first)
+    with SystemProcess(system) as running:
+        loaded: Mapping[str, Any] = running.loaded
+        running.memory(forget=True)
+        running.answer(first)
         first_answer = perf_counter() - begin
         if heaviest != first:
-            competitor.answer(heaviest)
-        used = competitor.memory()
+            running.answer(heaviest)
+        used = running.memory()
     answering = used["peak_bytes"]
     peaks = [peak for peak in (loaded["peak_bytes"], answering) if peak is not None]
     return Start(
@@ -93,9 +93,8 @@ def disk_bytes(system: System) -> int | None:
     if system.kind == "bundle":
         return sum(stored.bytes for stored in Bundle.load(Path(system.bundle)).files.values())
     if system.kind == "transformers":
-        from florence_edge_export.checkpoint.folder import read_checkpoint  # needs the export extra
-        from florence_edge_export.checkpoint.source import find_checkpoint
+        from florence_edge_export.checkpoint import loader  # needs the export extra
 
-        checkpoint = read_checkpoint(find_checkpoint(system.checkpoint))
+        checkpoint = loader.read_checkpoint(loader.find_checkpoint(system.checkpoint))
         return sum(path.stat().st_size for path in checkpoint.weight_files)
     return None

@@ -14,33 +14,28 @@ where `memory` is resident_bytes, peak_bytes and, on an NVIDIA GPU, device_bytes
 import json
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple, TextIO
 
 from florence_edge.errors import FlorenceEdgeError, RequestError
+from florence_edge.files import from_json
+from florence_edge_jetson.machine.system import forget_peak, peak_bytes, resident_bytes
 
-from ..gauges.device_memory import DeviceMemory, open_device_memory
-from ..gauges.memory import forget_peak, peak_bytes, resident_bytes
-from ..gauges.stages import Timing
-from ..systems.system import System
-from ..systems.transformers_variants import VARIANTS
-from ..systems.workload import Workload
-
-Answer = Callable[[Workload], Timing]
-Sizes = dict[str, int | None]
+from ..memory import DeviceMemory, open_device_memory
+from ..systems.system import VARIANTS, System
+from ..systems.workload import TimedAnswer, Workload
 
 
-class Opened(NamedTuple):
-    """A loaded system; `reader` says who read a checkpoint."""
+class OpenedSystem(NamedTuple):
+    """A loaded system; `reader` is who read a checkpoint."""
 
-    answer: Answer
+    answer: TimedAnswer
     reader: str | None = None
 
 
-def open_system(system: System) -> Opened:
+def open_system(system: System) -> OpenedSystem:
     """Load what `system` names; imports what it needs, and nothing of the others.
 
     Raises:
@@ -48,21 +43,21 @@ def open_system(system: System) -> Opened:
     """
     folder = Path(system.bundle)
     if system.kind == "bundle":
-        from ..systems.bundle_system import BundleSystem
+        from ..systems.bundle import BundleSystem
 
-        return Opened(BundleSystem.load(folder, system.runs_on, system.threads).answer)
+        return OpenedSystem(BundleSystem.load(folder, system.runs_on, system.threads).answer)
     if system.kind == "transformers":
-        from ..systems.transformers_system import TransformersSystem
+        from ..systems.transformers import TransformersSystem
 
         loaded = TransformersSystem.load(
             VARIANTS[system.variant], folder, system.checkpoint, system.threads, system.runs_on
         )
-        return Opened(loaded.answer, loaded.reader)
+        return OpenedSystem(loaded.answer, loaded.reader)
     raise RequestError(f"{system.label} is not run by this program.")
 
 
 def device_memory_of(system: System) -> DeviceMemory | None:
-    """Before it is loaded: torch is asked where it runs the system, else CUDA; on the CPU none.
+    """Before it is loaded: torch counts where it runs the system, else CUDA; on the CPU nobody.
 
     Raises:
         BackendError: there is no CUDA, or no such GPU.
@@ -71,7 +66,7 @@ def device_memory_of(system: System) -> DeviceMemory | None:
 
 
 def serve(
-    answer: Answer, requests: TextIO, replies: TextIO, device: DeviceMemory | None = None
+    answer: TimedAnswer, requests: TextIO, replies: TextIO, device: DeviceMemory | None = None
 ) -> None:
     """Answer requests until there are no more; one that fails is answered by its error."""
     for line in requests:
@@ -81,11 +76,11 @@ def serve(
             if request["memory"] == "forget":
                 forget_peak()
         else:
-            reply = _answered(answer, Workload.from_json(request["answer"]))
-        _say(replies, reply)
+            reply = _reply_to(answer, from_json(Workload, request["answer"]))
+        _send(replies, reply)
 
 
-def _answered(answer: Answer, workload: Workload) -> dict[str, Any]:
+def _reply_to(answer: TimedAnswer, workload: Workload) -> dict[str, Any]:
     try:
         return {"timing": asdict(answer(workload))}
     except (FlorenceEdgeError, RuntimeError, ValueError, MemoryError, OSError) as error:
@@ -97,7 +92,7 @@ def _message(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _memory(device: DeviceMemory | None) -> Sizes:
+def _memory(device: DeviceMemory | None) -> dict[str, int | None]:
     return {
         "resident_bytes": resident_bytes(),
         "peak_bytes": peak_bytes(),
@@ -105,7 +100,7 @@ def _memory(device: DeviceMemory | None) -> Sizes:
     }
 
 
-def _say(replies: TextIO, reply: dict[str, Any]) -> None:
+def _send(replies: TextIO, reply: dict[str, Any]) -> None:
     replies.write(json.dumps(reply) + "\n")
     replies.flush()
 
@@ -113,20 +108,18 @@ def _say(replies: TextIO, reply: dict[str, Any]) -> None:
 def main() -> int:
     """Load the system that the first argument describes and serve it over stdin and stdout."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever a library prints must not come between the replies
-    system = System.from_json(json.loads(sys.argv[1]))
+    os.dup2(2, 1)  # what a library prints must not mix with the replies
+    system = from_json(System, json.loads(sys.argv[1]))
     begin = perf_counter()
     try:
         device = device_memory_of(system)
         opened = open_system(system)
     except (FlorenceEdgeError, ImportError, RuntimeError, MemoryError, OSError) as error:
-        _say(replies, {"error": _message(error)})
+        _send(replies, {"error": _message(error)})
         return 1
     seconds = perf_counter() - begin
-    _say(
-        replies,
-        {"ready": {"load_seconds": seconds, "reader": opened.reader, **_memory(device)}},
-    )
+    ready = {"load_seconds": seconds, "reader": opened.reader, **_memory(device)}
+    _send(replies, {"ready": ready})
     serve(opened.answer, sys.stdin, replies, device)
     return 0
 

@@ -1,1 +1,1 @@
-"""The compared systems, what they are asked to do, and how each answers in its process."""
+"""The compared systems, what they are to answer, and how each does so in its process."""

@@ -1,15 +1,34 @@
-"""What every compared system is asked to do."""
+"""What every compared system is to answer, and the picture that it is about.
 
-from collections.abc import Collection, Mapping, Sequence
+Where the user names no picture, it is a generated scene.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 from florence_edge.errors import RequestError
 from florence_edge.options import GenerationOptions
 from florence_edge.tasks import Needs, find_task
+from florence_edge_calibration.scenes import draw_scene, generate_scene
+
+from ..timing import Timing
+
+SCENE_SEED = 900_100  # not among the miniature's
+_SIDE = 640
+_QUALITY = 90
+
+
+def scene_picture(folder: Path, seed: int = SCENE_SEED) -> Path:
+    """A generated scene as a JPEG file of 640 x 640 pixels; the folder is made if need be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"scene-{seed}.jpg"
+    draw_scene(generate_scene(seed), _SIDE).save(path, quality=_QUALITY)
+    return path
+
 
 # What a task needs beside the picture, where only its length matters.
-_BESIDE = {
+_TEXTS = {
     Needs.NOTHING: None,
     Needs.TEXT: "a red circle and a blue star",
     Needs.REGION: "<loc_200><loc_200><loc_800><loc_800>",
@@ -17,8 +36,8 @@ _BESIDE = {
 
 # How long answers are made that would not end of themselves. CAPTION and OD as in the
 # comparisons of the README; a box is five tokens or more, a caption a sentence.
-_USUAL_NEW_TOKENS = {"CAPTION": 20, "DETAILED_CAPTION": 60, "OD": 100, "OCR_WITH_REGION": 100}
-_OTHER_NEW_TOKENS = 40
+_NEW_TOKENS = {"CAPTION": 20, "DETAILED_CAPTION": 60, "OD": 100, "OCR_WITH_REGION": 100}
+_DEFAULT_NEW_TOKENS = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +54,7 @@ class Workload:
     image: str
 
     def __post_init__(self) -> None:
-        """Refuse a workload that nothing could be asked to do.
+        """Refuse a workload that no system could answer.
 
         Raises:
             RequestError: there is no such task, or a number is below 1.
@@ -50,7 +69,7 @@ class Workload:
     @property
     def text(self) -> str | None:
         """What goes beside the picture."""
-        return _BESIDE[find_task(self.task).needs]
+        return _TEXTS[find_task(self.task).needs]
 
     @property
     def options(self) -> GenerationOptions:
@@ -60,17 +79,16 @@ class Workload:
     @property
     def name(self) -> str:
         """What to call it in tables: `OD, 3 beams, 100 tokens`."""
-        return name_of(self.task, [self.beams], self.new_tokens, self.batch)
-
-    @staticmethod
-    def from_json(found: Mapping[str, Any]) -> "Workload":
-        """What `dataclasses.asdict` and JSON made of a workload."""
-        return Workload(**found)
+        return name_workload(self.task, [self.beams], self.new_tokens, self.batch)
 
 
-def name_of(task: str, beams: Collection[int], new_tokens: int | None, batch: int) -> str:
+TimedAnswer = Callable[[Workload], Timing]
+"""A system that answers once; it raises a BackendError where that fails."""
+
+
+def name_workload(task: str, beams: Collection[int], new_tokens: int | None, batch: int) -> str:
     """What to call workloads of these `beams`, which are named if there is one number of them."""
-    parts = [task, *(map(beams_named, beams) if len(beams) == 1 else [])]
+    parts = [task, *(map(name_beams, beams) if len(beams) == 1 else [])]
     if new_tokens is not None:
         parts.append(f"{new_tokens} tokens")
     if batch > 1:
@@ -78,7 +96,7 @@ def name_of(task: str, beams: Collection[int], new_tokens: int | None, batch: in
     return ", ".join(parts)
 
 
-def beams_named(beams: int) -> str:
+def name_beams(beams: int) -> str:
     """`greedy`, `3 beams`."""
     return "greedy" if beams == 1 else f"{beams} beams"
 
@@ -90,7 +108,7 @@ def workloads(
     new_tokens: Mapping[str, int | None],
     image: str,
 ) -> list[Workload]:
-    """All combinations; `new_tokens` says it by task."""
+    """All combinations; `new_tokens` is by task."""
     return [
         Workload(task=task, beams=count, new_tokens=new_tokens[task], batch=batch, image=image)
         for task in tasks
@@ -99,41 +117,41 @@ def workloads(
     ]
 
 
-def new_tokens_of(
-    tasks: Sequence[str], said: str | None, *, endless: bool
+def new_tokens_by_task(
+    tasks: Sequence[str], given: str | None, *, endless: bool
 ) -> dict[str, int | None]:
-    """How many tokens each task is to generate.
+    """How many tokens each task is to generate; None lets the model end its answer.
 
     Args:
         tasks: names of tasks.
-        said: `50` for all, or `CAPTION:20,OD:100`; tasks that are left out get the usual number.
+        given: `50` for all, or `CAPTION:20,OD:100`; tasks that are left out get their default.
         endless: whether the model would not end its answers itself, as random weights.
 
     Raises:
-        RequestError: `said` is neither form, or names a task that is not among `tasks`.
+        RequestError: `given` has neither form, or names a task that is not among `tasks`.
     """
-    usual: dict[str, int | None] = {
-        task: _USUAL_NEW_TOKENS.get(task, _OTHER_NEW_TOKENS) if endless else None for task in tasks
+    counts: dict[str, int | None] = {
+        task: _NEW_TOKENS.get(task, _DEFAULT_NEW_TOKENS) if endless else None for task in tasks
     }
-    if said is None:
-        return usual
-    if ":" not in said:
-        return dict.fromkeys(tasks, _count(said))
-    for part in said.split(","):
+    if given is None:
+        return counts
+    if ":" not in given:
+        return dict.fromkeys(tasks, _count(given))
+    for part in given.split(","):
         task, _, count = part.partition(":")
         name = find_task(task).name
-        if name not in usual:
+        if name not in counts:
             raise RequestError(
                 f"--new-tokens is for {name}, which is not among --tasks: {', '.join(tasks)}."
             )
-        usual[name] = _count(count)
-    return usual
+        counts[name] = _count(count)
+    return counts
 
 
 def _count(text: str) -> int:
     if not text.strip().isdecimal() or int(text) < 1:
         raise RequestError(
-            f"{text!r} is no number of new tokens. Expected --new-tokens 50, or one for each task: "
-            "--new-tokens CAPTION:20,OD:100."
+            f"{text!r} is not a number of new tokens. Expected --new-tokens 50, or one for each "
+            "task: --new-tokens CAPTION:20,OD:100."
         )
     return int(text)

@@ -1,44 +1,167 @@
-"""int8 for the encoders: choices become QuantizeLinear/DequantizeLinear pairs, or integer products.
+"""Quantized graphs from a float bundle's, as a recipe says; the encoders' QDQ and integer products.
 
-Portable (TensorRT, ONNX Runtime on CPU and CUDA): symmetric, zero point 0, weights per output
-channel, biases float. For ONNX Runtime's CPU alone: its integer product, with unsigned activations
-whose range need not be symmetric, which x86 multiplies fastest.
+Activations of the encoders are quantized by the calibration table's choices (equalize.py), in one
+of two forms. QDQ, pairs of QuantizeLinear and DequantizeLinear, is portable (TensorRT, ONNX Runtime
+on CPU and CUDA): symmetric, zero point 0, weights per output channel, biases float. QOperator, in
+ONNX Runtime's words, is for its CPU alone: its own integer product, with unsigned activations whose
+range need not be symmetric, which x86 multiplies fastest. The decoder is weight_only.py's.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import numpy as np
 import onnx_ir as ir
 
-from .clipping import LEVELS
-from .equalize import Choice, Place, fold
-from .linears import Linear, scopes
-from .rewrite import Insertion, drop_unused, replace_node
-from .scales import Quantized, quantize_weight, representable
+from florence_edge import contract
+from florence_edge.bundle import Bundle
+from florence_edge.errors import RequestError
+
+from ..fp16 import KEPT_IN_FLOAT32, convert_to_float16
+from .calibration_table import CalibrationTable
+from .equalize import Choice, FoldTarget, choose, fold
+from .graph_edit import (
+    Insertion,
+    LinearNode,
+    by_activation,
+    drop_unused,
+    find_linears,
+    replace_node,
+    scopes,
+)
+from .range_selection import LEVELS, METHODS
+from .recipe import Recipe
+from .scales import QuantizedWeight, quantize_weight, representable
+from .weight_only import (
+    embedding_name,
+    embedding_names,
+    embedding_nodes,
+    quantize_dynamically,
+    quantize_embedding,
+    quantize_embedding_by_columns,
+    quantize_weights,
+)
 
 _FLOAT, _INT8, _UINT8 = ir.DataType.FLOAT, ir.DataType.INT8, ir.DataType.UINT8
+_FLOAT32_OUTPUTS = frozenset({"top_log_probs", "log_probs"})
 
 
-def quantize_portably(graph: ir.Graph, choices: Sequence[Choice]) -> tuple[str, ...]:
-    """Put Q/DQ pairs around the choices' linears, in place.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantization:
+    """The graphs of an int8 bundle, and what was chosen for each activation of the encoders."""
+
+    graphs: Mapping[str, ir.Model]
+    choices: tuple[Choice, ...]
+
+
+def quantize(bundle: Bundle, table: CalibrationTable, recipe: Recipe) -> Quantization:
+    """Quantize a float bundle.
+
+    Raises:
+        RequestError: the table is another model's, or a pattern matches no linear.
+    """
+    table.check(bundle)
+    check_patterns(bundle, recipe)
+    graphs = {name: ir.load(bundle.graph_file(name)) for name in contract.GRAPHS}
+    choices: list[Choice] = []
+    for name, model in graphs.items():
+        choices += quantize_graph(name, model, table, recipe)
+    return Quantization(graphs=graphs, choices=tuple(choices))
+
+
+def check_patterns(bundle: Bundle, recipe: Recipe) -> None:
+    """Refuse a recipe that keeps what is not there.
+
+    Raises:
+        RequestError: a pattern matches no linear and no embedding of the float bundle.
+    """
+    models = (ir.load(bundle.graph_file(name)) for name in contract.GRAPHS)
+    names = [name for model in models for name in layer_names(model.graph)]
+    for pattern in recipe.kept:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise RequestError(
+                f"--keep {pattern} matches no layer. Layers are called like {names[0]}, and all of "
+                f"a block is matched by '{names[0].rpartition('.')[0]}.*'."
+            )
+
+
+def quantize_graph(
+    name: str, model: ir.Model, table: CalibrationTable, recipe: Recipe
+) -> list[Choice]:
+    """Quantize one graph of a float bundle, in place.
+
+    Returns:
+        What was chosen for each activation; nothing for the decoder, whose weights alone are int8.
+    """
+    linears = find_linears(model.graph)
+    exact = [linear for linear in linears if recipe.kept_as(linear.name) == "fp32"]
+    islands = (*KEPT_IN_FLOAT32, *scopes(exact), *_float32_lookups(model.graph, recipe))
+    choices = [] if name == contract.DECODER else _choose(linears, table, recipe)
+    cpu = recipe.target == "cpu"
+    for embedding in embedding_names(model.graph):
+        if recipe.kept_as(embedding) is None:
+            (quantize_embedding_by_columns if cpu else quantize_embedding)(model.graph)
+    if name == contract.DECODER:
+        kept = frozenset(each.name for each in linears if recipe.kept_as(each.name) is not None)
+        (quantize_dynamically if cpu else quantize_weights)(model.graph, kept)
+    elif cpu:
+        quantize_qoperator(model.graph, choices)
+    else:
+        islands += quantize_qdq(model.graph, choices)
+    if not cpu and recipe.float16:
+        convert_to_float16(model, _FLOAT32_OUTPUTS, kept=islands)
+    return choices
+
+
+def _choose(linears: Sequence[LinearNode], table: CalibrationTable, recipe: Recipe) -> list[Choice]:
+    """For each activation, how the linears that read it and are not kept are quantized."""
+    groups = {
+        name: [linear for linear in group if recipe.kept_as(linear.name) is None]
+        for name, group in by_activation(linears).items()
+    }
+    find_limit = METHODS[recipe.method]
+    return [
+        choose(group, table.activations[name], find_limit, equalize=recipe.equalize)
+        for name, group in groups.items()
+        if group
+    ]
+
+
+def _float32_lookups(graph: ir.Graph, recipe: Recipe) -> tuple[str, ...]:
+    """Names of the nodes that read an embedding which stays float32."""
+    return tuple(
+        str(node.name)
+        for node, embedding in embedding_nodes(graph)
+        if recipe.kept_as(embedding_name(embedding)) == "fp32"
+    )
+
+
+def layer_names(graph: ir.Graph) -> list[str]:
+    """What can be quantized or kept: linears, and the embedding."""
+    return [*embedding_names(graph), *(linear.name for linear in find_linears(graph))]
+
+
+def quantize_qdq(graph: ir.Graph, choices: Sequence[Choice]) -> tuple[str, ...]:
+    """Put QDQ pairs around the choices' linears, in place.
 
     Returns:
         Patterns over the names of nodes that are best left float32 by a pass to float16: the
-        products with their biases, whose integer kernels give float32 (see half.py).
+        products with their biases, whose integer kernels give float32 (see fp16.py).
     """
     _fold_all(graph, choices)
     for choice in choices:
         first = choice.linears[0]
         equalized = _equalized(Insertion(graph, first.scope, before=first.node), choice)
         for linear in choice.linears:
-            weight = _dequantized(graph, linear, _quantized_weight(linear, choice))
-            linear.node.replace_input_with(0, _rounded(graph, linear, equalized, choice.limit))
+            weight = _dequantized_weight(graph, linear, _quantized_weight(linear, choice))
+            linear.node.replace_input_with(0, _qdq_pair(graph, linear, equalized, choice.limit))
             linear.node.replace_input_with(1, weight)
     drop_unused(graph)
     return scopes([linear for choice in choices for linear in choice.linears])
 
 
-def quantize_for_cpu(graph: ir.Graph, choices: Sequence[Choice]) -> None:
+def quantize_qoperator(graph: ir.Graph, choices: Sequence[Choice]) -> None:
     """Replace the choices' matrix products with ONNX Runtime's integer ones, in place.
 
     Convolutions stay float: ONNX Runtime has no integer convolution that gives floats.
@@ -47,13 +170,15 @@ def quantize_for_cpu(graph: ir.Graph, choices: Sequence[Choice]) -> None:
     _fold_all(graph, products)
     for choice in products:
         insertion = Insertion(graph, choice.linears[0].scope, before=choice.linears[0].node)
-        low, high = _range(choice)
+        low, high = _clipped_range(choice)
         step = max((high - low) / 255, 1e-9)
         scale = insertion.constant(np.float32(step), "scale")
-        zero = insertion.constant(np.uint8(np.rint(-low / step)), "zero")
-        steps = insertion.op("QuantizeLinear", [_equalized(insertion, choice), scale, zero], _UINT8)
+        zero_point = insertion.constant(np.uint8(np.rint(-low / step)), "zero")
+        activation = _equalized(insertion, choice)
+        quantized = insertion.op("QuantizeLinear", [activation, scale, zero_point], _UINT8)
         for linear in choice.linears:
-            _integer_product(graph, linear, _quantized_weight(linear, choice), (steps, scale, zero))
+            weight = _quantized_weight(linear, choice)
+            _integer_product(graph, linear, weight, (quantized, scale, zero_point))
     drop_unused(graph)
 
 
@@ -64,78 +189,76 @@ def _fold_all(graph: ir.Graph, choices: Iterable[Choice]) -> None:
 
 
 def _equalized(insertion: Insertion, choice: Choice) -> ir.Value:
+    """The activation with its channels divided, by a Mul where that could not be folded."""
     activation = choice.linears[0].activation
-    if choice.place is not Place.MULTIPLY:
+    if choice.fold_target is not FoldTarget.MULTIPLY:
         return activation
     factors = insertion.constant(1 / choice.factors, "equalize")
     return insertion.op("Mul", [activation, factors], _FLOAT)
 
 
-def _rounded(graph: ir.Graph, linear: Linear, activation: ir.Value, limit: float) -> ir.Value:
-    """The activation by way of int8, for one linear.
+def _qdq_pair(graph: ir.Graph, linear: LinearNode, activation: ir.Value, limit: float) -> ir.Value:
+    """The activation rounded by a pair of QuantizeLinear and DequantizeLinear, for one linear.
 
-    Others that read it get a pair of their own, though all say the same: ONNX Runtime's CPU
+    Others that read it get a pair of their own, though all compute the same: ONNX Runtime's CPU
     multiplies unsigned numbers, and makes those only of a pair that nobody shares.
     """
     insertion = Insertion(graph, linear.scope, before=linear.node)
     scale = insertion.constant(representable(limit / LEVELS), "scale")
-    zero = insertion.constant(np.int8(0), "zero")
-    steps = insertion.op("QuantizeLinear", [activation, scale, zero], _INT8)
-    return insertion.op("DequantizeLinear", [steps, scale, zero], _FLOAT)
+    zero_point = insertion.constant(np.int8(0), "zero")
+    quantized = insertion.op("QuantizeLinear", [activation, scale, zero_point], _INT8)
+    return insertion.op("DequantizeLinear", [quantized, scale, zero_point], _FLOAT)
 
 
-def _quantized_weight(linear: Linear, choice: Choice) -> Quantized:
+def _quantized_weight(linear: LinearNode, choice: Choice) -> QuantizedWeight:
+    """The weight in int8, multiplied by what the activation's channels are divided by."""
     values = linear.weight_values()
-    if choice.place is not Place.NOWHERE:
+    if choice.fold_target is not FoldTarget.NOWHERE:
         shape = [1] * values.ndim
         shape[linear.in_axis] = -1
         values = values * choice.factors.reshape(shape)
     return quantize_weight(values, linear.out_axis)
 
 
-def _dequantized(graph: ir.Graph, linear: Linear, weight: Quantized) -> ir.Value:
+def _dequantized_weight(graph: ir.Graph, linear: LinearNode, weight: QuantizedWeight) -> ir.Value:
     insertion = Insertion(graph, linear.scope, before=linear.node)
-    return insertion.op(
-        "DequantizeLinear",
-        [
-            insertion.constant(weight.values, "int8"),
-            insertion.constant(weight.scales, "int8_scale"),
-        ],
-        _FLOAT,
-        {"axis": linear.out_axis},
-        name="DequantizeWeight",
-    )
+    inputs = [
+        insertion.constant(weight.values, "int8"),
+        insertion.constant(weight.scales, "int8_scale"),
+    ]
+    axis = {"axis": linear.out_axis}
+    return insertion.op("DequantizeLinear", inputs, _FLOAT, axis, name="DequantizeWeight")
 
 
-def _range(choice: Choice) -> tuple[float, float]:
-    """The lowest and highest value that is not cut; zero lies between."""
-    low = max(float(choice.seen.lows.min()), -choice.limit)
-    high = min(float(choice.seen.highs.max()), choice.limit)
+def _clipped_range(choice: Choice) -> tuple[float, float]:
+    """The lowest and highest value that is not clipped; zero lies between."""
+    low = max(float(choice.histogram.min_values.min()), -choice.limit)
+    high = min(float(choice.histogram.max_values.max()), choice.limit)
     return min(low, 0.0), max(high, 0.0)
 
 
 def _integer_product(
     graph: ir.Graph,
-    linear: Linear,
-    weight: Quantized,
+    linear: LinearNode,
+    weight: QuantizedWeight,
     activation: tuple[ir.Value, ir.Value, ir.Value],
 ) -> None:
-    """MatMulIntegerToFloat in place of a MatMul and the Add of its bias."""
-    steps, scale, zero = activation
+    """MatMulIntegerToFloat in place of a MatMul and the Add of its bias.
+
+    `activation` is quantized: its values, scale and zero point.
+    """
+    quantized, scale, zero_point = activation
     last = linear.bias or linear.node
     insertion = Insertion(graph, linear.scope, before=linear.node)
-    product = insertion.op(
-        "MatMulIntegerToFloat",
-        [
-            steps,
-            insertion.constant(weight.values, "int8"),
-            scale,
-            insertion.constant(weight.scales, "int8_scale"),
-            zero,
-            None,
-            linear.bias_value,
-        ],
-        _FLOAT,
-    )
+    inputs = [
+        quantized,
+        insertion.constant(weight.values, "int8"),
+        scale,
+        insertion.constant(weight.scales, "int8_scale"),
+        zero_point,
+        None,
+        linear.bias_value,
+    ]
+    product = insertion.op("MatMulIntegerToFloat", inputs, _FLOAT)
     product.shape = last.outputs[0].shape
     replace_node(graph, last, product)

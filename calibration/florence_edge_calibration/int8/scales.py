@@ -1,4 +1,4 @@
-"""Weights and activations as int8: scales, and how much of a linear's output is lost to them."""
+"""int8 weights with a scale per output channel, and the error that int8 adds to a linear."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,23 +6,22 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .activations import Activation, Floats, mean_squares, rounding_errors
-from .clipping import LEVELS
+from .. import Float32s, Float64s
+from .histogram import ChannelHistogram, mean_squares, rounding_errors
+from .range_selection import LEVELS
 
-Weight = npt.NDArray[np.float32]
-
-_SMALLEST_SCALE = 2.0**-24  # float16's smallest number: a scale must not become zero there
+_MIN_SCALE = 2.0**-24  # float16's smallest number: a scale must not become zero there
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Quantized:
-    """A weight in int8 with a float32 scale for each output."""
+class QuantizedWeight:
+    """A weight in symmetric int8, with a float32 scale per output channel."""
 
     values: npt.NDArray[np.int8]
-    scales: npt.NDArray[np.float32]
+    scales: Float32s
 
 
-def quantize_weight(weight: Weight, out_axis: int) -> Quantized:
+def quantize_weight(weight: Float32s, out_axis: int) -> QuantizedWeight:
     """Round a weight to int8, symmetric, with the largest magnitude of each output as 127.
 
     Scales are numbers that float16 holds too, so that a pass to float16 changes nothing.
@@ -32,30 +31,33 @@ def quantize_weight(weight: Weight, out_axis: int) -> Quantized:
     shape = [1] * weight.ndim
     shape[out_axis] = -1
     steps = np.rint(weight / scales.reshape(shape)).clip(-LEVELS, LEVELS)
-    return Quantized(steps.astype(np.int8), scales)
+    return QuantizedWeight(steps.astype(np.int8), scales)
 
 
-def representable(scales: npt.ArrayLike) -> npt.NDArray[np.float32]:
+def representable(scales: npt.ArrayLike) -> Float32s:
     """The next larger numbers that float16 holds, as float32; zeros become the smallest."""
-    wanted = np.maximum(np.asarray(scales, dtype=np.float32), np.float32(_SMALLEST_SCALE))
+    wanted = np.maximum(np.asarray(scales, dtype=np.float32), np.float32(_MIN_SCALE))
     half = wanted.astype(np.float16)
     larger = np.nextafter(half, np.float16(np.inf))
     return np.where(half.astype(np.float32) < wanted, larger, half).astype(np.float32)
 
 
-def weight_power(rows: Sequence[Weight]) -> Floats:
+def weight_power(rows: Sequence[Float32s]) -> Float64s:
     """Squared weight of each input channel over all outputs of weights [in, out], [in]."""
-    total: Floats = np.sum([np.sum(np.square(each, dtype=np.float64), axis=1) for each in rows], 0)
+    powers = [np.sum(np.square(each, dtype=np.float64), axis=1) for each in rows]
+    total: Float64s = np.sum(powers, 0)
     return total
 
 
-def output_error(seen: Activation, rows: Sequence[Weight], limit: float) -> float:
+def output_error(histogram: ChannelHistogram, rows: Sequence[Float32s], limit: float) -> float:
     """Expected squared error of the outputs of linears that read one activation.
 
     Errors of channels are taken as independent: those of the activation pass through the weights,
     those of the weights (step ** 2 / 12 each) grow with the activation.
     """
-    from_activation = weight_power(rows) @ rounding_errors(seen, limit / LEVELS, limit)
+    from_activation = weight_power(rows) @ rounding_errors(histogram, limit / LEVELS, limit)
     steps = [np.abs(each).max(axis=0) / LEVELS for each in rows]
-    from_weights = mean_squares(seen).sum() * sum(float(np.sum(step**2)) / 12 for step in steps)
+    from_weights = mean_squares(histogram).sum() * sum(
+        float(np.sum(step**2)) / 12 for step in steps
+    )
     return float(from_activation + from_weights)

@@ -1,4 +1,4 @@
-"""One block at a time in int8, all others float: which blocks cost accuracy, and what they save."""
+"""Sensitivity: one block at a time in int8, all others float; its cost in accuracy, its saving."""
 
 import os
 import shutil
@@ -15,20 +15,19 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from florence_edge import Florence2, contract
+from florence_edge.backends.base import NamedArrays
 from florence_edge.backends.ort import open_ort
 from florence_edge.bundle import TOKENIZER, Bundle
 from florence_edge.image import pixels
-from florence_edge.text import Tokenizer
+from florence_edge.tokenizer import Tokenizer
 
-from .ranges import no_progress, open_session
-from .recipe import Recipe, block_of, layer_names, quantize_graph
-from .samples import Sample
-from .table import CalibrationTable
-from .targets import Floats
-from .teacher import Agreement, Teacher, total
-
-Array = npt.NDArray[Any]
-Arrays = dict[str, Array]
+from .. import Float64s
+from .agreement import Agreement, TeacherForcing, total
+from .calibration_table import CalibrationTable
+from .dataset import CalibrationSample, no_progress
+from .observer import open_session
+from .quantize import layer_names, quantize_graph
+from .recipe import FloatPrecision, Recipe, block_of
 
 _TIMED_RUNS = 3
 
@@ -37,9 +36,9 @@ _TIMED_RUNS = 3
 class Sensitivity:
     """What a block costs in int8, alone.
 
-    `error` is the root mean square error of its graph's outputs as a share of theirs. Where there
-    was a teacher, `saved` is the share of the graph's time on this machine, `agreement` how the
-    whole model follows.
+    `error` is the root mean square error of its graph's outputs as a share of theirs. With teacher
+    forcing, `saved` is the share of the graph's time on this machine that int8 saves, `agreement`
+    that of the whole model with the float one.
     """
 
     graph: str
@@ -62,20 +61,20 @@ def sweep(
     bundle: Bundle,
     table: CalibrationTable,
     recipe: Recipe,
-    samples: Sequence[Sample],
-    teacher: Teacher | None = None,
+    samples: Sequence[CalibrationSample],
+    teacher_forcing: TeacherForcing | None = None,
 ) -> Iterator[Sensitivity]:
     """Quantize one block after the other.
 
     Args:
         bundle: the float model.
-        table: what its activations are like.
-        recipe: target and method; what it keeps in float is not asked about.
+        table: the histograms of its activations.
+        recipe: target and method; what it keeps in float is left out.
         samples: a few pictures to measure errors with.
-        teacher: the float model's answers, to be followed; without one only errors are found,
-            which takes a few seconds a block, in place of minutes for a full-size model.
+        teacher_forcing: the float model's answers; without them only errors are found, which takes
+            a few seconds a block, in place of minutes for a full-size model.
     """
-    run = _Run(bundle, samples)
+    graphs = _FloatGraphs(bundle, samples)
     for graph, blocks in blocks_of(bundle).items():
         for block in blocks:
             model = ir.load(bundle.graph_file(graph))
@@ -83,10 +82,13 @@ def sweep(
             if alone is None:
                 continue
             quantize_graph(graph, model, table, alone)
-            error, saved = run.compare(graph, model, timed=teacher is not None)
-            followed = None if teacher is None else _follow(bundle, graph, model, teacher)
+            error, saved = graphs.compare(graph, model, timed=teacher_forcing is not None)
+            agreement = None
+            if teacher_forcing is not None:
+                with _variant(bundle, graph, model) as variant:
+                    agreement = total(teacher_forcing.judge(variant, no_progress).values())
             yield Sensitivity(
-                graph=graph, block=block, error=error, saved=saved, agreement=followed
+                graph=graph, block=block, error=error, saved=saved, agreement=agreement
             )
 
 
@@ -95,27 +97,23 @@ def _only(block: str, model: ir.Model, recipe: Recipe) -> Recipe | None:
     names = layer_names(model.graph)
     if not any(block_of(name) == block and recipe.kept_as(name) is None for name in names):
         return None
-    others: dict[str, Floats] = {name: "fp32" for name in names if block_of(name) != block}
-    return replace(recipe, kept={**recipe.kept, **others}, halve=False)
-
-
-def _follow(bundle: Bundle, graph: str, model: ir.Model, teacher: Teacher) -> Agreement:
-    with _variant(bundle, graph, model) as variant:
-        return total(teacher.judge(variant, no_progress).values())
+    others: dict[str, FloatPrecision] = {name: "fp32" for name in names if block_of(name) != block}
+    return replace(recipe, kept={**recipe.kept, **others}, float16=False)
 
 
 @contextmanager
-def _variant(bundle: Bundle, graph: str, model: ir.Model) -> Iterator[Florence2]:
+def _variant(bundle: Bundle, graph: str, changed_graph: ir.Model) -> Iterator[Florence2]:
     """The model with one graph replaced; the other files are linked, not copied."""
     with tempfile.TemporaryDirectory(prefix=".variant-", dir=bundle.folder.parent) as name:
         folder = Path(name)
         for file in bundle.folder.iterdir():
             if file.is_file() and file.name != f"{graph}.onnx":
                 _link(file, folder / file.name)
-        ir.save(model, folder / f"{graph}.onnx")
+        ir.save(changed_graph, folder / f"{graph}.onnx")
         changed = replace(bundle, folder=folder)
         tokenizer = Tokenizer(folder / TOKENIZER, bundle.generation)
-        yield Florence2(changed, open_ort(changed), tokenizer)
+        with Florence2(changed, open_ort(changed), tokenizer) as model:
+            yield model
 
 
 def _link(source: Path, target: Path) -> None:
@@ -125,26 +123,28 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-class _Run:
+class _FloatGraphs:
     """The float graphs' inputs and outputs for a few pictures; a graph is run by itself."""
 
-    def __init__(self, bundle: Bundle, samples: Sequence[Sample]) -> None:
+    def __init__(self, bundle: Bundle, samples: Sequence[CalibrationSample]) -> None:
         self._bundle = bundle
-        self._feeds: dict[str, Arrays] = {}
-        self._expected: dict[str, Array] = {}
+        self._feeds: dict[str, NamedArrays] = {}
+        self._expected: dict[str, Float64s] = {}
         tokenizer = Tokenizer(bundle.folder / TOKENIZER, bundle.generation)
         size = bundle.size
-        prompts = [tokenizer.prompt_ids(sample.questions[0].prompt) for sample in samples]
-        input_ids = np.array(prompts, dtype=np.int64)  # the first task takes no text: equally long
+        ids = [tokenizer.prompt_ids(sample.prompts[0].wording) for sample in samples]
+        input_ids = np.array(ids, dtype=np.int64)  # the first task takes no text: equally long
         mask = np.ones((len(samples), size.image_tokens + input_ids.shape[1]), dtype=np.int64)
         squares = np.stack([pixels(sample.read(), size.image_size) for sample in samples])
 
-        (features,) = self._keep(contract.VISION_ENCODER, {"pixels": squares})
+        (features,) = self._remember(contract.VISION_ENCODER, {"pixels": squares})
         prompt = {"input_ids": input_ids, "encoder_mask": mask}
-        caches = self._keep(contract.TEXT_ENCODER, {"image_features": features, **prompt})
+        caches = self._remember(contract.TEXT_ENCODER, {"image_features": features, **prompt})
         of_decoder = contract.graphs(size, bundle.floats)[contract.DECODER]
         names = [tensor.name for tensor in of_decoder.inputs if tensor.name.startswith("cross_")]
-        self._keep(contract.DECODER, self._first_step(mask) | dict(zip(names, caches, strict=True)))
+        self._remember(
+            contract.DECODER, self._first_step(mask) | dict(zip(names, caches, strict=True))
+        )
 
     def compare(self, graph: str, model: ir.Model, *, timed: bool) -> tuple[float, float | None]:
         """Error of a changed graph, and the share of time it saves, measured in turns."""
@@ -162,7 +162,7 @@ class _Run:
                 seconds[changed].append(time.perf_counter() - started)
         return error, 1 - min(seconds[True]) / min(seconds[False])
 
-    def _keep(self, graph: str, feeds: Arrays) -> list[Array]:
+    def _remember(self, graph: str, feeds: NamedArrays) -> list[npt.NDArray[Any]]:
         """Run a float graph, and remember what went in and came out."""
         self._feeds[graph] = feeds
         model = ir.load(self._bundle.graph_file(graph))
@@ -170,8 +170,10 @@ class _Run:
         self._expected[graph] = _joined(outputs)
         return outputs
 
-    def _run(self, graph: str, session: Any) -> list[Array]:
-        outputs: list[Array] = session.run(self._outputs(graph), dict(self._feeds[graph]))
+    def _run(self, graph: str, session: Any) -> list[npt.NDArray[Any]]:
+        outputs: list[npt.NDArray[Any]] = session.run(
+            self._outputs(graph), dict(self._feeds[graph])
+        )
         return outputs
 
     def _outputs(self, graph: str) -> list[str]:
@@ -180,7 +182,7 @@ class _Run:
         signature = contract.graphs(self._bundle.size, self._bundle.floats)[graph]
         return [tensor.name for tensor in signature.outputs]
 
-    def _first_step(self, mask: Array) -> Arrays:
+    def _first_step(self, mask: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
         """The decoder's inputs but for the cross caches: its start token, nothing cached yet."""
         size, images = self._bundle.size, len(mask)
         empty = (images, size.decoder_heads, contract.MIN_CACHE_CAPACITY, size.head_dim)
@@ -198,5 +200,5 @@ class _Run:
         }
 
 
-def _joined(arrays: Sequence[Array]) -> Array:
+def _joined(arrays: Sequence[npt.NDArray[Any]]) -> Float64s:
     return np.concatenate([np.ravel(array) for array in arrays]).astype(np.float64)

@@ -1,21 +1,35 @@
-"""int8 for the decoder: its weights alone, with a scale for each output; activations stay float.
+"""int8 for the decoder, and for the embedding of every graph that reads it.
 
-A decoder step multiplies one token a beam: its time is the reading of weights. The embedding is
-stored once, as int8 [vocabulary, width] with a scale a word, for lookup and for the scores.
+A decoder step multiplies one token a beam: its time is the reading of weights, and the range of its
+activations moves with every token. So for the portable target its weights alone are int8, with a
+scale per output channel behind DequantizeLinear, and activations stay float. For ONNX Runtime's CPU
+its products are DynamicQuantizeMatMul, which finds the range of its input itself.
+
+The embedding is stored once, as int8 with a scale per word, for lookup and for the scores:
+[vocabulary, width] behind DequantizeLinear, or [width, vocabulary] as ONNX Runtime's product wants
+it, where lookup gathers columns.
 """
 
 import onnx_ir as ir
 
-from .linears import Linear, find_linears, weight_values
-from .rewrite import Insertion, drop_unused
+from .graph_edit import (
+    Insertion,
+    LinearNode,
+    drop_unused,
+    find_linears,
+    replace_node,
+    weight_values,
+)
 from .scales import quantize_weight
 
-_FLOAT = ir.DataType.FLOAT
+_FLOAT, _INT8 = ir.DataType.FLOAT, ir.DataType.INT8
 _EMBEDDING = ".shared.weight"
+# Which input of these operators is the embedding: the lookup of words, and the scores of all words.
+_EMBEDDING_INPUT = {"Gather": 0, "Gemm": 1}
 
 
-def store_weights_as_int8(graph: ir.Graph, kept: frozenset[str] = frozenset()) -> None:
-    """Put the weights of linears behind DequantizeLinear, in place.
+def quantize_weights(graph: ir.Graph, kept: frozenset[str] = frozenset()) -> None:
+    """Put the weights of linears, in int8, behind DequantizeLinear, in place.
 
     Args:
         graph: a float32 graph.
@@ -23,59 +37,104 @@ def store_weights_as_int8(graph: ir.Graph, kept: frozenset[str] = frozenset()) -
     """
     for linear in find_linears(graph):
         if linear.name not in kept:
-            _store(graph, linear)
+            insertion = Insertion(graph, linear.scope, before=linear.node)
+            inputs = _weight_constants(insertion, linear)
+            axis = {"axis": linear.out_axis}
+            value = insertion.op("DequantizeLinear", inputs, _FLOAT, axis)
+            linear.node.replace_input_with(1, value)
     drop_unused(graph)
 
 
-def _store(graph: ir.Graph, linear: Linear) -> None:
+def quantize_dynamically(graph: ir.Graph, kept: frozenset[str] = frozenset()) -> None:
+    """Replace matrix products, with their biases, by DynamicQuantizeMatMul, in place.
+
+    Args:
+        graph: a float32 graph.
+        kept: names of linears that stay as they are.
+    """
+    for linear in find_linears(graph):
+        if linear.node.op_type == "MatMul" and linear.name not in kept:
+            last = linear.bias or linear.node
+            insertion = Insertion(graph, linear.scope, before=linear.node)
+            weight = _weight_constants(insertion, linear)
+            inputs = [linear.activation, *weight, None, linear.bias_value]
+            replace_node(graph, last, insertion.op("DynamicQuantizeMatMul", inputs, _FLOAT))
+    drop_unused(graph)
+
+
+def _weight_constants(insertion: Insertion, linear: LinearNode) -> list[ir.Value]:
+    """The weight in int8, and its scales."""
     weight = quantize_weight(linear.weight_values(), linear.out_axis)
-    insertion = Insertion(graph, linear.scope, before=linear.node)
-    inputs = [
+    return [
         insertion.constant(weight.values, "int8"),
         insertion.constant(weight.scales, "int8_scale"),
     ]
-    value = insertion.op("DequantizeLinear", inputs, _FLOAT, {"axis": linear.out_axis})
-    linear.node.replace_input_with(1, value)
 
 
 def embedding_nodes(graph: ir.Graph) -> list[tuple[ir.Node, ir.Value]]:
     """Nodes that read the embedding, with it: the lookup of words, and the scores of all words."""
     found = []
     for node in graph:
-        place = {"Gather": 0, "Gemm": 1}.get(node.op_type)
-        table = None if place is None else node.inputs[place]
-        if table is not None and str(table.name).endswith(_EMBEDDING):
-            found.append((node, table))
+        place = _EMBEDDING_INPUT.get(node.op_type)
+        embedding = None if place is None else node.inputs[place]
+        if embedding is not None and str(embedding.name).endswith(_EMBEDDING):
+            found.append((node, embedding))
     return found
 
 
 def embedding_names(graph: ir.Graph) -> list[str]:
     """Names of the embeddings that a graph reads: one, or none."""
-    return list(dict.fromkeys(embedding_name(table) for _, table in embedding_nodes(graph)))
+    return list(dict.fromkeys(embedding_name(value) for _, value in embedding_nodes(graph)))
 
 
-def embedding_name(table: ir.Value) -> str:
+def embedding_name(embedding: ir.Value) -> str:
     """The checkpoint's name of an embedding, e.g. `decoder.shared`."""
-    return str(table.name).removesuffix(".weight")
+    return str(embedding.name).removesuffix(".weight")
 
 
-def store_embedding_as_int8(graph: ir.Graph) -> None:
+def quantize_embedding(graph: ir.Graph) -> None:
     """Look words up in, and score with, int8 [vocabulary, width], in place.
 
-    The whole table stands behind DequantizeLinear, also for lookup: TensorRT takes no int8
+    The whole embedding stands behind DequantizeLinear, also for lookup: TensorRT takes no int8
     constant elsewhere.
     """
-    for node, table in embedding_nodes(graph):
-        weight = quantize_weight(weight_values(table), out_axis=0)
-        insertion = Insertion(graph, _scope(node, table), before=node)
+    for node, embedding in embedding_nodes(graph):
+        weight = quantize_weight(weight_values(embedding), out_axis=0)
+        # Lookup and scores each have constants of their own; a bundle stores equal ones once.
+        scope = f"{embedding_name(embedding)}/{node.op_type.lower()}"
+        insertion = Insertion(graph, scope, before=node)
         inputs = [
             insertion.constant(weight.values, "int8"),
             insertion.constant(weight.scales, "int8_scale"),
         ]
         words = insertion.op("DequantizeLinear", inputs, _FLOAT, {"axis": 0})
-        node.replace_input_with(0 if node.op_type == "Gather" else 1, words)
+        node.replace_input_with(_EMBEDDING_INPUT[node.op_type], words)
 
 
-def _scope(node: ir.Node, table: ir.Value) -> str:
-    """Lookup and scores read the same constants, each through nodes of its own."""
-    return f"{embedding_name(table)}/{node.op_type.lower()}"
+def quantize_embedding_by_columns(graph: ir.Graph) -> None:
+    """Look words up in, and score with, int8 [width, vocabulary], in place."""
+    for node, embedding in embedding_nodes(graph):
+        weight = quantize_weight(weight_values(embedding), out_axis=0)
+        insertion = Insertion(graph, embedding_name(embedding), before=node)
+        columns = insertion.constant(weight.values.T.copy(), "columns")
+        scales = insertion.constant(weight.scales, "scales")
+        if node.op_type == "Gather":
+            _look_up(graph, node, insertion, columns, scales)
+        else:
+            inputs = [node.inputs[0], columns, scales, None, node.inputs[2]]
+            product = insertion.op("DynamicQuantizeMatMul", inputs, _FLOAT)
+            replace_node(graph, node, product)
+
+
+def _look_up(
+    graph: ir.Graph, node: ir.Node, insertion: Insertion, columns: ir.Value, scales: ir.Value
+) -> None:
+    """Columns of tokens [B, L], scaled: [B, L, width]."""
+    ids = node.inputs[1]
+    found = insertion.op("Gather", [columns, ids], _INT8, {"axis": 1})
+    rows = insertion.op("Transpose", [found], _INT8, {"perm": [1, 2, 0]})
+    steps = insertion.op("Cast", [rows], _FLOAT, {"to": _FLOAT})
+    scale = insertion.op("Gather", [scales, ids], _FLOAT, name="GatherScale")
+    last = insertion.constant([-1], "last")
+    column = insertion.op("Unsqueeze", [scale, last], _FLOAT)
+    replace_node(graph, node, insertion.op("Mul", [steps, column], _FLOAT))

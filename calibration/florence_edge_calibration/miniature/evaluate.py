@@ -1,7 +1,7 @@
-"""Judge the miniature by its free-running answers about the held-out scenes.
+"""Evaluate the miniature by its free-running answers about the held-out scenes.
 
 Beside each figure stands its control, the same prompts put to other pictures: what a model gets
-right that does not look.
+right that ignores the picture.
 """
 
 import argparse
@@ -15,8 +15,9 @@ from PIL import Image
 from transformers import Florence2ForConditionalGeneration, Florence2Processor
 
 from florence_edge import TASKS, Florence2, GenerationOptions
-from florence_edge_calibration.judge import Answer, Verdict, judge
-from florence_edge_calibration.scenes.held_out import HeldOutScene, load_held_out
+
+from ..metrics import FreeAnswer, Verdict, judge
+from ..scenes.held_out import HeldOutScene, load_held_out
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ _MAX_NEW_TOKENS = 100
 
 
 Answerer = Callable[[str, Sequence[Image.Image], Sequence[str]], list[str]]
-"""A task, pictures and what goes beside each -> the raw text of each answer."""
+"""A task, pictures and the text input of each -> the raw text of each answer."""
 
 
 def evaluate(
@@ -35,7 +36,7 @@ def evaluate(
     """The verdict on each task.
 
     Args:
-        answer: who is asked; see `through_bundle` and `through_transformers`.
+        answer: the model; see `through_bundle` and `through_transformers`.
         scenes: pictures and one question of each task about each.
         shuffled: put each question to the picture of the scene before.
     """
@@ -45,13 +46,13 @@ def evaluate(
     verdicts = {}
     for place, task in enumerate(TASKS):
         questions = [scene.questions[place] for scene in scenes]
-        said: list[str] = []
+        found: list[str] = []
         for start in range(0, len(questions), _BATCH):
             part = slice(start, start + _BATCH)
-            said += answer(task, pictures[part], [question.text for question in questions[part]])
+            found += answer(task, pictures[part], [question.text for question in questions[part]])
         answers = [
-            Answer(said=text, truth=question.answer)
-            for text, question in zip(said, questions, strict=True)
+            FreeAnswer(text=text, truth=question.answer)
+            for text, question in zip(found, questions, strict=True)
         ]
         verdicts[task] = judge(task, answers)
         logger.info("%s %s", task, verdicts[task])
@@ -64,25 +65,25 @@ def through_bundle(folder: Path, *, beams: int = 3) -> Answerer:
     options = GenerationOptions(num_beams=beams, max_new_tokens=_MAX_NEW_TOKENS)
 
     def answer(task: str, pictures: Sequence[Image.Image], texts: Sequence[str]) -> list[str]:
-        beside = [text or None for text in texts]
-        results = model.run_batch(task, pictures, beside, options=options)
+        inputs = [text or None for text in texts]
+        results = model.run(list(pictures), task, inputs, options=options)
         return [result.raw_text for result in results]
 
     return answer
 
 
 def through_transformers(checkpoint: Path, *, beams: int = 3) -> Answerer:
-    """Answers of transformers with a checkpoint, for looking at a training that goes on."""
+    """Answers of transformers with a checkpoint, to follow a training that goes on."""
     model = Florence2ForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
     processor = Florence2Processor.from_pretrained(checkpoint)
 
     @torch.inference_mode()
     def answer(task: str, pictures: Sequence[Image.Image], texts: Sequence[str]) -> list[str]:
-        asked = [TASKS[task].token + text for text in texts]
-        inputs = processor(text=asked, images=list(pictures), padding=True, return_tensors="pt")
+        prompts = [TASKS[task].token + text for text in texts]
+        inputs = processor(text=prompts, images=list(pictures), padding=True, return_tensors="pt")
         token_ids = model.generate(**inputs, num_beams=beams, max_new_tokens=_MAX_NEW_TOKENS)
-        said = processor.batch_decode(token_ids, skip_special_tokens=False)
-        return [text.replace("<pad>", "") for text in said]
+        found = processor.batch_decode(token_ids, skip_special_tokens=False)
+        return [text.replace("<pad>", "") for text in found]
 
     return answer
 

@@ -1,8 +1,8 @@
 """Put a training run into the repository: newest checkpoint, log, curve and figures.
 
 `--work DIR` takes checkpoint, log and curve from a run, while it trains or afterwards;
-`--bundle DIR` measures the exported checkpoint; `--int8 NAME=DIR ...` measures what quantization
-costs beside it.
+`--bundle DIR` measures the exported checkpoint, for results/accuracy and the table in README;
+`--int8 NAME=DIR ...` measures int8 bundles beside it, for results/int8 and docs/int8.md.
 """
 
 import argparse
@@ -16,16 +16,62 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from florence_edge.bundle import FIDELITY
-from florence_edge_calibration.scenes.held_out import load_held_out
 
+from ..scenes.held_out import load_held_out
 from .evaluate import CHECKPOINT, evaluate, figures_as_json, through_bundle
 
-REPOSITORY_PART = Path(__file__).parents[2]
-INT8_FIGURES = REPOSITORY_PART / "int8.json"
+CALIBRATION = Path(__file__).parents[2]
+RESULTS = CALIBRATION.parent / "results"
+INT8_FIGURES = RESULTS / "int8" / "miniature.json"
+_FIGURES = RESULTS / "accuracy" / "miniature.json"
 _FLOAT = "float32"
 _CURVE_SIZE = (900, 420)
 _MARGIN = 50
 _COLOURS = {"answers": (200, 60, 40), "word": (40, 110, 190), "shape": (50, 150, 70)}
+
+
+def publish_run(work: Path) -> None:
+    """Copy and draw what a training run left: checkpoint, log and curve."""
+    shutil.copytree(
+        work / "checkpoint", CHECKPOINT, dirs_exist_ok=True, copy_function=shutil.copyfile
+    )
+    shutil.copyfile(work / "training.jsonl", CALIBRATION / "training.jsonl")
+    lines = (work / "training.jsonl").read_text(encoding="utf-8").splitlines()
+    draw_curve([json.loads(line) for line in lines]).save(CALIBRATION / "training.png")
+
+
+def publish_figures(bundle: Path) -> None:
+    """Measure the exported miniature; README's table is rewritten from the figures."""
+    answer, scenes = through_bundle(bundle), load_held_out()
+    verdicts, control = (evaluate(answer, scenes, shuffled=shuffled) for shuffled in (False, True))
+    figures = figures_as_json(verdicts, control)
+    text = json.dumps(figures, indent=2) + "\n"
+    _FIGURES.write_text(text, encoding="utf-8")
+    readme = CALIBRATION / "README.md"
+    readme.write_text(with_table(readme.read_text("utf-8"), figure_table(figures)), "utf-8")
+
+
+def publish_int8(bundles: Mapping[str, Path]) -> None:
+    """Measure bundles of the miniature on the held-out scenes; docs/int8.md shows them."""
+    scenes = load_held_out()
+    found = {name: evaluate(through_bundle(folder), scenes) for name, folder in bundles.items()}
+    figures = {
+        task: {
+            "measure": verdict.headline,
+            "figures": {name: round(found[name][task].value, 4) for name in bundles},
+        }
+        for task, verdict in found[_FLOAT].items()
+    }
+    gates = {name: _gate_of(folder) for name, folder in bundles.items() if name != _FLOAT}
+    text = json.dumps({"held-out scenes": figures, "gates": gates}, indent=2) + "\n"
+    INT8_FIGURES.write_text(text, encoding="utf-8")
+    page = CALIBRATION.parent / "docs" / "int8.md"
+    page.write_text(with_table(page.read_text("utf-8"), int8_table(figures), "int8"), "utf-8")
+
+
+def _gate_of(bundle: Path) -> Any:
+    """What the export of an int8 bundle found along the float model's answers."""
+    return json.loads((bundle / FIDELITY).read_text(encoding="utf-8"))["against_float"]
 
 
 def figure_table(figures: Mapping[str, Mapping[str, Any]]) -> str:
@@ -51,10 +97,10 @@ def int8_table(figures: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join([*heading, *rows])
 
 
-def with_table(readme: str, table: str, mark: str = "figures") -> str:
-    """The README with the table between its marks replaced."""
+def with_table(page: str, table: str, mark: str = "figures") -> str:
+    """The page with the table between its marks replaced."""
     begins, ends = f"<!-- {mark} -->", f"<!-- end of {mark} -->"
-    before, _, rest = readme.partition(begins)
+    before, _, rest = page.partition(begins)
     _, _, after = rest.partition(ends)
     return f"{before}{begins}\n{table}\n{ends}{after}"
 
@@ -87,50 +133,6 @@ def draw_curve(log: Sequence[Mapping[str, float]]) -> Image.Image:
     return picture
 
 
-def publish(work: Path) -> None:
-    """Copy and draw what a training run left."""
-    shutil.copytree(
-        work / "checkpoint", CHECKPOINT, dirs_exist_ok=True, copy_function=shutil.copyfile
-    )
-    shutil.copyfile(work / "training.jsonl", REPOSITORY_PART / "training.jsonl")
-    lines = (work / "training.jsonl").read_text(encoding="utf-8").splitlines()
-    draw_curve([json.loads(line) for line in lines]).save(REPOSITORY_PART / "training.png")
-
-
-def publish_figures(bundle: Path) -> None:
-    """Measure the exported miniature; README's table is rewritten from the figures."""
-    answer, scenes = through_bundle(bundle), load_held_out()
-    verdicts, control = (evaluate(answer, scenes, shuffled=shuffled) for shuffled in (False, True))
-    figures = figures_as_json(verdicts, control)
-    text = json.dumps(figures, indent=2) + "\n"
-    (REPOSITORY_PART / "miniature.json").write_text(text, encoding="utf-8")
-    readme = REPOSITORY_PART / "README.md"
-    readme.write_text(with_table(readme.read_text("utf-8"), figure_table(figures)), "utf-8")
-
-
-def publish_int8(bundles: Mapping[str, Path]) -> None:
-    """Measure bundles of the miniature on the held-out scenes; the project's README shows them."""
-    scenes = load_held_out()
-    found = {name: evaluate(through_bundle(folder), scenes) for name, folder in bundles.items()}
-    figures = {
-        task: {
-            "measure": verdict.headline,
-            "figures": {name: round(found[name][task].value, 4) for name in bundles},
-        }
-        for task, verdict in found[_FLOAT].items()
-    }
-    gates = {name: _gate_of(folder) for name, folder in bundles.items() if name != _FLOAT}
-    text = json.dumps({"held-out scenes": figures, "gates": gates}, indent=2) + "\n"
-    INT8_FIGURES.write_text(text, encoding="utf-8")
-    readme = REPOSITORY_PART.parent / "README.md"
-    readme.write_text(with_table(readme.read_text("utf-8"), int8_table(figures), "int8"), "utf-8")
-
-
-def _gate_of(bundle: Path) -> Any:
-    """What the export of an int8 bundle found along the float model's answers."""
-    return json.loads((bundle / FIDELITY).read_text(encoding="utf-8"))["against_float"]
-
-
 def main() -> None:
     """Publish from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -147,7 +149,7 @@ def main() -> None:
         publish_int8({_FLOAT: arguments.bundle, **others})
         return
     if arguments.work:
-        publish(arguments.work)
+        publish_run(arguments.work)
     if arguments.bundle:
         publish_figures(arguments.bundle)
 

@@ -6,13 +6,13 @@ import numpy as np
 
 from .drawing import draw_scene
 from .layout import GRID, Scene, SceneObject, SceneWord, compose, draw_object_count
-from .questions import Question, all_answers_are_sayable, ask, ask_everything
+from .questions import SceneQuestion, ask, ask_everything, no_answer_repeats_a_trigram
 
 __all__ = [
     "GRID",
-    "Question",
     "Scene",
     "SceneObject",
+    "SceneQuestion",
     "SceneWord",
     "ask",
     "ask_everything",
@@ -28,7 +28,7 @@ def generate_scene(seed: int) -> Scene:
     object_count = draw_object_count(random)
     while True:
         scene = compose(seed, object_count, random)
-        if all_answers_are_sayable(scene):
+        if no_answer_repeats_a_trigram(scene):
             return scene
 
 

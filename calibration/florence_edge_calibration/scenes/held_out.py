@@ -1,4 +1,4 @@
-"""The held-out scenes, committed as pictures and truth; training never sees their seeds.
+"""The held-out scenes, committed as pictures and truth; training never uses their seeds.
 
 They are not drawn where they are used, because fonts change between Pillow versions.
 `python -m florence_edge_calibration.scenes.held_out` writes them anew.
@@ -13,7 +13,17 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from . import GRID, Question, Scene, ask_everything, draw_scene, generate_scene, generate_scenes
+from florence_edge.files import from_json
+
+from . import (
+    GRID,
+    Scene,
+    SceneQuestion,
+    ask_everything,
+    draw_scene,
+    generate_scene,
+    generate_scenes,
+)
 from .shapes import SHAPES
 
 FOLDER = Path(__file__).parents[2] / "held_out"
@@ -28,19 +38,47 @@ class HeldOutScene:
     """A committed picture and one question of each task about it."""
 
     picture: Path
-    questions: tuple[Question, ...]
+    questions: tuple[SceneQuestion, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _ImageRow:
+    id: int
+    file_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class _QuestionRow:
+    image_id: int
+    task: str
+    text: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Truth:
+    """What the evaluation reads of truth.json; `coco_truth` says what else is in it."""
+
+    images: list[_ImageRow]
+    questions: list[_QuestionRow]
 
 
 def load_held_out(folder: Path = FOLDER) -> list[HeldOutScene]:
-    """Read the committed scenes."""
-    truth = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
-    questions: dict[int, list[Question]] = {image["id"]: [] for image in truth["images"]}
-    for row in truth["questions"]:
-        question = Question(task=row["task"], text=row["text"], answer=row["answer"])
-        questions[row["image_id"]].append(question)
+    """Read the committed scenes.
+
+    Raises:
+        OSError: the folder has no truth.json.
+        ValueError: truth.json is damaged; the field is named.
+    """
+    content = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
+    truth = from_json(_Truth, content)
+    questions: dict[int, list[SceneQuestion]] = {image.id: [] for image in truth.images}
+    for row in truth.questions:
+        question = SceneQuestion(task=row.task, text=row.text, answer=row.answer)
+        questions[row.image_id].append(question)
     return [
-        HeldOutScene(picture=folder / image["file_name"], questions=tuple(questions[image["id"]]))
-        for image in truth["images"]
+        HeldOutScene(picture=folder / image.file_name, questions=tuple(questions[image.id]))
+        for image in truth.images
     ]
 
 
@@ -74,8 +112,8 @@ def coco_truth(scenes: Sequence[Scene], image_size: int) -> dict[str, list[dict[
             quad = _flat(word.quad, image_size / GRID)
             truth["words"].append({"image_id": image_id, "text": word.text, "quad": quad})
         for question in ask_everything(scene):
-            asked = {"task": question.task, "text": question.text, "answer": question.answer}
-            truth["questions"].append({"image_id": image_id, **asked})
+            row = {"task": question.task, "text": question.text, "answer": question.answer}
+            truth["questions"].append({"image_id": image_id, **row})
             if question.task.endswith("CAPTION") and not question.task.startswith("DENSE"):
                 truth["captions"].append({"image_id": image_id, "caption": question.answer})
     return truth

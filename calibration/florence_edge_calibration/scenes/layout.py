@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .backgrounds import BACKGROUNDS
 from .shapes import COLOURS, SHAPES
 from .words import WORDS, aspect_of
 
@@ -16,13 +15,15 @@ GRID = 64
 _CELL = 2  # boxes are laid out in cells of 1/32 of the picture
 _CELLS = GRID // _CELL
 
-Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in 1/GRID of the picture
-Point = tuple[int, int]
+GridBox = tuple[int, int, int, int]  # x1, y1, x2, y2 in 1/GRID of the picture
+GridPoint = tuple[int, int]
+
+BACKGROUNDS: tuple[str, ...] = ("plain", "textured", "photographic")
 
 _SIZES = {"small": (5, 8), "large": (9, 13)}  # longest side in cells, upper end excluded
 _WORD_HEIGHTS = (4, 7)  # 12 to 19 % of the picture
 _OBJECT_COUNTS = {1: 0.15, 2: 0.2, 3: 0.3, 4: 0.2, 5: 0.15}
-_MOST_HIDDEN = 0.25  # of an object's box, by those in front of it
+_MAX_HIDDEN = 0.25  # of an object's box, by those in front of it
 _PLACES_TRIED = 30
 
 
@@ -33,7 +34,7 @@ class SceneObject:
     shape: str
     colour: str
     size: str
-    box: Box
+    box: GridBox
     depth: int
 
     @property
@@ -47,7 +48,7 @@ class SceneObject:
         return f"{self.size} {self.name}"
 
     @property
-    def polygon(self) -> tuple[Point, ...]:
+    def polygon(self) -> tuple[GridPoint, ...]:
         """The corners, clockwise from the shape's first one."""
         x1, y1, x2, y2 = self.box
         corners = SHAPES[self.shape].corners
@@ -61,12 +62,12 @@ class SceneWord:
     """A printed word; its box is the outline of its ink."""
 
     text: str
-    box: Box
+    box: GridBox
     dark: bool
     plate: bool
 
     @property
-    def quad(self) -> tuple[Point, ...]:
+    def quad(self) -> tuple[GridPoint, ...]:
         """The four corners, clockwise from the upper left one."""
         x1, y1, x2, y2 = self.box
         return ((x1, y1), (x2, y1), (x2, y2), (x1, y2))
@@ -125,7 +126,7 @@ def _place_words(count: int, random: np.random.Generator) -> list[SceneWord]:
 
 
 def _place_objects(
-    count: int, occupied: list[Box], random: np.random.Generator
+    count: int, occupied: list[GridBox], random: np.random.Generator
 ) -> list[SceneObject] | None:
     """Place objects clear of words, none hidden too much; None where one finds no place."""
     names = [(colour, shape) for colour in COLOURS for shape in SHAPES]
@@ -141,8 +142,12 @@ def _place_objects(
 
 
 def _free_box(
-    shape: str, size: str, occupied: list[Box], behind: list[Box], random: np.random.Generator
-) -> Box | None:
+    shape: str,
+    size: str,
+    occupied: list[GridBox],
+    behind: list[GridBox],
+    random: np.random.Generator,
+) -> GridBox | None:
     longest = int(random.integers(*_SIZES[size]))
     sides = [
         longest,
@@ -153,26 +158,26 @@ def _free_box(
     for _ in range(_PLACES_TRIED):
         box = _random_box(sides[0], sides[1], random)
         clear = not any(_overlap(_grown(box), other) for other in occupied)
-        if clear and all(_overlap(box, other) <= _MOST_HIDDEN * _area(other) for other in behind):
+        if clear and all(_overlap(box, other) <= _MAX_HIDDEN * _area(other) for other in behind):
             return box
     return None
 
 
-def _random_box(width: int, height: int, random: np.random.Generator) -> Box:
+def _random_box(width: int, height: int, random: np.random.Generator) -> GridBox:
     x = int(random.integers(0, _CELLS - width + 1))
     y = int(random.integers(0, _CELLS - height + 1))
     return (x * _CELL, y * _CELL, (x + width) * _CELL, (y + height) * _CELL)
 
 
-def _grown(box: Box) -> Box:
+def _grown(box: GridBox) -> GridBox:
     return (box[0] - _CELL, box[1] - _CELL, box[2] + _CELL, box[3] + _CELL)
 
 
-def _area(box: Box) -> int:
+def _area(box: GridBox) -> int:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-def _overlap(one: Box, other: Box) -> int:
+def _overlap(one: GridBox, other: GridBox) -> int:
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
     return max(0, width) * max(0, height)

@@ -1,8 +1,8 @@
 """What can be asked about a scene, and the answers in Florence-2's words: all 15 tasks.
 
-`no_repeat_ngram_size` is 3 in Florence-2, so a model can never say the same three tokens twice.
-Answers are therefore worded as terse lists, and scenes whose answers would repeat three tokens are
-not used.
+`no_repeat_ngram_size` is 3 in Florence-2, so a model can never generate the same three tokens
+twice. Answers are therefore worded as terse lists, and scenes whose answers would repeat three
+tokens are not used.
 """
 
 import re
@@ -13,14 +13,14 @@ import numpy as np
 
 from florence_edge.tasks import TASKS
 
-from .layout import GRID, Box, Point, Scene, SceneObject
+from .layout import GRID, GridBox, GridPoint, Scene, SceneObject
 
 _LOCATIONS = 1000
 _TOKEN = re.compile(r"<[^>]+>|\w+|[^\w\s]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class SceneQuestion:
     """A task put to a scene: the text that goes with the task's marker, and the expected answer."""
 
     task: str
@@ -33,40 +33,40 @@ class Question:
         return TASKS[self.task].prompt(self.text)
 
 
-def ask(scene: Scene, task: str, random: np.random.Generator) -> Question:
+def ask(scene: Scene, task: str, random: np.random.Generator) -> SceneQuestion:
     """Put one of the 15 tasks to a scene; `random` chooses what tasks with an input ask for."""
-    text, answer = _ASKED[task](scene, random)
-    return Question(task=task, text=text, answer=answer)
+    text, answer = _ASKERS[task](scene, random)
+    return SceneQuestion(task=task, text=text, answer=answer)
 
 
-def ask_everything(scene: Scene) -> list[Question]:
+def ask_everything(scene: Scene) -> list[SceneQuestion]:
     """One question of each task, always the same ones for a scene."""
     random = np.random.default_rng([scene.seed, 2])
     return [ask(scene, task, random) for task in TASKS]
 
 
-def is_sayable(answer: str) -> bool:
+def has_no_repeated_trigram(answer: str) -> bool:
     """Whether no three tokens (words, marks, locations) occur twice in an answer."""
     tokens = _TOKEN.findall(answer)
     triples = list(zip(tokens, tokens[1:], tokens[2:], strict=False))
     return len(set(triples)) == len(triples)
 
 
-def all_answers_are_sayable(scene: Scene) -> bool:
-    """Whether every answer about the whole scene, and about each of its things, is sayable."""
+def no_answer_repeats_a_trigram(scene: Scene) -> bool:
+    """Whether every answer, about the whole scene and each of its things, can be generated."""
     random = np.random.default_rng(0)
     whole = (ask(scene, task, random).answer for task in TASKS)
     polygons = (_polygon_tokens(thing.polygon) for thing in scene.objects)
-    return all(is_sayable(answer) for answer in (*whole, *polygons))
+    return all(has_no_repeated_trigram(answer) for answer in (*whole, *polygons))
 
 
-def location_tokens(points: Iterable[Point]) -> str:
+def location_tokens(points: Iterable[GridPoint]) -> str:
     """Points of the grid as location tokens, x before y."""
     bins = (min(value * _LOCATIONS // GRID, _LOCATIONS - 1) for point in points for value in point)
     return "".join(f"<loc_{value}>" for value in bins)
 
 
-def _box_tokens(box: Box) -> str:
+def _box_tokens(box: GridBox) -> str:
     return location_tokens([(box[0], box[1]), (box[2], box[3])])
 
 
@@ -82,7 +82,7 @@ def _in_boxes(scene: Scene, describe: Callable[[SceneObject], str]) -> str:
     return "".join(describe(thing) + _box_tokens(thing.box) for thing in scene.objects)
 
 
-_Asked = Callable[[Scene, np.random.Generator], tuple[str, str]]
+_Asker = Callable[[Scene, np.random.Generator], tuple[str, str]]
 
 
 def _caption(scene: Scene, random: np.random.Generator) -> tuple[str, str]:
@@ -122,7 +122,7 @@ def _dense_region_caption(scene: Scene, random: np.random.Generator) -> tuple[st
 
 
 def _region_proposal(scene: Scene, random: np.random.Generator) -> tuple[str, str]:
-    things: tuple[Box, ...] = tuple(thing.box for thing in scene.objects)
+    things: tuple[GridBox, ...] = tuple(thing.box for thing in scene.objects)
     return "", "".join(map(_box_tokens, sorted([*things, *(word.box for word in scene.words)])))
 
 
@@ -175,7 +175,7 @@ def _any_object(scene: Scene, random: np.random.Generator) -> SceneObject:
     return scene.objects[int(random.integers(len(scene.objects)))]
 
 
-_ASKED: dict[str, _Asked] = {
+_ASKERS: dict[str, _Asker] = {
     "CAPTION": _caption,
     "DETAILED_CAPTION": _detailed_caption,
     "MORE_DETAILED_CAPTION": _more_detailed_caption,

@@ -3,11 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-Points = npt.NDArray[np.float64]  # [n, 2], x and y in 0..1, y downwards
-Shares = npt.NDArray[np.float32]  # [height, width], 0..1
+from .. import Float32s, Float64s
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (214, 32, 36),
@@ -24,66 +22,69 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """A shape: what is drawn, and the few corners that its polygon truth names."""
+class ObjectShape:
+    """A shape: what is drawn, and the few corners that its polygon truth names.
 
-    outline: Points
-    corners: Points
+    Both are [n, 2], x and y in 0 to 1, y downwards.
+    """
+
+    outline: Float64s
+    corners: Float64s
     square: bool  # an oblong circle would be an ellipse: these keep width = height
 
 
-def _polar(radius: float | Points, angles: Points) -> Points:
+def _polar(radius: float | Float64s, angles: Float64s) -> Float64s:
     return np.stack([0.5 + radius * np.sin(angles), 0.5 - radius * np.cos(angles)], axis=1)
 
 
-def _turn(count: int, phase: float = 0.0) -> Points:
+def _turn(count: int, phase: float = 0.0) -> Float64s:
     return 2 * np.pi * (np.arange(count) + phase) / count
 
 
-def _fill_unit_square(points: Points) -> Points:
+def _fill_unit_square(points: Float64s) -> Float64s:
     low, high = points.min(axis=0), points.max(axis=0)
-    filled: Points = (points - low) / (high - low)
+    filled: Float64s = (points - low) / (high - low)
     return filled
 
 
-def _angular(points: list[tuple[float, float]] | Points, *, square: bool = False) -> Shape:
+def _angular(points: list[tuple[float, float]] | Float64s, *, square: bool = False) -> ObjectShape:
     corners = np.asarray(points, dtype=np.float64)
-    return Shape(outline=corners, corners=corners, square=square)
+    return ObjectShape(outline=corners, corners=corners, square=square)
 
 
-def _circle() -> Shape:
+def _circle() -> ObjectShape:
     # An octagon of the circle's area; turned by half a corner it stays inside the circle's box.
     equal_area_radius = 0.5 * np.sqrt(np.pi / (8 * np.sin(np.pi / 4) / 2))
-    return Shape(
+    return ObjectShape(
         outline=_polar(0.5, _turn(48)),
         corners=_polar(equal_area_radius, _turn(8, 0.5)),
         square=True,
     )
 
 
-def _star() -> Shape:
+def _star() -> ObjectShape:
     radius = np.where(np.arange(10) % 2 == 0, 0.5, 0.22)
     return _angular(_fill_unit_square(_polar(radius, _turn(10))))
 
 
-def _heart() -> Shape:
+def _heart() -> ObjectShape:
     angle = _turn(48)
     x = 16 * np.sin(angle) ** 3
     y = 13 * np.cos(angle) - 5 * np.cos(2 * angle) - 2 * np.cos(3 * angle) - np.cos(4 * angle)
     outline = _fill_unit_square(np.stack([x, -y], axis=1))
-    return Shape(
+    return ObjectShape(
         outline=outline, corners=outline[[0, 5, 8, 11, 13, 24, 35, 37, 40, 43]], square=False
     )
 
 
-def _moon() -> Shape:
+def _moon() -> ObjectShape:
     outer = _polar(0.5, np.linspace(-0.15 * np.pi, 1.15 * np.pi, 25))
     outer = np.stack([1 - outer[:, 0], outer[:, 1]], axis=1)
     inner = np.linspace(outer[-1], outer[0], 15)
     bulge = 0.34 * np.sin(np.linspace(0, np.pi, 15))
     inner[:, 0] -= bulge
     outline = _fill_unit_square(np.concatenate([outer, inner[1:-1]]))
-    return Shape(
+    return ObjectShape(
         outline=outline, corners=outline[[0, 5, 9, 12, 15, 19, 24, 28, 31, 34]], square=False
     )
 
@@ -93,7 +94,7 @@ _CROSS = [
     *[(2, 3), (1, 3), (1, 2), (0, 2), (0, 1), (1, 1)],
 ]
 
-SHAPES: dict[str, Shape] = {
+SHAPES: dict[str, ObjectShape] = {
     "circle": _circle(),
     "square": _angular([(0, 0), (1, 0), (1, 1), (0, 1)], square=True),
     "triangle": _angular([(0.5, 0), (1, 1), (0, 1)]),
@@ -108,8 +109,8 @@ SHAPES: dict[str, Shape] = {
 _OVERSAMPLING = 4
 
 
-def shape_mask(shape: Shape, width: int, height: int) -> tuple[Shares, Shares]:
-    """How much of each pixel of a box lies in the shape, and on its rim."""
+def shape_mask(shape: ObjectShape, width: int, height: int) -> tuple[Float32s, Float32s]:
+    """How much of each pixel of a box is inside the shape, and on its rim: [height, width]."""
     size = (width * _OVERSAMPLING, height * _OVERSAMPLING)
     points = [(x * size[0], y * size[1]) for x, y in shape.outline]
     inside, rim = Image.new("L", size), Image.new("L", size)
@@ -122,5 +123,5 @@ def shape_mask(shape: Shape, width: int, height: int) -> tuple[Shares, Shares]:
     return covered, edge * covered
 
 
-def _shares(mask: Image.Image) -> Shares:
+def _shares(mask: Image.Image) -> Float32s:
     return np.asarray(mask, dtype=np.float32) / np.float32(255)

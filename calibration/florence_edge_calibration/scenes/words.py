@@ -3,8 +3,9 @@
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
+
+from .. import Float32s
 
 WORDS: tuple[str, ...] = tuple(
     """
@@ -60,7 +61,7 @@ def letter_ends(word: str) -> tuple[float, ...]:
     return tuple(font.getlength(word[: count + 1]) / width for count in range(len(word)))
 
 
-def word_mask(word: str, width: int, height: int) -> npt.NDArray[np.float32]:
+def word_mask(word: str, width: int, height: int) -> Float32s:
     """How much ink each pixel of a box carries, 0 to 1, [height, width]."""
     ink = _printed(word)
     method = Image.Resampling.BOX if height < ink.height else Image.Resampling.BICUBIC

@@ -1,1 +1,1 @@
-"""A checkpoint: where it comes from, what it states, and its tensors by name."""
+"""A checkpoint: where it comes from, what its files say, and its tensors by name."""

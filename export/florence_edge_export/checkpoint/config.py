@@ -1,4 +1,8 @@
-"""config.json of a Florence-2 checkpoint, in Microsoft's layout or transformers' native one."""
+"""config.json of a Florence-2 checkpoint, in Microsoft's layout or transformers' native one.
+
+`read_config` gives the numbers that the graphs are built from, `model_size` those of the contract
+at an image size, if the model can take pictures of that size.
+"""
 
 import json
 from collections.abc import Mapping
@@ -8,9 +12,73 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from florence_edge.errors import BundleError
+from florence_edge import contract
+from florence_edge.contract import ModelSize
+from florence_edge.errors import BundleError, RequestError
+from florence_edge.files import from_json
 
-from .architecture import TextConfig, VisionConfig
+PROMPT_ROOM = 32  # encoder positions that a prompt may need beside the image tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VisionConfig:
+    """DaViT and the projector behind it; one entry a stage where there are several."""
+
+    in_channels: int
+    dims: tuple[int, ...]
+    depths: tuple[int, ...]
+    heads: tuple[int, ...]
+    groups: tuple[int, ...]
+    patch_sizes: tuple[int, ...]
+    patch_strides: tuple[int, ...]
+    patch_paddings: tuple[int, ...]
+    patch_prenorms: tuple[bool, ...]
+    window_size: int
+    mlp_ratio: float
+    qkv_bias: bool
+    activation: str
+    projection_dim: int
+    position_embeddings: int
+    temporal_embeddings: int
+    feature_sources: tuple[str, ...]
+
+    def grid(self, image_size: int) -> int:
+        """Side of the square of image tokens that leaves the last stage."""
+        return self.sides(image_size)[-1]
+
+    def sides(self, image_size: int) -> tuple[int, ...]:
+        """Side of the feature map of each stage (the arithmetic of a strided convolution)."""
+        sides = []
+        for kernel, stride, padding in zip(
+            self.patch_sizes, self.patch_strides, self.patch_paddings, strict=True
+        ):
+            image_size = (image_size + 2 * padding - kernel) // stride + 1
+            sides.append(image_size)
+        return tuple(sides)
+
+    def image_tokens(self, image_size: int) -> int:
+        """How many tokens a picture becomes: 577 for Florence-2 at 768 pixels."""
+        per_source = {"spatial_avg_pool": 1, "temporal_avg_pool": None, "last_frame": None}
+        return sum(
+            per_source[source] or self.grid(image_size) ** 2 for source in self.feature_sources
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextConfig:
+    """BART: post-norm encoder and decoder over one tied embedding."""
+
+    vocab_size: int
+    d_model: int
+    encoder_layers: int
+    encoder_heads: int
+    encoder_ffn: int
+    decoder_layers: int
+    decoder_heads: int
+    decoder_ffn: int
+    positions: int
+    activation: str
+    scale_embedding: bool
 
 
 class Layout(Enum):
@@ -22,7 +90,7 @@ class Layout(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointConfig:
-    """What config.json states about the model."""
+    """What config.json says about the model; `raw` is all of it."""
 
     layout: Layout
     vision: VisionConfig
@@ -65,7 +133,7 @@ def read_config(folder: Path) -> CheckpointConfig:
         text = _text(raw["text_config"])
         if vision.projection_dim != text.d_model:
             raise ValueError(f"projection_dim {vision.projection_dim}, but d_model {text.d_model}")
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BundleError(
             f"{folder / 'config.json'} lacks or garbles a field of Florence-2: {error}. "
             "Fetch it again, or compare it with the original checkpoint's."
@@ -79,72 +147,76 @@ def _layout(vision: Mapping[str, Any]) -> Layout:
     return Layout.NATIVE if native else Layout.MICROSOFT
 
 
-# What transformers' Florence2VisionConfig assumes for a field that a native config.json leaves out.
-_VISION_DEFAULTS: dict[str, Any] = {
-    "in_channels": 3,
-    "embed_dim": (128, 256, 512, 1024),
-    "depths": (1, 1, 9, 1),
-    "num_heads": (4, 8, 16, 32),
-    "num_groups": (4, 8, 16, 32),
-    "patch_size": (7, 3, 3, 3),
-    "patch_stride": (4, 2, 2, 2),
-    "patch_padding": (3, 1, 1, 1),
-    "patch_prenorm": (False, True, True, True),
-    "window_size": 12,
-    "mlp_ratio": 4.0,
-    "qkv_bias": True,
-    "activation_function": "gelu",
-    "projection_dim": 1024,
-    "max_position_embeddings": 50,
-    "max_temporal_embeddings": 100,
-}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _VisionJson:
+    """vision_config in transformers' names, with what its Florence2VisionConfig assumes."""
+
+    in_channels: int = 3
+    embed_dim: tuple[int, ...] = (128, 256, 512, 1024)
+    depths: tuple[int, ...] = (1, 1, 9, 1)
+    num_heads: tuple[int, ...] = (4, 8, 16, 32)
+    num_groups: tuple[int, ...] = (4, 8, 16, 32)
+    patch_size: tuple[int, ...] = (7, 3, 3, 3)
+    patch_stride: tuple[int, ...] = (4, 2, 2, 2)
+    patch_padding: tuple[int, ...] = (3, 1, 1, 1)
+    patch_prenorm: tuple[bool, ...] = (False, True, True, True)
+    window_size: int = 12
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    activation_function: str = "gelu"
+    projection_dim: int = 1024
+    max_position_embeddings: int = 50
+    max_temporal_embeddings: int = 100
 
 
-# What BartConfig assumes for a field that config.json leaves out: BART-large.
-_TEXT_DEFAULTS: dict[str, Any] = {
-    "d_model": 1024,
-    "encoder_layers": 12,
-    "encoder_attention_heads": 16,
-    "encoder_ffn_dim": 4096,
-    "decoder_layers": 12,
-    "decoder_attention_heads": 16,
-    "decoder_ffn_dim": 4096,
-    "max_position_embeddings": 1024,
-    "activation_function": "gelu",
-    "scale_embedding": False,
-}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _TextJson:
+    """text_config, with what transformers' BartConfig assumes: BART-large."""
+
+    vocab_size: int
+    d_model: int = 1024
+    encoder_layers: int = 12
+    encoder_attention_heads: int = 16
+    encoder_ffn_dim: int = 4096
+    decoder_layers: int = 12
+    decoder_attention_heads: int = 16
+    decoder_ffn_dim: int = 4096
+    max_position_embeddings: int = 1024
+    activation_function: str = "gelu"
+    scale_embedding: bool = False
 
 
-def _vision(stated: Mapping[str, Any], layout: Layout) -> VisionConfig:
-    fields = _VISION_DEFAULTS | dict(stated)
+def _vision(content: Mapping[str, Any], layout: Layout) -> VisionConfig:
+    names = dict(content)
     # The native class always joins pooled and spatial features and ignores the field.
     sources = ("spatial_avg_pool", "temporal_avg_pool")
     if layout is Layout.MICROSOFT:
-        sources = tuple(stated["image_feature_source"])
-        fields["embed_dim"] = stated["dim_embed"]
-        fields["max_position_embeddings"] = stated["image_pos_embed"]["max_pos_embeddings"]
-        temporal = stated["visual_temporal_embedding"]
-        fields["max_temporal_embeddings"] = temporal["max_temporal_embeddings"]
+        sources = tuple(content["image_feature_source"])
+        names["embed_dim"] = content["dim_embed"]
+        names["max_position_embeddings"] = content["image_pos_embed"]["max_pos_embeddings"]
+        temporal = content["visual_temporal_embedding"]
+        names["max_temporal_embeddings"] = temporal["max_temporal_embeddings"]
     unknown = set(sources) - {"spatial_avg_pool", "temporal_avg_pool", "last_frame"}
     if unknown or not sources:
         raise ValueError(f"unknown image_feature_source {sorted(unknown)}")
+    fields = from_json(_VisionJson, names)
     vision = VisionConfig(
-        in_channels=int(fields["in_channels"]),
-        dims=_ints(fields["embed_dim"]),
-        depths=_ints(fields["depths"]),
-        heads=_ints(fields["num_heads"]),
-        groups=_ints(fields["num_groups"]),
-        patch_sizes=_ints(fields["patch_size"]),
-        patch_strides=_ints(fields["patch_stride"]),
-        patch_paddings=_ints(fields["patch_padding"]),
-        patch_prenorms=tuple(bool(flag) for flag in fields["patch_prenorm"]),
-        window_size=int(fields["window_size"]),
-        mlp_ratio=float(fields["mlp_ratio"]),
-        qkv_bias=bool(fields["qkv_bias"]),
-        activation=str(fields["activation_function"]),
-        projection_dim=int(fields["projection_dim"]),
-        position_embeddings=int(fields["max_position_embeddings"]),
-        temporal_embeddings=int(fields["max_temporal_embeddings"]),
+        in_channels=fields.in_channels,
+        dims=fields.embed_dim,
+        depths=fields.depths,
+        heads=fields.num_heads,
+        groups=fields.num_groups,
+        patch_sizes=fields.patch_size,
+        patch_strides=fields.patch_stride,
+        patch_paddings=fields.patch_padding,
+        patch_prenorms=fields.patch_prenorm,
+        window_size=fields.window_size,
+        mlp_ratio=fields.mlp_ratio,
+        qkv_bias=fields.qkv_bias,
+        activation=fields.activation_function,
+        projection_dim=fields.projection_dim,
+        position_embeddings=fields.max_position_embeddings,
+        temporal_embeddings=fields.max_temporal_embeddings,
         feature_sources=sources,
     )
     _check_vision(vision)
@@ -152,7 +224,7 @@ def _vision(stated: Mapping[str, Any], layout: Layout) -> VisionConfig:
 
 
 def _check_vision(vision: VisionConfig) -> None:
-    """Raise ValueError where the numbers make no DaViT."""
+    """Raise ValueError where the numbers do not make a DaViT."""
     counts = (vision.dims, vision.depths, vision.heads, vision.groups)
     patches = (vision.patch_sizes, vision.patch_strides)
     paddings, prenorms = vision.patch_paddings, vision.patch_prenorms
@@ -167,20 +239,20 @@ def _check_vision(vision: VisionConfig) -> None:
         raise ValueError(f"in_channels is {vision.in_channels}, and pictures have 3")
 
 
-def _text(stated: Mapping[str, Any]) -> TextConfig:
-    fields = _TEXT_DEFAULTS | dict(stated)
+def _text(content: Mapping[str, Any]) -> TextConfig:
+    fields = from_json(_TextJson, content)
     text = TextConfig(
-        vocab_size=int(fields["vocab_size"]),
-        d_model=int(fields["d_model"]),
-        encoder_layers=int(fields["encoder_layers"]),
-        encoder_heads=int(fields["encoder_attention_heads"]),
-        encoder_ffn=int(fields["encoder_ffn_dim"]),
-        decoder_layers=int(fields["decoder_layers"]),
-        decoder_heads=int(fields["decoder_attention_heads"]),
-        decoder_ffn=int(fields["decoder_ffn_dim"]),
-        positions=int(fields["max_position_embeddings"]),
-        activation=str(fields["activation_function"]),
-        scale_embedding=bool(fields["scale_embedding"]),
+        vocab_size=fields.vocab_size,
+        d_model=fields.d_model,
+        encoder_layers=fields.encoder_layers,
+        encoder_heads=fields.encoder_attention_heads,
+        encoder_ffn=fields.encoder_ffn_dim,
+        decoder_layers=fields.decoder_layers,
+        decoder_heads=fields.decoder_attention_heads,
+        decoder_ffn=fields.decoder_ffn_dim,
+        positions=fields.max_position_embeddings,
+        activation=fields.activation_function,
+        scale_embedding=fields.scale_embedding,
     )
     layers = (text.encoder_layers, text.decoder_layers)
     heads = (text.encoder_heads, text.decoder_heads)
@@ -191,5 +263,52 @@ def _text(stated: Mapping[str, Any]) -> TextConfig:
     return text
 
 
-def _ints(values: Any) -> tuple[int, ...]:
-    return tuple(int(value) for value in values)
+def model_size(config: CheckpointConfig, image_size: int) -> ModelSize:
+    """The numbers of the contract for this model at this image size.
+
+    Raises:
+        RequestError: the size does not fit the strides, or the model has too few positions for it.
+        BundleError: the vocabulary is smaller than what the decoder ranks.
+    """
+    vision, text = config.vision, config.text
+    stride = 1
+    for patch_stride in vision.patch_strides:
+        stride *= patch_stride
+    if image_size < stride or image_size % stride:
+        raise RequestError(
+            f"The image size is {image_size}; it must be a multiple of {stride}, the stride of "
+            "this model's vision encoder."
+        )
+    image_tokens = vision.image_tokens(image_size)
+    largest = _largest_image_size(config, stride)
+    if image_size > largest:
+        raise RequestError(
+            f"The image size is {image_size}, which makes {image_tokens} image tokens; with its "
+            f"{text.positions} encoder positions and {vision.position_embeddings} image positions "
+            f"this model takes at most {largest} pixels."
+        )
+    if text.vocab_size < contract.TOP_K:
+        raise BundleError(
+            f"The vocabulary has {text.vocab_size} entries, expected at least {contract.TOP_K}."
+        )
+    return ModelSize(
+        image_size=image_size,
+        image_tokens=image_tokens,
+        d_model=text.d_model,
+        decoder_layers=text.decoder_layers,
+        decoder_heads=text.decoder_heads,
+        vocab_size=text.vocab_size,
+        encoder_positions=text.positions,
+        decoder_positions=text.positions,
+    )
+
+
+def _largest_image_size(config: CheckpointConfig, stride: int) -> int:
+    vision = config.vision
+    side = 0
+    while (
+        vision.grid(side + stride) <= vision.position_embeddings
+        and vision.image_tokens(side + stride) + PROMPT_ROOM <= config.text.positions
+    ):
+        side += stride
+    return side

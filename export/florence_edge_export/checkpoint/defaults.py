@@ -1,17 +1,18 @@
-"""What a checkpoint says beside its architecture: how to generate and how to see a picture."""
+"""What a checkpoint says beside its architecture: how to generate, how to prepare a picture."""
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from florence_edge.errors import BundleError
-from florence_edge.options import DEFAULT_MAX_NEW_TOKENS, Generation
+from florence_edge.files import from_json
+from florence_edge.options import DEFAULT_MAX_NEW_TOKENS, GenerationConfig
 
 from .config import CheckpointConfig, Layout, read_json
 
-# What Hugging Face's GenerationConfig and BART's configuration assume where nothing is stated.
+# What Hugging Face's GenerationConfig and BART's configuration assume for what is left out.
 _ASSUMED: dict[str, Any] = {
     "num_beams": 1,
     "no_repeat_ngram_size": 0,
@@ -28,38 +29,41 @@ _ASSUMED: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class GenerationDefaults:
-    """Generation settings of a checkpoint and the files they were read from, first one first."""
+    """How a checkpoint generates, and where that was read from, in order of precedence."""
 
-    generation: Generation
+    generation: GenerationConfig
     sources: tuple[str, ...]
 
 
 def read_generation(folder: Path, config: CheckpointConfig) -> GenerationDefaults:
-    """Generation defaults as the code of the checkpoint's layout would use them.
+    """GenerationConfig defaults as the code of the checkpoint's layout would use them.
 
     Microsoft's code generates with the inner language model, so text_config wins; the native class
     reads generation_config.json first.
+
+    Raises:
+        BundleError: a setting is not what generation can do, or a file cannot be read.
     """
-    stated: list[tuple[str, Mapping[str, Any]]] = [("text_config", config.raw["text_config"])]
+    layers: list[tuple[str, Mapping[str, Any]]] = [("text_config", config.raw["text_config"])]
     if config.layout is Layout.NATIVE:
         if (folder / "generation_config.json").exists():
-            stated.insert(
+            layers.insert(
                 0, ("generation_config.json", read_json(folder / "generation_config.json"))
             )
-        stated.append(("config.json", config.raw))
+        layers.append(("config.json", config.raw))
     values: dict[str, Any] = dict(_ASSUMED)
-    for _, settings in reversed(stated):
+    for _, settings in reversed(layers):
         values.update({k: settings[k] for k in _ASSUMED if settings.get(k) is not None})
     for name, value in values.items():
         values[name] = _setting(folder, name, value)
-    positions = config.text.positions
-    values["max_new_tokens"] = min(DEFAULT_MAX_NEW_TOKENS, positions)
-    generation = Generation(**{field.name: values[field.name] for field in fields(Generation)})
-    return GenerationDefaults(generation, tuple(name for name, _ in stated))
+    values["max_new_tokens"] = min(DEFAULT_MAX_NEW_TOKENS, config.text.positions)
+    return GenerationDefaults(
+        from_json(GenerationConfig, values), tuple(name for name, _ in layers)
+    )
 
 
 def _setting(folder: Path, name: str, value: Any) -> Any:
-    """One generation setting, of the kind that it has to be."""
+    """One generation setting, of the kind that it has to be; a refusal shows its value."""
     if name == "eos_token_id" and isinstance(value, list) and len(value) == 1:
         value = value[0]  # Hugging Face's generate takes several; Florence-2 has one
     if name == "early_stopping":
@@ -91,8 +95,8 @@ def read_image_processing(folder: Path) -> ImageProcessing:
         BundleError: the processor does what the vision graph does not (another filter or scale,
             no squash to a square).
     """
-    stated = {k: v for k, v in _image_processor(folder).items() if v is not None}
-    size = stated.get("size", {"height": 768, "width": 768})
+    settings = {k: v for k, v in _image_processor(folder).items() if v is not None}
+    size = settings.get("size", {"height": 768, "width": 768})
     square = isinstance(size, dict) and set(size) == {"height", "width"}
     if not square or not isinstance(size["height"], int) or size["height"] != size["width"]:
         raise BundleError(f"{folder}: the image processor makes {size}, expected a square.")
@@ -105,16 +109,16 @@ def read_image_processing(folder: Path) -> ImageProcessing:
         "rescale_factor": 1 / 255,
     }
     for name, value in expected.items():
-        found = stated.get(name, value)
+        found = settings.get(name, value)
         if not isinstance(found, int | float) or abs(found - value) > 1e-8:
             raise BundleError(
-                f"{folder}: the image processor has {name} = {stated[name]!r}; this tool makes "
+                f"{folder}: the image processor has {name} = {settings[name]!r}; this tool makes "
                 f"pictures as Florence-2 does, with {value!r}."
             )
     return ImageProcessing(
         size=int(size["height"]),
-        mean=_colours(folder, stated.get("image_mean", (0.485, 0.456, 0.406))),
-        std=_colours(folder, stated.get("image_std", (0.229, 0.224, 0.225)), above=0),
+        mean=_colours(folder, settings.get("image_mean", (0.485, 0.456, 0.406))),
+        std=_colours(folder, settings.get("image_std", (0.229, 0.224, 0.225)), above=0),
     )
 
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from florence_edge.errors import BundleError
+from florence_edge.errors import BundleError, MissingPackageError
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -28,24 +27,20 @@ def read_tensors(path: Path) -> Iterator[tuple[str, StoredTensor]]:
     """Name and place of every floating-point tensor in a weight file.
 
     Raises:
-        BundleError: the file is damaged, or PyTorch's and PyTorch is not installed.
+        BundleError: the file is damaged.
+        MissingPackageError: it is PyTorch's, and PyTorch is not installed.
     """
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
 
 
-_SAFETENSORS_DTYPES = {
-    "F64": np.dtype(np.float64),
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-}
+_SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 def _read_safetensors(path: Path) -> Iterator[tuple[str, StoredTensor]]:
     """Tensors of one file, memory-mapped.
 
     The format is a length, a JSON header and raw bytes; read here rather than through the
-    `safetensors` package because its numpy door does not open bfloat16.
+    `safetensors` package because its numpy module does not read bfloat16.
     """
     damaged = f"{path} is damaged or cut short. Download it again."
     try:
@@ -71,10 +66,13 @@ _Entry = tuple[str, np.dtype[Any], tuple[int, ...], int, int]
 
 def _entries(header: Mapping[str, Any]) -> list[_Entry]:
     """Name, dtype, shape and bytes; integer buffers (position ids) carry no weights."""
+    import ml_dtypes  # noqa: F401 - tells numpy what bfloat16 is; here, as --version needs no extra
+
     entries = []
     for name, entry in header.items():
-        dtype = _SAFETENSORS_DTYPES.get(entry.get("dtype", ""))
-        if name != "__metadata__" and dtype is not None:
+        stored = _SAFETENSORS_DTYPES.get(entry.get("dtype", ""))
+        if name != "__metadata__" and stored is not None:
+            dtype = np.dtype(stored)
             shape = tuple(int(side) for side in entry["shape"])
             begin, end = entry["data_offsets"]
             entries.append((name, dtype, shape, int(begin), int(end)))
@@ -91,7 +89,7 @@ def _read_torch(path: Path) -> Iterator[tuple[str, StoredTensor]]:
     try:
         import torch
     except ImportError:
-        raise BundleError(
+        raise MissingPackageError(
             f"{path.name} is a PyTorch file, and reading it needs PyTorch. Install "
             "florence-edge[verify], or convert the checkpoint to safetensors."
         ) from None

@@ -8,7 +8,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from florence_edge.errors import BundleError
-from florence_edge.text import FLORENCE_TOKENS
+from florence_edge.tokenizer import FLORENCE_TOKENS
 
 
 def complete_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:

@@ -49,7 +49,7 @@ def build_in_place_decoder(
 
 
 def _build(
-    module: Module, signature: contract.Graph, weights: GraphWeights, opset: int = OPSET
+    module: Module, signature: contract.GraphSignature, weights: GraphWeights, opset: int = OPSET
 ) -> ir.Model:
     graph = ir.Graph(
         inputs=[], outputs=[], nodes=[], opset_imports={"": opset}, name=signature.name

@@ -20,7 +20,7 @@ from onnxscript.nn import Module, ModuleList, Parameter
 
 from florence_edge import contract
 
-from ..checkpoint.architecture import TextConfig
+from ..checkpoint.config import TextConfig
 from .layers import (
     MASKED,
     LayerNorm,
@@ -29,6 +29,7 @@ from .layers import (
     activate,
     additive_mask,
     merge_heads,
+    query_key_value,
     split_heads,
 )
 from .text import Embedding, PositionTable
@@ -146,9 +147,7 @@ class CachedAttention(Module):
         super().__init__()
         self.width = width
         self.heads = heads
-        self.q_proj = Linear(width, width)
-        self.k_proj = Linear(width, width)
-        self.v_proj = Linear(width, width)
+        self.q_proj, self.k_proj, self.v_proj = query_key_value(width)
         self.out_proj = Linear(width, width)
 
     def forward(self, op: OpBuilder, x: ir.Value, cache: SelfCache) -> tuple[ir.Value, Cache]:

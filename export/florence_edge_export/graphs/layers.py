@@ -12,8 +12,8 @@ from florence_edge.errors import BundleError
 
 Values = dict[str, ir.Value]  # inputs or outputs of a graph, by the contract's names
 
-# Added to the scores of positions that must not be seen. exp() of it is exactly 0 in float32,
-# and float16 can still hold it.
+# Added to the scores of positions that must not be attended to. exp() of it is exactly 0 in
+# float32, and float16 can still hold it.
 MASKED = -30000.0
 
 LAYER_NORM_EPSILON = 1e-5  # torch.nn.LayerNorm's default, which both layouts use
@@ -30,6 +30,15 @@ class Linear(Module):
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
         y = op.MatMul(x, self.weight)
         return y if self.bias is None else op.Add(y, self.bias)
+
+
+def query_key_value(width: int, *, bias: bool = True) -> tuple[Linear, Linear, Linear]:
+    """The projections of self-attention; they are named by what they are assigned to."""
+    return (
+        Linear(width, width, bias=bias),
+        Linear(width, width, bias=bias),
+        Linear(width, width, bias=bias),
+    )
 
 
 class LayerNorm(Module):

@@ -13,7 +13,7 @@ from onnxscript.nn import Module, ModuleList, Parameter
 
 from florence_edge import contract
 
-from ..checkpoint.architecture import TextConfig
+from ..checkpoint.config import TextConfig
 from .layers import (
     LayerNorm,
     Linear,
@@ -21,6 +21,7 @@ from .layers import (
     activate,
     additive_mask,
     merge_heads,
+    query_key_value,
     split_heads,
     split_heads_transposed,
 )
@@ -107,9 +108,7 @@ class SelfAttention(Module):
         super().__init__()
         self.width = width
         self.heads = heads
-        self.q_proj = Linear(width, width)
-        self.k_proj = Linear(width, width)
-        self.v_proj = Linear(width, width)
+        self.q_proj, self.k_proj, self.v_proj = query_key_value(width)
         self.out_proj = Linear(width, width)
 
     def forward(self, op: OpBuilder, x: ir.Value, mask: ir.Value) -> ir.Value:

@@ -14,13 +14,14 @@ import onnx_ir as ir
 from onnxscript import OpBuilder
 from onnxscript.nn import Module, ModuleList, Parameter
 
-from ..checkpoint.architecture import VisionConfig
+from ..checkpoint.config import VisionConfig
 from .layers import (
     FeedForward,
     LayerNorm,
     Linear,
     Values,
     merge_heads,
+    query_key_value,
     split_heads,
     split_heads_transposed,
 )
@@ -157,9 +158,7 @@ class WindowAttention(Module):
         self.heads = config.heads[stage]
         self.window = config.window_size
         self.side = side
-        self.q_proj = Linear(self.width, self.width, bias=config.qkv_bias)
-        self.k_proj = Linear(self.width, self.width, bias=config.qkv_bias)
-        self.v_proj = Linear(self.width, self.width, bias=config.qkv_bias)
+        self.q_proj, self.k_proj, self.v_proj = query_key_value(self.width, bias=config.qkv_bias)
         self.proj = Linear(self.width, self.width)
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
@@ -194,9 +193,7 @@ class ChannelAttention(Module):
         self.width = config.dims[stage]
         self.groups = config.groups[stage]
         self.side = side
-        self.q_proj = Linear(self.width, self.width, bias=config.qkv_bias)
-        self.k_proj = Linear(self.width, self.width, bias=config.qkv_bias)
-        self.v_proj = Linear(self.width, self.width, bias=config.qkv_bias)
+        self.q_proj, self.k_proj, self.v_proj = query_key_value(self.width, bias=config.qkv_bias)
         self.proj = Linear(self.width, self.width)
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:

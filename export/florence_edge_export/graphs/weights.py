@@ -16,8 +16,8 @@ import onnx_ir as ir
 
 from florence_edge.errors import BundleError
 
-from ..checkpoint.architecture import TextConfig, VisionConfig
-from ..checkpoint.folder import Checkpoint
+from ..checkpoint.config import TextConfig, VisionConfig
+from ..checkpoint.loader import Checkpoint
 from ..checkpoint.tensors import FloatArray, StoredTensor
 
 _LINEAR = re.compile(r"\.(proj|fc1|fc2|[qkv]_proj|out_proj|image_projection)\.weight$")
@@ -159,7 +159,7 @@ def _head_dim(text: TextConfig, name: str) -> int:
 
 
 def _vision_query_factor(vision: VisionConfig, image_size: int, name: str) -> float | None:
-    """head_dim ** -0.5 in windows, tokens ** -0.5 over channels; None if `name` is no query."""
+    """head_dim ** -0.5 in windows, tokens ** -0.5 over channels; None for others."""
     match = _VISION_QKV.match(name)
     if match is None or match["part"] != "q":
         return None

@@ -1,1 +1,1 @@
-"""int8 bundles: what is asked for, the way there, the gate, and what is written down."""
+"""int8 bundles: quantize, save and judge in one loop, the gate, and what is written down."""

@@ -1,47 +1,58 @@
 """The gate: an int8 bundle follows the float model's answers closely enough, or is not made.
 
-Where a task loses more than the budget, blocks return to float, the most sensitive first, as few
-as hold the budget (found by bisection).
+It is led along the float model's answers, and judged by the share of decided positions that each
+task loses. Where a task loses more than the budget, blocks return to float, the most sensitive
+first, as few as hold the budget: `next_count` says how many to try, by bisection.
 """
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
+
+import numpy as np
 
 from florence_edge import Florence2
 from florence_edge.bundle import Bundle
 from florence_edge.errors import BundleError
-from florence_edge_calibration.int8.recipe import Recipe, pattern_of
-from florence_edge_calibration.int8.samples import Sample
+from florence_edge.selftest import PROMPT_TOKENS
+from florence_edge_calibration.int8.agreement import Agreement, TeacherForcing
+from florence_edge_calibration.int8.calibration_table import CalibrationTable
+from florence_edge_calibration.int8.dataset import CalibrationSample
+from florence_edge_calibration.int8.recipe import FloatPrecision, Recipe, pattern_of
 from florence_edge_calibration.int8.sensitivity import sweep
-from florence_edge_calibration.int8.table import CalibrationTable
-from florence_edge_calibration.int8.targets import Floats
-from florence_edge_calibration.int8.teacher import Agreement, Teacher
-
-from .cost import Cost, measure_cost
 
 logger = logging.getLogger(__name__)
 
-LEAST_POSITIONS = 2_000
-MOST_NEW_TOKENS = (
-    64  # of an answer: enough for the longest of most pictures, and random weights stop
-)
-_SWEPT_PICTURES = 2
-_MOST_LIFTED = 0.5  # of the blocks: with more in float the bundle would be int8 by name only
+MIN_POSITIONS = 2_000
+MAX_NEW_TOKENS = 64  # enough for the longest answer about most pictures, and random weights stop
+_RANKING_PICTURES = 2
+_MAX_LIFTED = 0.5  # of the blocks: with more in float the bundle would be int8 by name only
+_TIMED_RUNS = 3
 
-Agreements = Mapping[str, Agreement]
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """A bundle's size on disk, and how many times as fast as the float one it encodes.
+
+    `speed` is on this machine's CPU, for one picture and one prompt; the decoder is left out.
+    """
+
+    megabytes: float
+    speed: float
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A recipe's bundle, tried: how it follows the float model, its size and its speed."""
+    """A bundle, tried: how each task follows the float model, its size and its speed."""
 
-    agreements: Agreements
+    agreements: Mapping[str, Agreement]
     cost: Cost
 
     @property
     def worst(self) -> tuple[str, float]:
-        """The task that loses most, and the share it loses."""
+        """The task that loses the largest share of its positions, and that share."""
         task, agreement = max(self.agreements.items(), key=lambda item: item[1].loss)
         return task, agreement.loss
 
@@ -67,92 +78,110 @@ class Passage:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Gate:
-    """What a bundle is judged by.
+    """What bundles are judged by; `open_gate` makes it.
 
-    `write` writes the int8 bundle of a recipe, in place of the one before, and returns it.
     `budget` is the largest share of decided positions that any task may lose.
     """
 
-    floats: Bundle
+    model: Florence2
+    teacher: TeacherForcing
     table: CalibrationTable
-    samples: Sequence[Sample]
-    write: Callable[[Recipe], Bundle]
+    samples: Sequence[CalibrationSample]
     budget: float
 
-    def find(self, recipe: Recipe) -> Passage:
-        """The recipe closest to the one asked for that holds the budget; its bundle is written.
+    @property
+    def floats(self) -> Bundle:
+        """The float32 bundle."""
+        return self.model.bundle
 
-        Raises:
-            BundleError: too few positions to judge by, or no recipe with at least half of the
-                blocks in int8 holds the budget.
-        """
-        model = Florence2.load(self.floats.folder)
-        progress = log_progress("The float model answers")
-        teacher = Teacher(model, self.samples, progress, max_new_tokens=MOST_NEW_TOKENS)
-        if teacher.positions < LEAST_POSITIONS:
-            raise BundleError(
-                f"{len(self.samples)} pictures give {teacher.positions} positions to judge by, "
-                f"expected at least {LEAST_POSITIONS}. Pass a folder with more pictures, or "
-                "--no-gate to export without judging."
-            )
+    def judge(self, bundle: Bundle) -> Trial:
+        """Lead a bundle along the float model's answers, and measure what it costs."""
+        with Florence2.load(bundle.folder) as student:
+            agreements = self.teacher.judge(student, log_progress("int8 follows"))
+            return Trial(agreements, measure_cost(self.model, student))
 
-        def attempt(tried: Recipe) -> Trial:
-            student = Florence2.load(self.write(tried).folder)
-            agreements = teacher.judge(student, log_progress("int8 follows"))
-            return Trial(agreements, measure_cost(model, student))
+    def rank_blocks(self, recipe: Recipe) -> list[str]:
+        """The blocks that the recipe makes int8, the most sensitive first."""
+        found = sweep(self.floats, self.table, recipe, self.samples[:_RANKING_PICTURES])
+        return [each.block for each in sorted(found, key=lambda each: -each.error)]
 
-        first = attempt(recipe)
-        if first.holds(self.budget):
-            return Passage(recipe=recipe, trial=first)
-        logger.info("%s. Ranking the blocks by their errors", first.verdict(self.budget))
-        return self._lift(recipe, first, self._ranked(recipe), attempt)
 
-    def _ranked(self, recipe: Recipe) -> list[str]:
-        """The blocks in int8, the most sensitive first."""
-        swept = sweep(self.floats, self.table, recipe, self.samples[:_SWEPT_PICTURES])
-        return [each.block for each in sorted(swept, key=lambda each: -each.error)]
+def open_gate(
+    model: Florence2,
+    table: CalibrationTable,
+    samples: Sequence[CalibrationSample],
+    budget: float,
+) -> Gate:
+    """Let the float model answer about the samples.
 
-    def _lift(
-        self,
-        recipe: Recipe,
-        first: Trial,
-        ranked: Sequence[str],
-        attempt: Callable[[Recipe], Trial],
-    ) -> Passage:
-        """Bisect for the fewest blocks in float that hold the budget."""
-        most = int(len(ranked) * _MOST_LIFTED)
-        best = most, attempt(lift(recipe, ranked[:most]))
-        if not best[1].holds(self.budget):
-            raise BundleError(
-                f"{best[1].verdict(self.budget)}, even with the {most} most sensitive of "
-                f"{len(ranked)} blocks in float. Allow more with --budget, or use --precision "
-                "fp16; florence-calibrate --sensitivity shows what each block costs."
-            )
-        too_few, written = 0, most
-        while best[0] - too_few > 1:
-            written = (best[0] + too_few) // 2
-            trial = attempt(lift(recipe, ranked[:written]))
-            logger.info("%d blocks in float: %s", written, trial.verdict(self.budget))
-            if trial.holds(self.budget):
-                best = written, trial
-            else:
-                too_few = written
-        chosen = lift(recipe, ranked[: best[0]])
-        if written != best[0]:
-            self.write(chosen)
-        lifted = tuple(ranked[: best[0]])
-        return Passage(recipe=chosen, trial=best[1], lifted=lifted, before=first)
+    Raises:
+        BundleError: that gives too few positions to judge by.
+    """
+    progress = log_progress("The float model answers")
+    teacher = TeacherForcing(model, samples, progress, max_new_tokens=MAX_NEW_TOKENS)
+    if teacher.positions < MIN_POSITIONS:
+        raise BundleError(
+            f"{len(samples)} pictures give {teacher.positions} positions to judge by, "
+            f"expected at least {MIN_POSITIONS}. Pass a folder with more pictures, or "
+            "--no-gate to export without judging."
+        )
+    return Gate(model=model, teacher=teacher, table=table, samples=samples, budget=budget)
+
+
+def next_count(trials: Mapping[int, Trial], blocks: int, budget: float) -> int | None:
+    """How many of `blocks` to return to float in the next trial; None if no more are needed.
+
+    `trials` are those so far, by that number: the one without any comes first, then the one with
+    as many as may return, then what lies between them is halved.
+
+    Raises:
+        BundleError: not even as many as may return hold the budget.
+    """
+    held = [count for count, trial in trials.items() if trial.holds(budget)]
+    if 0 in held:
+        return None
+    limit = int(blocks * _MAX_LIFTED)
+    if limit not in trials:
+        return limit
+    if not held:
+        raise BundleError(
+            f"{trials[limit].verdict(budget)}, even with the {limit} most sensitive of "
+            f"{blocks} blocks in float. Allow more with --budget, or use --precision "
+            "fp16; florence-calibrate --sensitivity shows what each block costs."
+        )
+    fewest = min(held)
+    too_few = max(count for count in trials if count < fewest)
+    return (fewest + too_few) // 2 if fewest - too_few > 1 else None
 
 
 def lift(recipe: Recipe, blocks: Sequence[str]) -> Recipe:
     """The recipe with these blocks in float: float16 where that is what is not int8."""
-    floats: Floats = "fp32" if recipe.target == "cpu" else "fp16"
+    floats: FloatPrecision = "fp32" if recipe.target == "cpu" else "fp16"
     lifted = {pattern_of(block): floats for block in blocks}
     return replace(recipe, kept={**recipe.kept, **lifted})
 
 
+def measure_cost(floats: Florence2, other: Florence2) -> Cost:
+    """Size of a bundle, and its speed in turns with the float one."""
+    ratios = [_encode(floats) / _encode(other) for _ in range(_TIMED_RUNS + 1)][1:]
+    size = sum(stored.bytes for stored in other.bundle.files.values())
+    return Cost(megabytes=round(size / 1e6, 2), speed=round(median(ratios), 2))
+
+
+def _encode(model: Florence2) -> float:
+    """Seconds for a picture and a prompt."""
+    size = model.bundle.size
+    pixels = np.zeros((1, size.image_size, size.image_size, 3), dtype=np.uint8)
+    input_ids = np.full((1, PROMPT_TOKENS), 4, dtype=np.int64)
+    mask = np.ones((1, size.image_tokens + PROMPT_TOKENS), dtype=np.int64)
+    backend = model.backend
+    started = time.perf_counter()
+    backend.prefill(backend.encode_image(pixels), input_ids, mask, beams=1)
+    return time.perf_counter() - started
+
+
 def log_progress(what: str) -> Callable[[int, int], None]:
-    """Tell the log now and then how far it is."""
+    """Say in the log now and then how far it is."""
 
     def progress(done: int, count: int) -> None:
         if done == count or done % 16 == 0:

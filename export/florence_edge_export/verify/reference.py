@@ -11,17 +11,21 @@ import numpy as np
 import numpy.typing as npt
 
 from florence_edge import contract
-from florence_edge.errors import BundleError
-from florence_edge.options import Generation
+from florence_edge.errors import BundleError, MissingPackageError
+from florence_edge.options import GenerationConfig
 
 from ..checkpoint.config import CheckpointConfig, Layout
-from ..checkpoint.folder import Checkpoint
-
-Array = npt.NDArray[Any]
+from ..checkpoint.loader import Checkpoint
 
 
 class Reference:
-    """The original model in float32; features and hidden states are numpy arrays."""
+    """The original model in float32; features and hidden states are numpy arrays.
+
+    Raises:
+        BundleError: the checkpoint lacks a tensor, or transformers' class does not have its kind of
+            features.
+        MissingPackageError: torch or transformers is not installed.
+    """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         check_installed()
@@ -43,13 +47,13 @@ class Reference:
         """transformers' own object, in evaluation mode: what benchmarks compare with."""
         return self._model
 
-    def image_features(self, pixel_values: Array) -> Array:
+    def image_features(self, pixel_values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """[B, 3, S, S] normalized -> [B, image tokens, d_model]."""
         with self._torch.inference_mode():
             output = self._model.get_image_features(self._torch.from_numpy(pixel_values))
             return np.asarray(output.pooler_output.numpy())
 
-    def encode(self, features: Array, input_ids: Sequence[int]) -> Array:
+    def encode(self, features: npt.NDArray[Any], input_ids: Sequence[int]) -> npt.NDArray[Any]:
         """Features [1, image tokens, D] and a prompt -> the text encoder's output [1, E, D]."""
         torch = self._torch
         with torch.inference_mode():
@@ -57,7 +61,7 @@ class Reference:
             joined = torch.cat([torch.from_numpy(features), words], dim=1)
             return np.asarray(self._language.encoder(inputs_embeds=joined).last_hidden_state)
 
-    def cross_caches(self, hidden: Array) -> dict[str, Array]:
+    def cross_caches(self, hidden: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
         """Keys and values of every decoder layer's cross-attention, named as the contract does."""
         caches = {}
         with self._torch.inference_mode():
@@ -72,7 +76,7 @@ class Reference:
                     )
         return caches
 
-    def log_probs(self, hidden: Array, decoder_ids: Sequence[int]) -> Array:
+    def log_probs(self, hidden: npt.NDArray[Any], decoder_ids: Sequence[int]) -> npt.NDArray[Any]:
         """Log-probabilities [L, vocab] after each of the L tokens, teacher-forced."""
         torch = self._torch
         with torch.inference_mode():
@@ -84,7 +88,7 @@ class Reference:
             logits = self._model.lm_head(output.last_hidden_state[0])
             return np.asarray(torch.log_softmax(logits, dim=-1))
 
-    def generate(self, hidden: Array, generation: Generation) -> list[int]:
+    def generate(self, hidden: npt.NDArray[Any], generation: GenerationConfig) -> list[int]:
         """Token ids that transformers' `generate` gives, from the start token on."""
         from transformers.modeling_outputs import BaseModelOutput
 
@@ -102,11 +106,11 @@ def check_installed() -> None:
     """Refuse to begin what torch or transformers are missing for.
 
     Raises:
-        BundleError: naming the package and the extra that brings it.
+        MissingPackageError: naming the package and the extra that brings it.
     """
     for package in ("torch", "transformers"):
         if find_spec(package) is None:
-            raise BundleError(
+            raise MissingPackageError(
                 f"--verify compares with transformers, but {package} is not installed. "
                 "Install florence-edge[verify]."
             )
@@ -158,7 +162,7 @@ def _transformers_config(config: CheckpointConfig) -> Mapping[str, Any]:
 
 
 def _load(torch: Any, model: Any, checkpoint: Checkpoint) -> None:
-    """Fill every parameter of `model`; what the native class lacks a place for is put beside."""
+    """Fill every parameter of `model`; what the native class has no place for is put beside."""
     tensors = checkpoint.tensors
     embedding = "language_model.shared.weight"
     tied = ("lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
@@ -186,15 +190,15 @@ def _temporal_table(torch: Any, model: Any) -> Any:
     return torch.stack([sine, cosine], dim=-1).flatten(1)
 
 
-def generation_config(generation: Generation) -> Any:
-    """transformers' `GenerationConfig` that says the same."""
-    from transformers import GenerationConfig
+def generation_config(generation: GenerationConfig) -> Any:
+    """transformers' `GenerationConfig` with the same settings."""
+    import transformers
 
     forced = {
         "forced_bos_token_id": generation.forced_bos_token_id,
         "forced_eos_token_id": generation.forced_eos_token_id,
     }
-    return GenerationConfig(
+    return transformers.GenerationConfig(
         num_beams=generation.num_beams,
         max_new_tokens=generation.max_new_tokens,
         no_repeat_ngram_size=generation.no_repeat_ngram_size,

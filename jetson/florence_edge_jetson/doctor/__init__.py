@@ -1,1 +1,1 @@
-"""florence-doctor: is this machine ready, and what mends it."""
+"""florence-doctor: is this machine ready, and what fixes it."""

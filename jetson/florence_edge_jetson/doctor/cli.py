@@ -11,11 +11,12 @@ from pathlib import Path
 
 from florence_edge import __version__
 from florence_edge.command import finish_output, run_command
+from florence_edge.devices import Device
 from florence_edge.errors import RequestError
 
-from ..machine.tree import Tree
+from ..machine.system import Tree
 from .examine import Scope, examine
-from .finding import Finding, exit_status, table, worst
+from .findings import Finding, exit_status, table, worst
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,32 +26,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, 1 where a check failed, 2 for wrong usage, 130 on Ctrl-C.
     """
     parser = _parser()
-    asked = parser.parse_args(arguments)
-    if asked.quick and asked.bundle is None:
+    given = parser.parse_args(arguments)
+    if given.quick and given.bundle is None:
         parser.error("--quick is about a bundle: name one")
     return run_command(
         "florence-doctor",
-        lambda: _run(asked),
+        lambda: _run(given),
         explain=lambda error: f"{error}. Check the paths.",
     )
 
 
-def _run(asked: argparse.Namespace) -> int:
-    if not asked.root.is_dir():
-        raise RequestError(f"there is no folder {asked.root}.")
-    scope = Scope(quick=asked.quick, device=asked.device)
-    findings = examine(Tree(asked.root.resolve()), asked.bundle, asked.engine_dir, scope)
+def _run(given: argparse.Namespace) -> int:
+    if not given.root.is_dir():
+        raise RequestError(f"There is no folder {given.root}.")
+    scope = Scope(quick=given.quick, device=Device.parse(given.device))
+    findings = examine(Tree(given.root.resolve()), given.bundle, given.engine_dir, scope)
     try:
-        print(_json(findings) if asked.json else _text(findings), flush=True)
+        print(_json(findings) if given.json else _text(findings), flush=True)
     except BrokenPipeError:  # whoever read our output has left (| head); the status counts
         finish_output()
-    return exit_status(findings, quick=asked.quick)
+    return exit_status(findings, quick=given.quick)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="florence-doctor",
-        description="Is this machine ready for florence-edge, and what mends it. Only reads.",
+        description="Is this machine ready for florence-edge, and what fixes it. Only reads.",
     )
     parser.add_argument("bundle", type=Path, nargs="?", help="folder that florence-export wrote")
     parser.add_argument(

@@ -9,52 +9,55 @@ from pathlib import Path
 from typing import Any
 
 from florence_edge.bundle import Bundle
-from florence_edge.engines import Device, this_device
-from florence_edge.engines.flavours import TensorRT, find_tensorrt
-from florence_edge.engines.gpu import Gpu, find_gpu
-from florence_edge.errors import BackendError
+from florence_edge.devices import Device, Engine
+from florence_edge.errors import BackendError, FlorenceEdgeError
+from florence_edge.tensorrt.driver import GpuInfo, find_gpu
+from florence_edge.tensorrt.install import Flavour, TensorRT, find_tensorrt
+from florence_edge.tensorrt.manifest import TargetDevice, this_device
 
 from ..machine.board import Board, read_board
 from ..machine.clocks import read_gpu_clock, read_power_mode, read_power_modes
-from ..machine.memory import read_memory
+from ..machine.system import Tree, read_memory
 from ..machine.thermal import active_alerts, over_current_events, read_zones
-from ..machine.tree import Tree
 from ..power.rails import find_rails
-from . import bundles, hardware, software
-from .finding import Finding
-from .smoke import Trial, try_providers
+from . import checks_bundle, checks_hardware, checks_software
+from .checks_software import ProviderTrial, try_providers
+from .findings import Finding
+
+_CPU = Device("cpu")
+_ENGINES: dict[Flavour, Engine] = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Installed:
-    """What this machine's Python finds: each the thing itself, or why it is not to be had."""
+    """What this machine's Python finds: each the thing itself, or why it cannot be had."""
 
-    gpu: Gpu | BackendError
-    tensorrt: TensorRT | BackendError
+    gpu: GpuInfo | FlorenceEdgeError
+    tensorrt: TensorRT | FlorenceEdgeError
     onnxruntime: str
-    trials: tuple[Trial, ...] | BackendError
+    trials: tuple[ProviderTrial, ...] | FlorenceEdgeError
 
     @property
     def runs_on_cpu(self) -> bool:
         """Whether ONNX Runtime can answer."""
-        trials = () if isinstance(self.trials, BackendError) else self.trials
+        trials = () if isinstance(self.trials, FlorenceEdgeError) else self.trials
         return any(trial.provider.startswith("CPU") and not trial.problem for trial in trials)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
-    """How thoroughly to look. `quick`: no hashing of weights, no self-test.
+    """How thoroughly to examine. `quick`: no hashing of weights, no self-test.
 
-    `device` is the engine that shall answer; TensorRT's must then be there.
+    `device` is what is to answer; for TensorRT, fitting engines must then be there.
     """
 
     quick: bool = False
-    device: str = "cpu"
+    device: Device = _CPU
 
     @property
     def needs_engines(self) -> bool:
-        """Whether nothing but TensorRT shall answer."""
-        return self.device.startswith("tensorrt")
+        """Whether only TensorRT may answer."""
+        return self.device.family == "tensorrt"
 
 
 def examine(
@@ -71,14 +74,14 @@ def examine(
     board = read_board(tree)
     bundle, loaded = None, None
     if folder is not None:
-        bundle, loaded = bundles.load_bundle(folder, quick=scope.quick)
-    needed = 0 if bundle is None else bundles.bundle_bytes(bundle)
+        bundle, loaded = checks_bundle.load_bundle(folder, quick=scope.quick)
+    needed = 0 if bundle is None else checks_bundle.bundle_bytes(bundle)
     installed = read_installed() if tree.live else None
     findings = [
         loaded,
         *_hardware(tree, board, needed),
         *(_recorded(tree, board) if installed is None else _live(tree, board, installed)),
-        software.check_disk(*_free(folder)) if tree.live else None,
+        checks_software.check_disk(*_free(folder)) if tree.live else None,
     ]
     if bundle is not None and installed is not None:
         findings += _answers(bundle, installed, engine_dir, scope)
@@ -94,56 +97,58 @@ def read_installed() -> Installed:
 def _hardware(tree: Tree, board: Board, needed: int) -> list[Finding | None]:
     memory, modes = read_memory(tree), read_power_modes(tree)
     return [
-        hardware.check_board(board),
-        hardware.check_jetpack(board),
-        hardware.check_memory(memory, needed, board),
-        hardware.check_swap(memory, board),
-        hardware.check_power_mode(read_power_mode(tree), modes, board),
-        hardware.check_gpu_clock(read_gpu_clock(tree), modes, board),
-        hardware.check_temperature(read_zones(tree)),
-        hardware.check_throttling(active_alerts(tree), over_current_events(tree), board),
-        hardware.check_rails(find_rails(tree), board),
+        checks_hardware.check_board(board),
+        checks_hardware.check_jetpack(board),
+        checks_hardware.check_memory(memory, needed, board),
+        checks_hardware.check_swap(memory, board),
+        checks_hardware.check_power_mode(read_power_mode(tree), modes, board),
+        checks_hardware.check_gpu_clock(read_gpu_clock(tree), modes, board),
+        checks_hardware.check_temperature(read_zones(tree)),
+        checks_hardware.check_throttling(active_alerts(tree), over_current_events(tree), board),
+        checks_hardware.check_rails(find_rails(tree), board),
     ]
 
 
 def _recorded(tree: Tree, board: Board) -> list[Finding | None]:
     return [
-        software.check_cuda(software.cuda_version(tree), board.is_jetson, board),
-        software.check_tensorrt_library(software.tensorrt_library(tree), board),
-        software.check_cameras(software.read_cameras(tree)),
+        checks_software.check_cuda(checks_software.cuda_version(tree), board.is_jetson, board),
+        checks_software.check_tensorrt_library(checks_software.tensorrt_library(tree), board),
+        checks_software.check_cameras(checks_software.read_cameras(tree)),
     ]
 
 
 def _live(tree: Tree, board: Board, installed: Installed) -> list[Finding | None]:
     driver = tree.text("/proc/driver/nvidia/version") is not None
-    has_gpu = isinstance(installed.gpu, Gpu) or board.is_jetson or driver
+    has_gpu = isinstance(installed.gpu, GpuInfo) or board.is_jetson or driver
     with_tensorrt = has_gpu and isinstance(installed.tensorrt, TensorRT)
-    cameras = software.read_cameras(tree)
+    cameras = checks_software.read_cameras(tree)
     forbidden = [name for name in cameras if not os.access(name, os.R_OK | os.W_OK)]
     return [
-        software.check_python(sys.version_info[:2], board),
-        software.check_gpu(installed.gpu, board, driver=driver),
-        software.check_cuda(software.cuda_version(tree), has_gpu, board),
-        software.check_tensorrt(installed.tensorrt, has_gpu, board),
-        *software.check_onnxruntime(
+        checks_software.check_python(sys.version_info[:2], board),
+        checks_software.check_gpu(installed.gpu, board, driver=driver),
+        checks_software.check_cuda(checks_software.cuda_version(tree), has_gpu, board),
+        checks_software.check_tensorrt(installed.tensorrt, has_gpu, board),
+        *checks_software.check_onnxruntime(
             installed.trials, version=installed.onnxruntime, tensorrt=with_tensorrt
         ),
-        software.check_cameras(cameras, forbidden),
+        checks_software.check_cameras(cameras, forbidden),
     ]
 
 
 def _answers(
     bundle: Bundle, installed: Installed, engine_dir: Path | None, scope: Scope
 ) -> list[Finding]:
-    """The engines that lie there, and self-tests on those that this machine has."""
-    device = _device(installed.tensorrt)
-    engines = bundles.check_engines(bundle, device, engine_dir, needed=scope.needs_engines)
+    """The engines that there are, and self-tests on those that this machine can run."""
+    device = _device(installed.tensorrt, scope.device.index)
+    engines = checks_bundle.check_engines(bundle, device, engine_dir, needed=scope.needs_engines)
     if scope.quick:
         return engines
-    tested = [bundles.check_answers(bundle, "cpu")] if installed.runs_on_cpu else []
-    if isinstance(device, Device) and engines[-1].state == "ok":
-        name = device.flavour.replace("_", "-")
-        engines.append(bundles.check_answers(bundle, name, engine_dir))
+    tested = []
+    if installed.runs_on_cpu:
+        tested.append(checks_bundle.check_answers(bundle, _CPU))
+    if isinstance(device, TargetDevice) and engines[-1].state == "ok":
+        on = Device(_ENGINES[device.flavour], scope.device.index)
+        engines.append(checks_bundle.check_answers(bundle, on, engine_dir))
     return tested + engines
 
 
@@ -153,30 +158,30 @@ def _free(folder: Path | None) -> tuple[int, str]:
     return shutil.disk_usage(place).free, str(place)
 
 
-def _gpu() -> Gpu | BackendError:
+def _gpu() -> GpuInfo | FlorenceEdgeError:
     try:
         return find_gpu()
-    except BackendError as error:
+    except FlorenceEdgeError as error:
         return error
 
 
-def _tensorrt() -> TensorRT | BackendError:
+def _tensorrt() -> TensorRT | FlorenceEdgeError:
     try:
         return find_tensorrt()
-    except BackendError as error:
+    except FlorenceEdgeError as error:
         return error
 
 
-def _device(tensorrt: TensorRT | BackendError) -> Device | BackendError:
-    if isinstance(tensorrt, BackendError):
+def _device(tensorrt: TensorRT | FlorenceEdgeError, index: int) -> TargetDevice | FlorenceEdgeError:
+    if isinstance(tensorrt, FlorenceEdgeError):
         return tensorrt
     try:
-        return this_device(tensorrt)
-    except BackendError as error:
+        return this_device(tensorrt, index)
+    except FlorenceEdgeError as error:
         return error
 
 
-def _providers() -> tuple[str, tuple[Trial, ...] | BackendError]:
+def _providers() -> tuple[str, tuple[ProviderTrial, ...] | FlorenceEdgeError]:
     try:
         onnxruntime: Any = importlib.import_module("onnxruntime")
     except (ImportError, OSError) as error:  # OSError: a library of it does not load

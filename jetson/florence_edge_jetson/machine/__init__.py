@@ -1,1 +1,1 @@
-"""What a machine says about itself: board, JetPack, memory, temperatures, clocks."""
+"""The facts of a machine, read from its files: board, JetPack, memory, temperatures, clocks."""

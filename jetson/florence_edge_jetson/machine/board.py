@@ -1,11 +1,75 @@
-"""Which machine this is: a Jetson and which, or something else."""
+"""Which machine this is: a Jetson, which one, and which JetPack it runs; or something else."""
 
 import platform
 import re
 from dataclasses import dataclass
 
-from .jetpack import RELEASE_FILE, JetPack, Release, jetpack_of, release_from_text
-from .tree import Tree
+from florence_edge.tensorrt.driver import L4T_RELEASE, l4t_release
+
+from .system import Tree, cpu_model
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A release of Jetson Linux (L4T), such as R36.4.3."""
+
+    numbers: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return "R" + ".".join(map(str, self.numbers))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JetPack:
+    """A JetPack and the versions in it; `usable` means TensorRT 10.3 or later."""
+
+    version: str
+    cuda: str
+    tensorrt: str
+    python: str
+    usable: bool = True
+
+
+def _jetpack_6(version: str) -> JetPack:
+    return JetPack(version=version, cuda="12.6", tensorrt="10.3", python="3.10")
+
+
+# First release of Jetson Linux that belongs to each JetPack. Versions: NVIDIA's release notes and
+# logs from devices, collected in the project's design notes.
+_FIRST_RELEASES: dict[tuple[int, ...], JetPack] = {
+    (32, 1): JetPack(version="4.x", cuda="10.2", tensorrt="8.2", python="3.6", usable=False),
+    (34, 1): JetPack(version="5.x", cuda="11.4", tensorrt="8.5", python="3.8", usable=False),
+    (36, 2): JetPack(version="6.0", cuda="12.2", tensorrt="8.6", python="3.10", usable=False),
+    (36, 4): _jetpack_6("6.1"),
+    (36, 4, 3): _jetpack_6("6.2"),
+    (36, 4, 4): _jetpack_6("6.2.1"),
+    (36, 5): _jetpack_6("6.2.2"),
+    (38, 2): JetPack(version="7.0", cuda="13.0", tensorrt="10.13", python="3.12"),
+    (38, 4): JetPack(version="7.1", cuda="13.0", tensorrt="10.13", python="3.12"),
+    (39, 2): JetPack(version="7.2", cuda="13.2", tensorrt="10.16", python="3.12"),
+}
+
+
+def read_release(tree: Tree) -> Release | None:
+    """The release in the first line of /etc/nv_tegra_release; None where there is none.
+
+    "# R36 (release), REVISION: 4.3, GCID: 38968081, ..." is R36.4.3.
+    """
+    numbers = l4t_release(tree.path(L4T_RELEASE.as_posix()))
+    return None if numbers is None else Release(tuple(map(int, numbers.split("."))))
+
+
+def jetpack_of(release: Release) -> JetPack | None:
+    """The JetPack of a release; None for one that is newer than this table.
+
+    A revision that the table does not list belongs to the JetPack before it (R36.4.7 to 6.2.1).
+    """
+    majors = {first[0] for first in _FIRST_RELEASES}
+    older = [first for first in _FIRST_RELEASES if first <= release.numbers]
+    if release.numbers[0] not in majors and release.numbers[0] > max(majors):
+        return None
+    return _FIRST_RELEASES[max(older)] if older else None
+
 
 # Compute capability of each Tegra: https://developer.nvidia.com/cuda-gpus
 _CHIPS = {
@@ -34,7 +98,7 @@ _MODULES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Board:
-    """A machine. Everything but `name` is None where it is no Jetson or does not tell.
+    """A machine. Everything but `name` is None where it is not a Jetson or is not known.
 
     `chip` is "Orin" or "Thor", `compute_capability` such as "8.7", `module` the module on the
     carrier board.
@@ -53,7 +117,7 @@ class Board:
 
 
 def read_board(tree: Tree) -> Board:
-    """Tell the machine from its device tree and release file.
+    """Recognise the machine by its device tree and release file.
 
     A container hides the device tree (/sys/firmware is masked): the chip's own files under
     /sys/devices/soc0 remain.
@@ -65,7 +129,7 @@ def read_board(tree: Tree) -> Board:
         or _computer(tree)
     )
     chip, capability = _chip(compatible, tree)
-    release = release_from_text(tree.text(RELEASE_FILE))
+    release = read_release(tree)
     return Board(
         name=name,
         chip=chip,
@@ -85,8 +149,8 @@ def _chip(compatible: str, tree: Tree) -> tuple[str | None, str | None]:
     number = {33: "tegra210", 24: "tegra186", 25: "tegra194", 35: "tegra234", 38: "tegra264"}
     family = tree.text("/sys/devices/soc0/family")
     soc_id = tree.number("/sys/devices/soc0/soc_id") if family == "Tegra" else None
-    stated = re.search(r"tegra[0-9]+", compatible)
-    chip = stated[0] if stated else number.get(soc_id or 0, "")
+    named = re.search(r"tegra[0-9]+", compatible)
+    chip = named[0] if named else number.get(soc_id or 0, "")
     return _CHIPS.get(chip, (None, None))
 
 
@@ -98,6 +162,5 @@ def _parts(compatible: str) -> list[str]:
 def _computer(tree: Tree) -> str:
     """What a PC or a virtual machine calls itself."""
     product = tree.text("/sys/class/dmi/id/product_name")
-    processor = re.search(r"^model name\s*:\s*(.+)$", tree.text("/proc/cpuinfo") or "", re.M)
-    names = [name for name in (product, processor[1] if processor else None) if name]
+    names = [name for name in (product, cpu_model(tree)) if name]
     return ", ".join(names) or (platform.machine() if tree.live else "an unknown machine")

@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .tree import Tree
+from .system import Tree
 
 _STATUS = "/var/lib/nvpmodel/status"
 _MODES = "/etc/nvpmodel.conf"
@@ -25,16 +25,16 @@ class PowerMode:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuClock:
-    """The GPU's clock in MHz: now, the most the mode allows, the most the chip can."""
+    """The GPU's clock in MHz: now, the highest the mode allows, the highest of the chip."""
 
     now: int
     limit: int
-    most: int
+    max: int
     governor: str | None
 
 
 def nvpmodel_query() -> str | None:
-    """What `nvpmodel -q` says on this machine; None where it is missing or may not be run."""
+    """What `nvpmodel -q` prints on this machine; None where it is missing, fails or hangs."""
     try:
         done = subprocess.run(
             ["nvpmodel", "-q"], capture_output=True, text=True, timeout=_SECONDS, check=True
@@ -48,8 +48,8 @@ def read_power_mode(
     tree: Tree, query: Callable[[], str | None] = nvpmodel_query
 ) -> PowerMode | None:
     """The mode in force: from nvpmodel itself on a live machine, else from its files."""
-    said = (query() if tree.live else None) or ""
-    found = re.search(r"NV Power Mode:\s*(\S+)\s+([0-9]+)", said)
+    printed = (query() if tree.live else None) or ""
+    found = re.search(r"NV Power Mode:\s*(\S+)\s+([0-9]+)", printed)
     if found:
         return PowerMode(int(found[2]), found[1])
     stored = re.search(r"pmode:([0-9]+)", tree.text(_STATUS) or "")
@@ -89,10 +89,16 @@ def read_gpu_clock(tree: Tree) -> GpuClock | None:
         return GpuClock(
             now=_mhz(hertz[0]),
             limit=_mhz(hertz[1]),
-            most=_mhz(max(steps, default=hertz[1])),
+            max=_mhz(max(steps, default=hertz[1])),
             governor=tree.text(f"{folder}/governor"),
         )
     return None
+
+
+def cpu_governors(tree: Tree) -> tuple[str, ...]:
+    """The frequency governors of the cores, each once, in alphabetical order."""
+    files = tree.find("/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor")
+    return tuple(sorted({tree.text(file) or "" for file in files} - {""}))
 
 
 def _mhz(hertz: int) -> int:

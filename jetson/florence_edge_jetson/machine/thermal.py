@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from .tree import Tree
+from .system import Tree
 
 _ZONES = "/sys/class/thermal/thermal_zone*"
 _COOLERS = "/sys/class/thermal/cooling_device*"

@@ -21,11 +21,11 @@ from florence_edge.errors import BackendError, RequestError
 
 from .meter import Meter
 
-_FEWEST_SAMPLES = 10
+_MIN_SAMPLES = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class EnergyWork:
     """What one turn of the loop did."""
 
     images: int
@@ -33,8 +33,8 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """How long to look, in seconds, and how often, in samples a second."""
+class MeasurementPlan:
+    """How long to measure, in seconds, and how often, in samples a second."""
 
     idle_seconds: float = 30.0
     load_seconds: float = 60.0
@@ -45,12 +45,12 @@ class Plan:
         if not all(0 < time < math.inf for time in times) or not 0 < self.hertz <= 1000:
             raise RequestError(
                 f"idle {self.idle_seconds} s, load {self.load_seconds} s, {self.hertz} samples a "
-                "second: the times must be above 0, the samples 1000 a second at most."
+                "second: the times must be above 0, the samples at most 1000 a second."
             )
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class PowerSample:
     """Power at a moment; seconds of one clock."""
 
     seconds: float
@@ -92,10 +92,10 @@ class Energy:
         return self.gross_joules / self.tokens, self.net_joules / self.tokens
 
 
-Recording = Callable[[Meter, float], AbstractContextManager[list[Sample]]]
+PowerRecording = Callable[[Meter, float], AbstractContextManager[list[PowerSample]]]
 
 
-def joules(samples: Sequence[Sample], begin: float, end: float) -> float:
+def joules(samples: Sequence[PowerSample], begin: float, end: float) -> float:
     """Integral of power from `begin` to `end` by trapezoids; between samples a straight line."""
     times = np.array([sample.seconds for sample in samples])
     watts = np.array([sample.watts for sample in samples])
@@ -106,13 +106,13 @@ def joules(samples: Sequence[Sample], begin: float, end: float) -> float:
 
 
 @contextmanager
-def recording(meter: Meter, hertz: float) -> Iterator[list[Sample]]:
-    """Sample a meter in a thread while the block runs; the list is complete after it.
+def record_power(meter: Meter, hertz: float) -> Iterator[list[PowerSample]]:
+    """PowerSample a meter in a thread while the block runs; the list is complete after it.
 
     Raises:
         BackendError: the meter failed meanwhile.
     """
-    samples: list[Sample] = []
+    samples: list[PowerSample] = []
     failures: list[BackendError] = []
     stop = threading.Event()
 
@@ -125,7 +125,7 @@ def recording(meter: Meter, hertz: float) -> Iterator[list[Sample]]:
                 failures.append(error)
                 return
             if watts is not None:
-                samples.append(Sample(time.perf_counter(), watts, meter.alerts()))
+                samples.append(PowerSample(time.perf_counter(), watts, meter.alerts()))
             due = max(due + 1 / hertz, time.perf_counter())  # a slow sensor is not caught up with
             if not meter.paced:
                 stop.wait(due - time.perf_counter())
@@ -143,36 +143,36 @@ def recording(meter: Meter, hertz: float) -> Iterator[list[Sample]]:
 
 def measure(
     meter: Meter,
-    work: Callable[[], Work],
-    plan: Plan,
+    work: Callable[[], EnergyWork],
+    plan: MeasurementPlan,
     *,
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
-    record: Recording = recording,
+    record: PowerRecording = record_power,
 ) -> Energy:
     """Rest, then work in a closed loop, and account for the energy of both.
 
-    Warm the model up before. The rest of the arguments stand in for time in tests.
+    Warm the model up before. `clock`, `sleep` and `record` stand in for time in tests.
 
     Raises:
-        BackendError: the meter failed, or gave too few samples to go by.
+        BackendError: the meter failed, or gave fewer than 10 samples.
     """
     with record(meter, plan.hertz) as idle:
-        begin, counted = clock(), _count(meter)
+        begin, counted = clock(), _counted_joules(meter)
         sleep(plan.idle_seconds)
-        end, counted = clock(), _count(meter) - counted
+        end, counted = clock(), _counted_joules(meter) - counted
     _check(idle, "at rest")
     idle_watts = (counted if meter.joules else joules(idle, begin, end)) / (end - begin)
 
     before = meter.counters()
     images = tokens = 0
     with record(meter, plan.hertz) as load:
-        begin, counted = clock(), _count(meter)
+        begin, counted = clock(), _counted_joules(meter)
         end = begin
         while end - begin < plan.load_seconds:
             done = work()
             images, tokens, end = images + done.images, tokens + done.tokens, clock()
-        counted = _count(meter) - counted
+        counted = _counted_joules(meter) - counted
     _check(load, "under load")
     gross = counted if meter.joules else joules(load, begin, end)
     after = meter.counters()
@@ -194,19 +194,19 @@ def measure(
     )
 
 
-def _count(meter: Meter) -> float:
+def _counted_joules(meter: Meter) -> float:
     return meter.joules() if meter.joules else 0.0
 
 
-def _check(samples: Sequence[Sample], when: str) -> None:
-    if len(samples) < _FEWEST_SAMPLES:
+def _check(samples: Sequence[PowerSample], when: str) -> None:
+    if len(samples) < _MIN_SAMPLES:
         raise BackendError(
-            f"The meter gave {len(samples)} samples {when}, at least {_FEWEST_SAMPLES} are needed. "
+            f"The meter gave {len(samples)} samples {when}, at least {_MIN_SAMPLES} are needed. "
             "Measure longer, or sample more often."
         )
 
 
-def _onsets(samples: Sequence[Sample]) -> dict[str, int]:
+def _onsets(samples: Sequence[PowerSample]) -> dict[str, int]:
     """How often each alert began during the samples; one that was on already counts once."""
     onsets: Counter[str] = Counter()
     active: frozenset[str] = frozenset()

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from florence_edge.errors import BackendError, RequestError
 
+from ..machine.system import LIVE, Tree
 from ..machine.thermal import active_alerts, over_current_events
-from ..machine.tree import Tree
 from .nvml import open_gpu
 from .rails import find_rails, read_watts, total_of
-from .tegrastats_process import Tegrastats
+from .tegrastats import Tegrastats
 
 _INTERVAL_MS = 100
 
@@ -61,9 +61,10 @@ def open_meter(tree: Tree | None = None, *, rails: Sequence[str] = (), gpu: int 
 
     Raises:
         BackendError: this machine does not measure its power, or its rails are not known.
-        RequestError: a rail that was asked for is not there.
+        MissingPackageError: a GPU would be asked by NVML, and nvidia-ml-py is not installed.
+        RequestError: a requested rail is not there.
     """
-    tree = Tree() if tree is None else tree
+    tree = LIVE if tree is None else tree
     if find_rails(tree):
         return sysfs_meter(tree, rails)
     command = shutil.which("tegrastats")

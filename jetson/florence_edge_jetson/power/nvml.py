@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from florence_edge.errors import BackendError
+from florence_edge.errors import BackendError, MissingPackageError
 
 # NVML reasons for lowered clocks that mean throttling (nvml.h, nvmlClocksEventReason*).
 _REASONS = {
@@ -18,7 +18,7 @@ _REASONS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gpu:
+class NvmlGpu:
     """One GPU: its name, watts now, joules since some moment (None if not counted), throttling."""
 
     name: str
@@ -28,11 +28,12 @@ class Gpu:
     close: Callable[[], None]
 
 
-def open_gpu(index: int = 0, nvml: Any = None) -> Gpu:
+def open_gpu(index: int = 0, nvml: Any = None) -> NvmlGpu:
     """Open a GPU; `nvml` stands in for the module pynvml in tests.
 
     Raises:
-        BackendError: nvidia-ml-py is not installed, or there is no such GPU.
+        MissingPackageError: nvidia-ml-py is not installed.
+        BackendError: there is no such GPU, or it does not measure its power.
     """
     nvml = _import() if nvml is None else nvml
     try:
@@ -62,7 +63,7 @@ def open_gpu(index: int = 0, nvml: Any = None) -> Gpu:
             return frozenset()
         return frozenset(name for bit, name in _REASONS.items() if bits & bit)
 
-    return Gpu(
+    return NvmlGpu(
         name=name.decode() if isinstance(name, bytes) else str(name),
         watts=watts,
         joules=joules if _counts_energy(nvml, handle) else None,
@@ -75,7 +76,7 @@ def _import() -> Any:
     try:
         return importlib.import_module("pynvml")
     except ImportError as error:
-        raise BackendError(
+        raise MissingPackageError(
             "There is no power sensor in sysfs and no tegrastats. For the power of a desktop GPU "
             "run: pip install 'florence-edge[nvml]'."
         ) from error

@@ -3,7 +3,7 @@
     /sys/class/hwmon/hwmon*/      name ina3221: in{1..3}_label, in{n}_input mV, curr{n}_input mA
                                   name ina238:  label or in1_label, power1_input uW
 
-Rails are told by their label: the numbers of hwmon change from one start to the next.
+Rails are found by their label: the numbers of hwmon change from one start to the next.
 """
 
 from collections.abc import Collection, Sequence
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from florence_edge.errors import BackendError, RequestError
 
-from ..machine.tree import Tree
+from ..machine.system import Tree
 
 _UNUSED = "NC"  # an input of the sensor that is not connected
 
@@ -33,8 +33,9 @@ class Total:
     covers: str
 
 
-# Most of the machine first. VDDQ_VDD2_1V8AO of AGX Orin is left out: VIN_SYS_5V0 feeds it, so it
-# would count twice (NVIDIA's description of the rail). Rails of older boards: energymon's list.
+# What covers the largest part of the machine comes first. VDDQ_VDD2_1V8AO of AGX Orin is left out:
+# VIN_SYS_5V0 feeds it, so it would count twice (NVIDIA's description of the rail). Rails of older
+# boards: energymon's list.
 _TOTALS = (
     Total(("VIN",), "the whole kit, at its input"),
     Total(("POM_5V_IN",), "the whole kit, at its input"),
@@ -57,7 +58,7 @@ def find_rails(tree: Tree) -> dict[str, Rail]:
 
 
 def read_watts(tree: Tree, rail: Rail) -> float | None:
-    """Power of a rail; negative near zero is an offset of the sensor. None if it is silent."""
+    """Power of a rail, None if its sensor does not answer; negative near zero is an offset."""
     microwatts = tree.number(f"{rail.folder}/power{rail.channel}_input")
     if microwatts is not None:
         return microwatts / 1e6
@@ -69,22 +70,22 @@ def read_watts(tree: Tree, rail: Rail) -> float | None:
 
 
 def total_of(labels: Collection[str], chosen: Sequence[str] = ()) -> Total:
-    """The rails to sum: those asked for, or what is known to be the whole of a board.
+    """The rails to sum: those requested, or what is known to be the whole of a board.
 
     Raises:
-        RequestError: a rail that was asked for is not there.
-        BackendError: the rails are of no board that is known.
+        RequestError: a requested rail is not there.
+        BackendError: the rails are not those of a known board.
     """
     for label in chosen:
         if label not in labels:
             raise RequestError(f"There is no rail {label}. The rails are: {_list(labels)}.")
     if chosen:
-        return Total(tuple(dict.fromkeys(chosen)), "the rails that were asked for")
+        return Total(tuple(dict.fromkeys(chosen)), "the rails that were requested")
     for total in _TOTALS:
         if all(label in labels for label in total.rails):
             return total
     raise BackendError(
-        f"The power rails of this board are not known: {_list(labels)}. Say which to sum, none of "
+        f"The power rails of this board are not known: {_list(labels)}. Name those to sum, none of "
         "them a part of another: --rails A,B."
     )
 

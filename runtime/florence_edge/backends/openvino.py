@@ -2,22 +2,19 @@
 
 It computes in float32 whatever the floats of the bundle are, and keeps int8 weights as int8; left
 to itself it would round to bfloat16 on every CPU that can (AVX512-BF16, AMX), and say nothing.
+The package openvino is imported when a bundle is opened, never with this module.
 """
 
+import sys
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from .. import contract
 from ..bundle import Bundle
-from ..errors import BackendError
-from .host import HostBackend, HostModel
-from .host_decoder import Arrays, Bind, Run
-
-try:
-    import openvino
-except ImportError as _error:
-    raise BackendError("OpenVINO is not installed. Install florence-edge[openvino].") from _error
+from ..errors import BackendError, MissingPackageError
+from .base import NamedArrays
+from .host import Bind, HostBackend, HostModel, Run
 
 _CPU = "CPU"
 
@@ -31,8 +28,9 @@ def open_openvino(
 
     Raises:
         BackendError: there is no such device, it has no bfloat16, or a graph does not compile.
+        MissingPackageError: OpenVINO is not installed.
     """
-    core = openvino.Core()
+    core = _import_openvino().Core()
     _check_device(core, device)
     if precision == "bf16":
         _check_bfloat16(core, device)
@@ -41,6 +39,18 @@ def open_openvino(
     # Of float16 bundles, too: a CPU would convert the caches to float32 at every step.
     model = HostModel(device="openvino", binds=binds, size=bundle.size, floats="float32")
     return HostBackend(model)
+
+
+def _import_openvino() -> Any:
+    # At its import OpenVINO asks an analytics service, unless this package of its own is missing.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingPackageError(
+            "OpenVINO is not installed. Install florence-edge[openvino]."
+        ) from error
+    return openvino
 
 
 def _settings(device: str, threads: int | None, precision: str) -> dict[str, Any]:
@@ -59,7 +69,7 @@ def _check_device(core: Any, device: str) -> None:
     # The only GPU is listed as GPU, the first of several as GPU.0.
     if device.removesuffix(".0") not in {name.removesuffix(".0") for name in available}:
         raise BackendError(
-            f"OpenVINO {openvino.__version__} finds no {device} here, only: "
+            f"OpenVINO {_import_openvino().__version__} finds no {device} here, only: "
             f"{', '.join(available)}. A GPU needs Intel's driver for OpenCL "
             "(intel-opencl-icd). Or use device='openvino', its CPU."
         )
@@ -85,7 +95,7 @@ def _open_graph(
         compiled = core.compile_model(_exchange_float32(model), device, settings)
     except RuntimeError as error:
         raise BackendError(
-            f"OpenVINO {openvino.__version__} cannot compile {path} for {device}: "
+            f"OpenVINO {_import_openvino().__version__} cannot compile {path} for {device}: "
             f"{_reason(error)} Run florence-run with --check, or export the bundle again."
         ) from error
     return partial(_bind, compiled)
@@ -111,11 +121,13 @@ def _check_signature(bundle: Bundle, name: str, model: Any) -> None:
 
 def _partial(tensor: contract.Tensor) -> Any:
     """The shape of a tensor as OpenVINO's, -1 for what is dynamic."""
-    return openvino.PartialShape([side if isinstance(side, int) else -1 for side in tensor.shape])
+    sides = [side if isinstance(side, int) else -1 for side in tensor.shape]
+    return _import_openvino().PartialShape(sides)
 
 
 def _exchange_float32(model: Any) -> Any:
     """The model with float32 features and caches, whatever it has inside."""
+    openvino = _import_openvino()
     half, single = openvino.Type.f16, openvino.Type.f32
     changed = openvino.preprocess.PrePostProcessor(model)
     for i, value in enumerate(model.inputs):
@@ -127,12 +139,13 @@ def _exchange_float32(model: Any) -> Any:
     return changed.build()
 
 
-def _bind(compiled: Any, inputs: Arrays, outputs: Arrays) -> Run:
+def _bind(compiled: Any, inputs: NamedArrays, outputs: NamedArrays) -> Run:
     """A request of its own: its tensors stay the arrays they were made of."""
+    tensor_of = _import_openvino().Tensor
     request = compiled.create_infer_request()
     try:
         for name, array in {**inputs, **outputs}.items():
-            request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
+            request.set_tensor(name, tensor_of(array, shared_memory=True))
     except RuntimeError as error:
         raise BackendError(f"OpenVINO refuses an array: {_reason(error)}") from error
 
@@ -148,5 +161,5 @@ def _bind(compiled: Any, inputs: Arrays, outputs: Arrays) -> Run:
 def _reason(error: RuntimeError) -> str:
     """What an error says after the places in OpenVINO's source that it passed through."""
     lines = [line.strip() for line in str(error).splitlines()]
-    said = [line for line in lines if line and not line.startswith("Exception from ")]
-    return " ".join(said) or str(error)
+    message = [line for line in lines if line and not line.startswith("Exception from ")]
+    return " ".join(message) or str(error)

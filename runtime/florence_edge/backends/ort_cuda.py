@@ -17,23 +17,25 @@ from typing import Any
 
 from .. import contract
 from ..bundle import Bundle
-from ..cuda import Cuda, Place, open_cuda
-from ..errors import BackendError
-from .batch_memory import Run
-from .device import DeviceBackend, open_device_backend
-from .ort_session import available, captured_as, check_active, open_session, run_bound
+from ..cuda.buffers import DeviceView
+from ..cuda.device import Cuda, open_cuda
+from ..errors import BackendError, RequestError
+from .gpu import GpuBackend, open_gpu_backend
+from .gpu_memory import GraphRun
+from .ort import available, captured_as, check_active, open_session, run_bound
 
 PROVIDER = "CUDAExecutionProvider"
-GRAPHS = "FLORENCE_ORT_GRAPHS"  # environment variable: 1 has it capture the decoder
+GRAPHS = "FLORENCE_ORT_GRAPHS"  # environment variable: 1 has ONNX Runtime capture the decoder
 
 
-def open_ort_cuda(bundle: Bundle, *, index: int = 0) -> DeviceBackend:
+def open_ort_cuda(bundle: Bundle, *, index: int = 0) -> GpuBackend:
     """Open a bundle's graphs in ONNX Runtime on GPU `index`.
 
     Raises:
         BackendError: the CUDA provider or the GPU is not there, or did not become active.
+        MissingPackageError: ONNX Runtime is not installed.
     """
-    replays = _asked_for_graphs()
+    replays = _requests_graphs()
     check_active(PROVIDER, available())  # or ONNX Runtime would only warn
     with ExitStack() as owned:
         cuda = open_cuda(index)
@@ -51,14 +53,14 @@ def open_ort_cuda(bundle: Bundle, *, index: int = 0) -> DeviceBackend:
         owned.callback(sessions.clear)  # before the stream: their libraries hold on to it
         if replays:
             sessions[contract.DECODER] = _replaying_decoder(bundle, settings, cuda)
-        return open_device_backend(bundle, cuda, sessions, owned)
+        return open_gpu_backend(bundle, cuda, sessions, owned)
 
 
-def _asked_for_graphs() -> bool:
-    asked = os.environ.get(GRAPHS, "")
-    if asked not in ("", "0", "1"):
-        raise BackendError(f"{GRAPHS} is {asked!r}; expected 1 or 0.")
-    return asked == "1"
+def _requests_graphs() -> bool:
+    requested = os.environ.get(GRAPHS, "")
+    if requested not in ("", "0", "1"):
+        raise RequestError(f"{GRAPHS} is {requested!r}; expected 1 or 0.")
+    return requested == "1"
 
 
 def _replaying_decoder(bundle: Bundle, settings: Mapping[str, str], cuda: Cuda) -> "OrtCudaSession":
@@ -87,13 +89,13 @@ class OrtCudaSession:
         self._numbers = count(1) if replays else None  # 0 is ONNX Runtime's own
         self._check_inputs()
 
-    def bind(self, places: Mapping[str, Place]) -> Run:
+    def bind(self, views: Mapping[str, DeviceView]) -> GraphRun:
         binding = self._session.io_binding()
         for values, bind in (
             (self._session.get_inputs(), binding.bind_input),
             (self._session.get_outputs(), binding.bind_output),
         ):
-            self._bind(values, bind, places)
+            self._bind(values, bind, views)
         options = None if self._numbers is None else captured_as(next(self._numbers))
         return lambda: run_bound(self._session, binding, options)
 
@@ -101,7 +103,7 @@ class OrtCudaSession:
         """Refuse what would compute wrong numbers.
 
         An input that ONNX Runtime wants on the host, or on another GPU, is copied there when it is
-        bound, and what we write to its address afterwards would never be seen.
+        bound, and what we write to its address afterwards would never be read.
         """
         if not hasattr(self._session, "get_input_memory_infos"):  # before ONNX Runtime 1.23
             return
@@ -113,21 +115,21 @@ class OrtCudaSession:
         ]
         if elsewhere:
             raise BackendError(
-                f"ONNX Runtime's CUDA provider wants {', '.join(elsewhere)}, where this runtime "
+                f"ONNX Runtime's CUDA provider requires {', '.join(elsewhere)}, where this runtime "
                 "does not put it. Use another release of onnxruntime-gpu, or device='tensorrt'."
             )
 
-    def _bind(self, values: Sequence[Any], bind: Any, places: Mapping[str, Place]) -> None:
+    def _bind(self, values: Sequence[Any], bind: Any, views: Mapping[str, DeviceView]) -> None:
         for value in values:
-            place = places[value.name]
+            view = views[value.name]
             try:
                 bind(
                     value.name,
                     "cuda",
                     self._cuda.index,
-                    place.dtype.type,
-                    place.shape,
-                    place.address,
+                    view.dtype.type,
+                    view.shape,
+                    view.address,
                 )
             except RuntimeError as error:
                 raise BackendError(

@@ -12,28 +12,29 @@ from typing import Any
 
 from .. import contract
 from ..bundle import Bundle
-from ..cuda import Cuda, DeviceArray, Place, open_cuda
-from ..engines import Engines, find_engines
-from ..engines.flavours import TensorRT, find_tensorrt
-from ..engines.log import logger_of
-from ..engines.profiles import profile_index
-from ..engines.record import source, this_device
+from ..cuda.buffers import DeviceArray, DeviceView
+from ..cuda.device import Cuda, open_cuda
 from ..errors import BackendError
-from .batch_memory import Run
-from .device import DeviceBackend, open_device_backend
+from ..tensorrt.find import Engines, find_engines
+from ..tensorrt.install import TensorRT, find_tensorrt, make_logger
+from ..tensorrt.manifest import source, this_device
+from ..tensorrt.profiles import profile_index
+from .gpu import GpuBackend, open_gpu_backend
+from .gpu_memory import GraphRun
 
 logger = logging.getLogger(__name__)
 
 
 def open_tensorrt(
     bundle: Bundle, *, index: int = 0, choice: str | None = None, engine_dir: Path | None = None
-) -> DeviceBackend:
+) -> GpuBackend:
     """Load the engines of a bundle on GPU `index`.
 
     `choice` is "rtx" for TensorRT-RTX; None takes what FLORENCE_TENSORRT names, or what there is.
 
     Raises:
-        BackendError: TensorRT, CUDA or fitting engines are missing, and what to run.
+        BackendError: CUDA or fitting engines are missing, and what to run.
+        MissingPackageError: TensorRT is not installed.
     """
     tensorrt = find_tensorrt(choice)
     device = this_device(tensorrt, index)
@@ -41,7 +42,7 @@ def open_tensorrt(
     with ExitStack() as owned:
         cuda = open_cuda(index)
         owned.callback(cuda.close)
-        log = logger_of(tensorrt.module, _hear)
+        log = make_logger(tensorrt.module, _log_message)
         runtime = tensorrt.module.Runtime(log)
         loaded = {graph: _load(runtime, engines, graph) for graph in contract.GRAPHS}
         # The graphs run one after the other: the largest scratch serves them all.
@@ -53,13 +54,13 @@ def open_tensorrt(
             graph: TensorRtSession(shared, graph, loaded.pop(graph)) for graph in contract.GRAPHS
         }
         owned.callback(sessions.clear)  # the engines go before the stream and their scratch
-        built = engines.record.options
-        return open_device_backend(
+        built = engines.manifest.options
+        return open_gpu_backend(
             bundle,
             cuda,
             sessions,
             owned,
-            most_new_tokens=built.max_new_tokens,
+            max_new_tokens=built.max_new_tokens,
             in_place=built.in_place,
         )
 
@@ -69,7 +70,7 @@ class _Shared:
     """What the three engines of a bundle have in common."""
 
     tensorrt: TensorRT
-    log: Any  # held, as the runtime is: TensorRT itself keeps neither alive
+    log: Any  # kept here, as the runtime is: TensorRT itself keeps neither alive
     runtime: Any
     cuda: Cuda
     engines: Engines
@@ -87,37 +88,35 @@ class TensorRtSession:
         self.capturable = True
         self._shared = shared
         engines = shared.engines
-        self._contract, _ = source(engines.bundle, graph, engines.record.options)
+        self._contract, _ = source(engines.bundle, graph, engines.manifest.options)
         self._engine = engine
 
-    def bind(self, places: Mapping[str, Place]) -> Run:
+    def bind(self, views: Mapping[str, DeviceView]) -> GraphRun:
         """A context for these arrays.
 
         Raises:
             BackendError: the engine was not built for these shapes.
         """
         shared, stream = self._shared, self._shared.cuda.stream
-        profile = self._profile(places)
+        profile = self._profile(views)
         settings = self._context_settings()
         context = self._engine.create_execution_context(settings)
         if context is None:
             raise self._failure("makes no execution context")
-        self._check(context.set_optimization_profile_async(profile, stream), "takes no profile")
-        context.set_device_memory(shared.scratch.place.address, shared.scratch.place.nbytes)
+        self.check(context.set_optimization_profile_async(profile, stream), "takes no profile")
+        context.set_device_memory(shared.scratch.view.address, shared.scratch.view.nbytes)
         for tensor in self._contract.inputs:
-            shape = places[tensor.name].shape
-            self._check(context.set_input_shape(tensor.name, shape), f"refuses {tensor.name}")
+            shape = views[tensor.name].shape
+            self.check(context.set_input_shape(tensor.name, shape), f"refuses {tensor.name}")
         for tensor in (*self._contract.inputs, *self._contract.outputs):
-            address = places[tensor.name].address
-            self._check(context.set_tensor_address(tensor.name, address), f"lacks {tensor.name}")
+            address = views[tensor.name].address
+            self.check(context.set_tensor_address(tensor.name, address), f"lacks {tensor.name}")
         shared.cuda.synchronize()  # the switch of profiles may copy
         if shared.tensorrt.is_rtx:  # depends on how the engine was built
             self.capturable &= bool(context.is_stream_capturable(stream))
 
-        def run(settings: Any = settings) -> None:  # which TensorRT-RTX may still refer to
-            self._check(context.execute_async_v3(stream), "failed while running")
-
-        return run
+        # TensorRT-RTX may still refer to the settings that a context was made from.
+        return _ContextRun(self, context, stream, settings)
 
     def _context_settings(self) -> Any:
         """How a context is made: without scratch memory, for it gets ours.
@@ -135,19 +134,24 @@ class TensorRtSession:
         runtime_config.dynamic_shapes_kernel_specialization_strategy = eager
         return runtime_config
 
-    def _profile(self, places: Mapping[str, Place]) -> int:
+    def _profile(self, views: Mapping[str, DeviceView]) -> int:
         """Which profile serves these shapes, once it is clear that one was built."""
         sides = {
             symbol: side
             for tensor in self._contract.inputs
-            for symbol, side in zip(tensor.shape, places[tensor.name].shape, strict=True)
+            for symbol, side in zip(tensor.shape, views[tensor.name].shape, strict=True)
             if isinstance(symbol, str)
         }
-        tokens = least_tokens(places, self._shared.engines.record.options.in_place)
+        tokens = min_tokens(views, self._shared.engines.manifest.options.in_place)
         self._shared.engines.check(batch=sides["B"], beams=sides.get("N", 1), tokens=tokens)
         return profile_index(self._shared.engines.profiles[self._contract.name], sides)
 
-    def _check(self, done: bool, what: str) -> None:
+    def check(self, done: bool, what: str) -> None:
+        """Raise what TensorRT reports by a flag only.
+
+        Raises:
+            BackendError: it is not done; `what` the engine does instead.
+        """
         if not done:
             raise self._failure(what)
 
@@ -159,12 +163,25 @@ class TensorRtSession:
         )
 
 
-def least_tokens(places: Mapping[str, Place], in_place: int) -> int:
-    """The shortest answer for which caches have the capacity that they have."""
-    keys = places.get(contract.self_cache(0, "key"))
+def min_tokens(views: Mapping[str, DeviceView], in_place: int) -> int:
+    """The shortest answer that needs caches of the capacity of these; 1 for other graphs."""
+    keys = views.get(contract.self_cache(0, "key"))
     if keys is None or keys.shape[2] in (contract.MIN_CACHE_CAPACITY, in_place):
         return 1
     return keys.shape[2] // 2 + 1
+
+
+@dataclass(frozen=True, slots=True)
+class _ContextRun:
+    """Enqueues one run of a context."""
+
+    session: TensorRtSession
+    context: Any
+    stream: int
+    settings: Any  # kept for the context alone
+
+    def __call__(self) -> None:
+        self.session.check(self.context.execute_async_v3(self.stream), "failed while running")
 
 
 def _load(runtime: Any, engines: Engines, graph: str) -> Any:
@@ -181,5 +198,5 @@ def _load(runtime: Any, engines: Engines, graph: str) -> Any:
     return engine
 
 
-def _hear(level: int, message: str) -> None:
+def _log_message(level: int, message: str) -> None:
     logger.log(level, "TensorRT: %s", message)

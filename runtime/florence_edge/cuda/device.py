@@ -9,16 +9,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import BackendError
-from . import calls
-from .calls import Call
-from .memory import DeviceArray, Fields, Mailbox, Place, Shape
+from ..errors import MODEL_CLOSED, BackendError
+from . import api
+from .api import CudaCall
+from .buffers import ArrayShape, DeviceArray, DeviceView, Fields, StagingBuffer
+from .providers import open_provider
 
 
-class Graph:
+def open_cuda(index: int = 0) -> "Cuda":
+    """GPU number `index`, with a stream of its own.
+
+    Raises:
+        BackendError: there is no CUDA, no driver or no such GPU.
+        MissingPackageError: FLORENCE_CUDA names a package that is not installed.
+    """
+    return Cuda(open_provider(), index)
+
+
+class CudaGraph:
     """Work that was captured once and is launched as a whole."""
 
-    def __init__(self, call: Call, handle: int) -> None:
+    def __init__(self, call: CudaCall, handle: int) -> None:
         self.handle = handle
         self._destroy = weakref.finalize(self, call, "cudaGraphExecDestroy", handle)
         self._destroy.atexit = False
@@ -31,21 +42,21 @@ class Graph:
 class Cuda:
     """A GPU; copies, graphs and kernels are enqueued on its one stream and run in that order.
 
-    Copies are between addresses of the device or of mailboxes, never pageable host memory.
+    Copies are between addresses of the device or of staging buffers, never pageable host memory.
     """
 
-    def __init__(self, call: Call, index: int) -> None:
+    def __init__(self, call: CudaCall, index: int) -> None:
         self.call = call
         self.index = index
         self._closed = False
         self.activate()
-        self.integrated = bool(self._attribute(calls.ATTRIBUTE_INTEGRATED))
+        self.integrated = bool(self._attribute(api.ATTRIBUTE_INTEGRATED))
         self.compute_capability = (
-            self._attribute(calls.ATTRIBUTE_MAJOR),
-            self._attribute(calls.ATTRIBUTE_MINOR),
+            self._attribute(api.ATTRIBUTE_MAJOR),
+            self._attribute(api.ATTRIBUTE_MINOR),
         )
         with ExitStack() as owned:
-            self.stream: int = call("cudaStreamCreateWithFlags", calls.STREAM_NON_BLOCKING)
+            self.stream: int = call("cudaStreamCreateWithFlags", api.STREAM_NON_BLOCKING)
             owned.callback(call, "cudaStreamDestroy", self.stream)
             self._owned = owned.pop_all()
 
@@ -58,67 +69,73 @@ class Cuda:
         """Make this GPU the calling thread's; each thread has a current device of its own.
 
         Raises:
-            BackendError: it was closed; its stream is gone, and CUDA would not notice.
+            BackendError: it was closed.
+        """
+        self.check_open()
+        self.call("cudaSetDevice", self.index)
+
+    def check_open(self) -> None:
+        """Refuse a GPU that was closed: its stream is gone, and CUDA would not notice.
+
+        Raises:
+            BackendError: it was.
         """
         if self._closed:
-            raise BackendError(
-                "This model was closed, and its memory on the GPU is gone. Load it again."
-            )
-        self.call("cudaSetDevice", self.index)
+            raise BackendError(MODEL_CLOSED)
 
     def memory(self) -> tuple[int, int]:
         """Bytes that are free, and bytes of all."""
         free, total = self.call("cudaMemGetInfo")
         return free, total
 
-    def array(self, shape: Shape, dtype: npt.DTypeLike) -> DeviceArray:
+    def array(self, shape: ArrayShape, dtype: npt.DTypeLike) -> DeviceArray:
         """An array in device memory, not filled."""
         return DeviceArray(self.call, shape, dtype)
 
-    def mailbox(self, fields: Fields) -> Mailbox:
+    def staging_buffer(self, fields: Fields) -> StagingBuffer:
         """Arrays for exchange with the host; on an integrated GPU mapped, so without copies."""
-        return Mailbox(self.call, fields, mapped=self.integrated)
+        return StagingBuffer(self.call, fields, mapped=self.integrated)
 
-    def copy(self, target: Place, source: Place) -> None:
+    def copy(self, target: DeviceView, source: DeviceView) -> None:
         """Enqueue a copy of all of `source`."""
         self.call(
             "cudaMemcpyAsync",
             target.address,
             source.address,
             source.nbytes,
-            calls.COPY_DEFAULT,
+            api.COPY_DEFAULT,
             self.stream,
         )
 
-    def copy_rows(self, target: Place, source: Place) -> None:
+    def copy_rows(self, target: DeviceView, source: DeviceView) -> None:
         """Enqueue a copy of each row of `source` [..., n, d] to the front of one [..., m, d]."""
         pitch, width = (
-            place.shape[-2] * place.shape[-1] * place.dtype.itemsize for place in (target, source)
+            view.shape[-2] * view.shape[-1] * view.dtype.itemsize for view in (target, source)
         )
         self.call(
             "cudaMemcpy2DAsync",
             *(target.address, pitch, source.address, width, width, source.nbytes // width),
-            calls.COPY_DEFAULT,
+            api.COPY_DEFAULT,
             self.stream,
         )
 
-    def zero(self, place: Place) -> None:
+    def zero(self, view: DeviceView) -> None:
         """Enqueue the clearing of an array."""
-        self.call("cudaMemsetAsync", place.address, 0, place.nbytes, self.stream)
+        self.call("cudaMemsetAsync", view.address, 0, view.nbytes, self.stream)
 
     def wait_for(self, stream: int) -> None:
         """Let what is enqueued from now on wait for what was enqueued on another stream."""
-        event = self.call("cudaEventCreateWithFlags", calls.EVENT_DISABLE_TIMING)
+        event = self.call("cudaEventCreateWithFlags", api.EVENT_DISABLE_TIMING)
         try:
             self.call("cudaEventRecord", event, stream)
             self.call("cudaStreamWaitEvent", self.stream, event, 0)
         finally:
             self.call("cudaEventDestroy", event)  # CUDA keeps it until it has happened
 
-    def capture(self, enqueue: Callable[[], None]) -> Graph:
+    def capture(self, enqueue: Callable[[], None]) -> CudaGraph:
         """What `enqueue` enqueues, as a graph; nothing of it runs now."""
         with _no_garbage_collection():
-            self.call("cudaStreamBeginCapture", self.stream, calls.CAPTURE_THREAD_LOCAL)
+            self.call("cudaStreamBeginCapture", self.stream, api.CAPTURE_THREAD_LOCAL)
             try:
                 enqueue()
             except BaseException:
@@ -127,11 +144,11 @@ class Cuda:
                 raise
             captured = self.call("cudaStreamEndCapture", self.stream)
         try:
-            return Graph(self.call, self.call("cudaGraphInstantiate", captured, 0))
+            return CudaGraph(self.call, self.call("cudaGraphInstantiate", captured, 0))
         finally:
             self.call("cudaGraphDestroy", captured)
 
-    def launch(self, graph: Graph) -> None:
+    def launch(self, graph: CudaGraph) -> None:
         """Enqueue a graph."""
         self.call("cudaGraphLaunch", graph.handle, self.stream)
 
@@ -139,25 +156,25 @@ class Cuda:
         """Wait until everything that was enqueued is done."""
         self.call("cudaStreamSynchronize", self.stream)
 
-    def download(self, place: Place) -> npt.NDArray[Any]:
-        """An array's values on the host, after everything that was enqueued; for the occasion."""
-        mailbox = Mailbox(self.call, {"values": (place.shape, place.dtype)}, mapped=True)
+    def download(self, view: DeviceView) -> npt.NDArray[Any]:
+        """An array's values on the host, after all that was enqueued; slow."""
+        staging = StagingBuffer(self.call, {"values": (view.shape, view.dtype)}, mapped=True)
         try:
-            self.copy(mailbox.places["values"], place)
+            self.copy(staging.device["values"], view)
             self.synchronize()
-            return np.array(mailbox.host["values"])
+            return np.array(staging.host["values"])
         finally:
-            mailbox.close()
+            staging.close()
 
-    def upload(self, place: Place, values: npt.NDArray[Any]) -> None:
-        """Put values into an array, after everything that was enqueued; for the occasion."""
-        mailbox = Mailbox(self.call, {"values": (place.shape, place.dtype)}, mapped=True)
+    def upload(self, view: DeviceView, values: npt.NDArray[Any]) -> None:
+        """Put values into an array, after all that was enqueued; slow."""
+        staging = StagingBuffer(self.call, {"values": (view.shape, view.dtype)}, mapped=True)
         try:
-            mailbox.host["values"][...] = values
-            self.copy(place, mailbox.places["values"])
+            staging.host["values"][...] = values
+            self.copy(view, staging.device["values"])
             self.synchronize()
         finally:
-            mailbox.close()
+            staging.close()
 
     def _attribute(self, number: int) -> int:
         value: int = self.call("cudaDeviceGetAttribute", number, self.index)

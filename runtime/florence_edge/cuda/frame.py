@@ -12,7 +12,9 @@ import numpy as np
 from PIL import Image
 
 from ..errors import ImageError
-from .calls import LEGACY_STREAM
+from .api import LEGACY_STREAM
+from .buffers import DeviceView
+from .device import open_cuda
 
 
 class DeviceImage(Protocol):
@@ -23,18 +25,19 @@ class DeviceImage(Protocol):
 
 
 def is_on_gpu(image: object) -> TypeGuard[DeviceImage]:
-    """Whether it does; a tensor of torch has the attribute on the CPU, too, and there it raises.
+    """Whether an object describes itself so.
 
-    `isinstance` would be fooled: as of Python 3.12 it does not read a Protocol's properties.
+    A tensor of torch has the attribute on the CPU, too, and there it raises. `isinstance` would be
+    fooled: as of Python 3.12 it does not read a Protocol's properties.
     """
     try:
         return getattr(image, "__cuda_array_interface__", None) is not None
-    except RuntimeError:  # torch's, of a tensor that requires a gradient: no picture anyway
+    except RuntimeError:  # torch's, of a tensor that requires a gradient: not a picture anyway
         return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Frame:
+class DeviceFrame:
     """RGB bytes in device memory; `owner` keeps them there.
 
     `line` and `step` are the bytes from a line to the next and from a pixel to the next. `stream`
@@ -50,50 +53,48 @@ class Frame:
 
     def to_image(self) -> Image.Image:
         """The picture on the host: copied when somebody wants to see it."""
-        from . import Cuda, Place, open_calls
-
         width, height = self.size
         extent = (height - 1) * self.line + (width - 1) * self.step + 3
-        cuda = Cuda(open_calls(), _device_of(self.owner))
+        cuda = open_cuda(_device_of(self.owner))
         try:
             if self.stream is not None:
                 cuda.wait_for(self.stream)
-            lying = cuda.download(Place(self.address, (extent,), np.dtype(np.uint8)))
+            read = cuda.download(DeviceView(self.address, (extent,), np.dtype(np.uint8)))
         finally:
             cuda.close()
         rgb = np.lib.stride_tricks.as_strided(
-            lying, (height, width, 3), (self.line, self.step, 1), writeable=False
+            read, (height, width, 3), (self.line, self.step, 1), writeable=False
         )
         return Image.fromarray(np.ascontiguousarray(rgb))
 
 
-def frame_of(image: DeviceImage) -> Frame:
+def frame_of(image: DeviceImage) -> DeviceFrame:
     """The frame that an HxWx3 uint8 array on the GPU holds, in RGB order.
 
     Raises:
         ImageError: it has another shape or dtype, or lies in memory in a way that is not known.
     """
-    stated = image.__cuda_array_interface__
-    shape = tuple(stated["shape"])
-    if len(shape) != 3 or shape[2] != 3 or stated["typestr"] != "|u1" or stated.get("mask"):
+    interface = image.__cuda_array_interface__
+    shape = tuple(interface["shape"])
+    if len(shape) != 3 or shape[2] != 3 or interface["typestr"] != "|u1" or interface.get("mask"):
         raise ImageError(
-            f"A frame on the GPU is expected as HxWx3 uint8 RGB, got {stated['typestr']} "
+            f"A frame on the GPU is expected as HxWx3 uint8 RGB, got {interface['typestr']} "
             f"{list(shape)}. Convert it there first."
         )
     height, width, _ = shape
     if 0 in shape:
         raise ImageError(f"The frame has no pixels: its shape is {list(shape)}.")
-    line, step, channel = stated.get("strides") or (width * 3, 3, 1)
+    line, step, channel = interface.get("strides") or (width * 3, 3, 1)
     if channel != 1 or step < 3 or line < 3:
         raise ImageError(
             f"The frame's channels must lie side by side, its strides are {(line, step, channel)}. "
             "Make it contiguous first (cupy.ascontiguousarray, tensor.contiguous())."
         )
-    # Without word of a stream, the bytes may still be under way on the default one.
-    stream = stated.get("stream", LEGACY_STREAM)
-    return Frame(
+    # Where no stream is named, the bytes may still be under way on the default one.
+    stream = interface.get("stream", LEGACY_STREAM)
+    return DeviceFrame(
         owner=image,
-        address=int(stated["data"][0]),
+        address=int(interface["data"][0]),
         size=(width, height),
         line=line,
         step=step,

@@ -42,9 +42,10 @@ extern "C" __global__ void follow(
         start[n * beam_words] = past[n];
 }
 
-// Keep the scores of a greedy step and feed it with the best token that completes no n-gram again,
-// as the search on the host will unless a token is forced or its n-grams are of another length; then
-// the guess is wrong, and costs a step. `history` holds the tokens fed so far, to *position. Threads: x over top, at most 64; the first chooses.
+// Keep the scores of a greedy step and feed the next with the best token that completes no n-gram
+// again, as the search on the host will unless a token is forced or its n-grams are of another
+// length; then the guess is wrong, and costs a step. `history` holds the tokens fed so far, to
+// *position. Threads: x over top, at most 64; the first chooses.
 extern "C" __global__ void feed_best(
     const Word* top_log_probs, const long long* top_ids,
     Word* kept_log_probs, long long* kept_ids, long long* kept_token,
@@ -83,7 +84,7 @@ extern "C" __global__ void resample(
     const unsigned char* source, long long source_line, long long source_step,
     unsigned char* target, long long target_line, long long target_step,
     const int* first, const int* count, const int* weights,
-    int most_taps, int outputs, int lines, int lines_first)
+    int max_taps, int outputs, int lines, int lines_first)
 {
     int x = blockIdx.x * blockDim.x + threadIdx.x;
     int y = blockIdx.y;
@@ -92,7 +93,7 @@ extern "C" __global__ void resample(
     if (output >= outputs || line >= lines)
         return;
     const unsigned char* pixel = source + line * source_line + first[output] * source_step;
-    const int* weight = weights + (long long)output * most_taps;
+    const int* weight = weights + (long long)output * max_taps;
     int sum[3];
     for (int c = 0; c < 3; ++c)
         sum[c] = 1 << (PRECISION_BITS - 1);

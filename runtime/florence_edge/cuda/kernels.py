@@ -12,14 +12,14 @@ from typing import Any, TypeAlias
 
 from .. import contract
 from ..errors import BackendError
-from .calls import Call
+from .api import CudaCall
+from .buffers import DeviceView
 from .device import Cuda
-from .memory import Place
 
 PRECISION_BITS = 22  # of the resize weights; Pillow's Resample.c: 32 - 8 - 2
 
 Argument: TypeAlias = "ctypes._SimpleCData[Any]"
-Places: TypeAlias = "Mapping[str, Place]"
+Views: TypeAlias = "Mapping[str, DeviceView]"
 Grid: TypeAlias = "tuple[int, int, int]"
 
 _NAMES = ("place_rows", "follow", "feed_best", "resample")
@@ -42,7 +42,9 @@ class Kernels:
             }
             self._owned = owned.pop_all()
 
-    def follow(self, caches: Place, parents: Place, since: Place, now: Place) -> None:
+    def follow(
+        self, caches: DeviceView, parents: DeviceView, since: DeviceView, now: DeviceView
+    ) -> None:
         """Enqueue that each beam takes over its parent's past.
 
         `caches` is [caches, images * beams, heads, capacity, head_dim], `parents` [images, beams]
@@ -53,12 +55,14 @@ class Kernels:
         images, beams = parents.shape
         words = _row_words(caches)
         arguments: list[Argument] = [
-            *(ctypes.c_void_p(place.address) for place in (caches, parents, since, now)),
+            *(ctypes.c_void_p(view.address) for view in (caches, parents, since, now)),
             *map(ctypes.c_int, (images, beams, capacity, words)),
         ]
         self.launch("follow", (capacity * words, heads, count * images), arguments)
 
-    def place_rows(self, caches: Place, new_rows: Sequence[Place], now: Place) -> None:
+    def place_rows(
+        self, caches: DeviceView, new_rows: Sequence[DeviceView], now: DeviceView
+    ) -> None:
         """Enqueue that new rows [rows, heads, 1, head_dim], one array a cache, go to row `now` [1].
 
         The arrays of `new_rows` lie at equal distances.
@@ -67,16 +71,16 @@ class Kernels:
         words = _row_words(caches)
         distance = (new_rows[1].address - new_rows[0].address) // _WORD
         arguments: list[Argument] = [
-            *(ctypes.c_void_p(place.address) for place in (caches, new_rows[0], now)),
+            *(ctypes.c_void_p(view.address) for view in (caches, new_rows[0], now)),
             *map(ctypes.c_int, (rows * heads, words, capacity, distance)),
         ]
         self.launch("place_rows", (rows * heads * words, count, 1), arguments)
 
     def feed_best(
         self,
-        scores: Places,
-        kept: Places,
-        fed: Places,
+        scores: Views,
+        kept: Views,
+        fed: Views,
         *,
         ngram: int,
     ) -> None:
@@ -87,14 +91,14 @@ class Kernels:
         its "token_ids" [1, 1] and "position" [1] move on. A token that completes an n-gram of
         `ngram` tokens which the history has is passed over; 0 allows all.
         """
-        places = (
+        views = (
             *(scores[name] for name in ("top_log_probs", "top_ids")),
             *(kept[name] for name in ("top_log_probs", "top_ids", "token")),
             *(fed[name] for name in ("history", "token_ids", "position")),
         )
         top = scores["top_ids"].shape[-1]
         arguments: list[Argument] = [
-            *(ctypes.c_void_p(place.address) for place in places),
+            *(ctypes.c_void_p(view.address) for view in views),
             *map(ctypes.c_int, (top, ngram)),
         ]
         self.launch("feed_best", (top, 1, 1), arguments)
@@ -120,12 +124,12 @@ class Kernels:
         self._owned.close()
 
 
-def _row_words(caches: Place) -> int:
+def _row_words(caches: DeviceView) -> int:
     """Words of one row of a cache; head_dim is even, so that halves fill them, too."""
     return caches.shape[-1] * caches.dtype.itemsize // _WORD
 
 
-def compile_kernels(call: Call, compute_capability: tuple[int, int]) -> bytes:
+def compile_kernels(call: CudaCall, compute_capability: tuple[int, int]) -> bytes:
     """Kernels as a cubin: machine code of this GPU, which no driver has to translate.
 
     Raises:
@@ -147,7 +151,7 @@ def compile_kernels(call: Call, compute_capability: tuple[int, int]) -> bytes:
         call("nvrtcDestroyProgram", ctypes.addressof(handle))
 
 
-def _compile(call: Call, program: int, options: list[bytes]) -> None:
+def _compile(call: CudaCall, program: int, options: list[bytes]) -> None:
     try:
         call("nvrtcCompileProgram", program, len(options), options)
     except BackendError as error:
@@ -158,8 +162,8 @@ def _compile(call: Call, program: int, options: list[bytes]) -> None:
         ) from error
 
 
-def _text(call: Call, function: str, program: int) -> bytes:
-    """What an nvrtcGet... function writes into bytes that nobody else has seen."""
+def _text(call: CudaCall, function: str, program: int) -> bytes:
+    """What an nvrtcGet... function writes into bytes that belong to nobody else."""
     text = bytes(call(f"{function}Size", program))
     call(function, program, text)
     return text

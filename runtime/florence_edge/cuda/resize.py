@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import PIL
 
+from .buffers import DeviceArray, DeviceView
 from .device import Cuda
-from .frame import Frame
+from .frame import DeviceFrame
 from .kernels import PRECISION_BITS, Kernels
-from .memory import DeviceArray, Place
 
-_MOST_ALONG_Y = 65_535  # blocks of a launch (CUDA programming guide, compute capabilities)
+_MAX_BLOCKS_ALONG_Y = 65_535  # blocks of a launch (CUDA programming guide, compute capabilities)
 _SUPPORT = 2.0  # reach of the bicubic filter, in pixels
 _A = -0.5  # its shape; Pillow's value
 
@@ -34,7 +34,7 @@ class Taps:
 
     first: Int32s  # [outputs]
     count: Int32s  # [outputs]
-    weights: Int32s  # [outputs, most taps], in units of 2 ** -PRECISION_BITS, zero beyond count
+    weights: Int32s  # [outputs, max taps], in units of 2 ** -PRECISION_BITS, zero beyond count
 
 
 def taps_from_sizes(source: int, target: int) -> Taps:
@@ -46,8 +46,8 @@ def taps_from_sizes(source: int, target: int) -> Taps:
     first = np.maximum((centres - reach + 0.5).astype(np.int64), 0)
     end = np.minimum((centres + reach + 0.5).astype(np.int64), source)
     offsets = np.arange(math.ceil(reach) * 2 + 1)
-    places = (first[:, None] + offsets - centres[:, None] + 0.5) / stretch
-    weights = np.where(offsets < (end - first)[:, None], _bicubic(places), 0.0)
+    distances = (first[:, None] + offsets - centres[:, None] + 0.5) / stretch
+    weights = np.where(offsets < (end - first)[:, None], _bicubic(distances), 0.0)
     weights /= weights.sum(axis=1, keepdims=True)
     fixed = np.trunc(weights * (1 << PRECISION_BITS) + np.copysign(0.5, weights))
     return Taps(*(values.astype(np.int32) for values in (first, end - first, fixed)))
@@ -69,7 +69,7 @@ def goes_down_first(size: tuple[int, int], side: int) -> bool:
 
 
 class Resizer:
-    """Resizes frames of one size to the square that the model sees."""
+    """Resizes frames of one size to the square that the model takes."""
 
     def __init__(self, cuda: Cuda, kernels: Kernels, size: tuple[int, int], side: int) -> None:
         self.size = size
@@ -86,14 +86,13 @@ class Resizer:
             owned.callback(self._half_way.close)
             self._owned = owned.pop_all()
 
-    def resize(self, frame: Frame, square: Place) -> None:
+    def resize(self, frame: DeviceFrame, square: DeviceView) -> None:
         """Enqueue the resize of `frame` into `square` [side, side, 3]."""
         if frame.stream is not None:
             self._cuda.wait_for(frame.stream)
         source = _Pixels(frame.address, frame.line, frame.step)
         half_way, target = (
-            _Pixels(place.address, place.shape[1] * 3, 3)
-            for place in (self._half_way.place, square)
+            _Pixels(view.address, view.shape[1] * 3, 3) for view in (self._half_way.view, square)
         )
         width, height = self.size
         if self._down_first:
@@ -110,13 +109,13 @@ class Resizer:
     def _pass(self, source: "_Pixels", target: "_Pixels", taps: "_DeviceTaps", lines: int) -> None:
         """Resize each of `lines` to the side."""
         # Neighbouring threads write neighbouring bytes, but only x takes more than 65,535 of them.
-        lines_first = target.line < target.step or lines > _MOST_ALONG_Y
+        lines_first = target.line < target.step or lines > _MAX_BLOCKS_ALONG_Y
         threads = (lines, self._side, 1) if lines_first else (self._side, lines, 1)
-        numbers = (taps.most, self._side, lines, int(lines_first))
+        numbers = (taps.max_taps, self._side, lines, int(lines_first))
         arguments: list[Any] = [
             *source.arguments(),
             *target.arguments(),
-            *(ctypes.c_void_p(array.place.address) for array in taps.arrays),
+            *(ctypes.c_void_p(array.view.address) for array in taps.arrays),
             *map(ctypes.c_int, numbers),
         ]
         self._kernels.launch("resample", threads, arguments)
@@ -143,10 +142,10 @@ class _DeviceTaps:
     """`Taps` in device memory."""
 
     def __init__(self, cuda: Cuda, taps: Taps, owned: ExitStack) -> None:
-        self.most = taps.weights.shape[1]
+        self.max_taps = taps.weights.shape[1]
         self.arrays: list[DeviceArray] = []
         for values in (taps.first, taps.count, taps.weights):
             array = cuda.array(values.shape, np.int32)
             owned.callback(array.close)
             self.arrays.append(array)
-            cuda.upload(array.place, values)
+            cuda.upload(array.view, values)

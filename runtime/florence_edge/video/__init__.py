@@ -1,7 +1,9 @@
 """Cameras, streams and video files: frames in, answers out.
 
-opening.py ──> Source ──latest.py (live) or ahead.py (files)──> watch ──> frame, results, stats
-                                                                 ├── tracking.py  numbers objects
-                                                                 ├── recording.py writes a video
-                                                                 └── window.py    shows it
+    sources.py ──> Source ──capture.py (live) or batch.read_ahead (files)──> watch ──> Watched
+    (pyav.py, gstreamer.py)                                                   ├── tracking.py
+                                                                              ├── writer.py
+                                                                              └── display.py
+
+tracking.py numbers objects over the frames, writer.py writes a video, display.py shows it.
 """

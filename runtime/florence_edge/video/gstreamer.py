@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import SourceError
+from ..errors import MissingPackageError, SourceError
 from .source import Captured, Frames
 
 _NEWEST, _EACH = "drop=true max-buffers=1 sync=false", "max-buffers=2 sync=false"
 _NANOSECONDS = 1_000_000_000
-_GLANCE = 0.2  # seconds between two looks for errors
+_ERROR_CHECK = 0.2  # seconds between two checks for errors
 _SINK = re.compile(r"(?<![^\s!])appsink(?![^\s!])")  # the element, not a part of a file's name
 _SINK_NAME = re.compile(_SINK.pattern + r"[^!]*?\sname\s*=\s*\"?([\w-]+)")
 _WITH_AN_END = ("num-buffers", "filesrc", "file:")
@@ -35,7 +35,7 @@ def frames_of(pipeline: str, timeout: float, *, live: bool) -> Callable[[], Fram
             return _by_gi(*gst, *_for_gi(pipeline, keeps), timeout)
         if (cv2 := _cv2_with_gstreamer()) is not None:
             return _by_cv2(cv2, _for_cv2(pipeline, keeps), live)
-        raise SourceError(
+        raise MissingPackageError(
             "A GStreamer pipeline needs the system's gi or a cv2 that was built with GStreamer; "
             "neither can be imported here. Install: sudo apt install python3-gi "
             "gstreamer1.0-plugins-good gir1.2-gst-plugins-base-1.0, and make the virtual "
@@ -72,7 +72,7 @@ def _for_gi(pipeline: str, keeps: str) -> tuple[str, str]:
     if not _SINK.search(pipeline):
         pipeline = f"{pipeline} ! videoconvert ! video/x-raw,format=RGB ! appsink"
     own = _SINK_NAME.search(pipeline)
-    named = keeps if own else f"name=florence {keeps}"  # what follows of the user's own prevails
+    named = keeps if own else f"name=florence {keeps}"  # the user's own settings follow and prevail
     return _SINK.sub(rf"\g<0> {named}", pipeline, count=1), own[1] if own else "florence"
 
 
@@ -107,7 +107,7 @@ def _next_sample(gst: Any, bus: Any, sink: Any, timeout: float) -> Any:
     """The next frame; None at the end. An element that fails need not end the pipeline."""
     give_up = time.monotonic() + timeout
     while time.monotonic() < give_up:
-        sample = sink.emit("try-pull-sample", int(_GLANCE * _NANOSECONDS))
+        sample = sink.emit("try-pull-sample", int(_ERROR_CHECK * _NANOSECONDS))
         if sample is not None:
             return sample
         message = bus.pop_filtered(gst.MessageType.ERROR)

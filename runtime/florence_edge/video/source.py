@@ -1,20 +1,20 @@
-"""What a source of frames is."""
+"""A source of frames: a camera, a stream, a video or pictures."""
 
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from ..pictures import PictureLike
+from ..image import ImageLike
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Captured:
-    """A frame as its source gives it; its pixels are not made before they are asked for."""
+    """A frame as its source gives it; its pixels are made when `picture` is called."""
 
     timestamp: float
     """Seconds from the start of a file; of a live source Unix time in seconds."""
-    picture: Callable[[], PictureLike]
+    picture: Callable[[], ImageLike]
     taken: float = field(default_factory=time.monotonic)
     """When it came, on the clock `time.monotonic`."""
 
@@ -33,4 +33,5 @@ class Source:
     endless: bool
     """Whether its end means that it was lost and is to be opened again."""
     frames: Callable[[], Frames]
-    """Opens it; the iterator is to be closed. It raises a SourceError."""
+    """Opens it; the iterator is to be closed. It raises a SourceError, or a
+    MissingPackageError."""

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ..answers.regions import Region
-from ..answers.result import Result
-from ..errors import RequestError
+from ..errors import MissingPackageError
+from ..regions import Region
+from ..results.result import Result
 
-# In the 30ths of a second that ByteTrackTracker counts in: an object may be out of sight for 3 s.
-_PATIENCE = 90
+# In the 30ths of a second that ByteTrackTracker counts in: an object may be hidden for 3 s.
+_LOST_TRACK_BUFFER = 90
 
 
 class Tracker:
@@ -29,21 +29,21 @@ class Tracker:
         """A tracker for this many results a frame.
 
         Raises:
-            RequestError: the package is not installed; the message says how to get it.
+            MissingPackageError: the package is not installed; the message says how to get it.
         """
         try:
             from supervision import Detections
             from trackers import ByteTrackTracker
         except ImportError as error:
-            raise RequestError(
-                f"Objects are followed by the package trackers, which is not there ({error}). "
+            raise MissingPackageError(
+                f"Objects are tracked by the package trackers, which cannot be imported ({error}). "
                 "Install it with: pip install 'florence-edge[tracking]'"
             ) from error
-        # Florence-2 names what it finds and nothing it doubts: every box may begin a track, and
-        # none is of the doubtful kind that ByteTrack only uses to go on with one.
+        # Florence-2 gives no boxes of low confidence: every box may begin a track, and none is of
+        # the second kind, which ByteTrack uses only to continue one.
         trackers = [
             ByteTrackTracker(
-                lost_track_buffer=_PATIENCE,
+                lost_track_buffer=_LOST_TRACK_BUFFER,
                 track_activation_threshold=0.0,
                 high_conf_det_threshold=0.0,
                 minimum_consecutive_frames=1,
@@ -55,7 +55,7 @@ class Tracker:
     def follow(self, results: Sequence[Result], timestamp: float) -> tuple[Result, ...]:
         """The results of the next frame, with `track_id` in their regions.
 
-        An object has its number from the second frame on in which it is seen.
+        An object has its number from the second frame on in which it is found.
         `timestamp` is in seconds; a frame that is not later than the one before it, as at the seam
         of a video that is played in a loop, gets no numbers.
         """

@@ -1,6 +1,6 @@
-"""Watching a source: each frame is encoded once and asked every task.
+"""Watching a source: each frame is encoded once and answered for every task.
 
-for frame, results, stats in model.watch("rtsp://camera/stream", ["OD", "CAPTION"]): ...
+for frame, results, stats in watch(model, "rtsp://camera/stream", ["OD", "CAPTION"]): ...
 """
 
 import math
@@ -11,25 +11,22 @@ from contextlib import closing
 from dataclasses import dataclass
 from statistics import median
 from threading import Event
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from PIL import Image
 
-from ..answers.regions import Convention, check_convention
-from ..answers.result import Result
+from ..batch import read_ahead
 from ..errors import RequestError
-from ..looking import Prepared, look_at, prepare
+from ..model import EncodedImage, Florence2
 from ..options import GenerationOptions
-from ..series.ahead import read_ahead
-from ..series.asking import Asked
-from ..view import View
-from .latest import Latest, Waiting
-from .opening import CameraMode, SourceLike, source_of
+from ..processing import PreparedImages, prepare_images
+from ..regions import BoxLike
+from ..results.result import Result
+from ..tasks import Request, TasksLike, request_for
+from .capture import Latest, Waiting
 from .source import Captured, Frames, Source
+from .sources import CameraMode, SourceLike, source_of
 from .tracking import Tracker
-
-if TYPE_CHECKING:
-    from ..model import Florence2
 
 _AHEAD = 2  # frames of a file that are decoded while one is answered
 _RECENT = 30  # answers that rate and latency are taken over
@@ -51,8 +48,8 @@ class Watching:
     """Seconds without a frame after which a live source is given up; may be infinite."""
     wait: bool = False
     """Whether to be as patient with a live source that is not there at first."""
-    mode: CameraMode | None = None
-    """Size, rate and format that a v4l2 camera is asked for."""
+    camera: CameraMode | None = None
+    """Size, rate and format that are requested of a v4l2 camera."""
     idle: Callable[[], object] | None = None
     """Called ten times a second while a live source is silent, by the thread that iterates."""
 
@@ -68,13 +65,13 @@ class Watching:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoFrame:
-    """A frame that was answered; its view takes further questions."""
+    """A frame that was answered; its view takes further prompts."""
 
     index: int
     """Its number in the source, from 0, those that were dropped included."""
     timestamp: float
     """Seconds from the start of a file; of a live source Unix time in seconds."""
-    view: View
+    view: EncodedImage
 
     @property
     def image(self) -> Image.Image:
@@ -83,62 +80,76 @@ class VideoFrame:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stats:
-    """How the watching goes."""
+class WatchStats:
+    """Rate, latency and losses so far."""
 
     answered: int = 0
     dropped: int = 0
     """Frames that a newer one replaced before their turn."""
     reconnects: int = 0
     fps: float = 0.0
-    """Answers a second, over the last 30."""
+    """Answered frames a second, over the last 30."""
     latency: float = 0.0
     """Seconds from the frame's coming to its answers, the median of the last 30."""
 
 
 class Watched(NamedTuple):
-    """A frame, one result a task, and how it goes."""
+    """A frame, its results in the order of the tasks, and the statistics so far."""
 
     frame: VideoFrame
     results: tuple[Result, ...]
-    stats: Stats
+    stats: WatchStats
 
 
-def watch(  # noqa: PLR0913 - what Florence2.watch has, checked
-    model: "Florence2",
+def watch(  # noqa: PLR0913 - the door; all but three are named by the caller
+    model: Florence2,
     source: SourceLike,
-    asked: Asked,
-    options: GenerationOptions | None,
-    convention: Convention,
-    cancel: Event | None,
-    how: Watching,
+    tasks: TasksLike,
+    text: str | None = None,
+    *,
+    region: BoxLike | None = None,
+    options: GenerationOptions | None = None,
+    cancel: Event | None = None,
+    how: Watching | None = None,
 ) -> Generator[Watched, None, None]:
-    """See `Florence2.watch`; mistakes are raised at once, the source is opened by the iterator."""
-    check_convention(convention)
-    model.resolve(options)
+    """Answer tasks about the frames of a camera (its number), a URL, a video file, a pipeline.
+
+    A live source gives its newest frame, and those that came meanwhile are dropped; of a file
+    every frame is answered. Setting `cancel` ends it, from whichever thread. Mistakes are raised
+    at once; the source is opened by the iterator.
+
+    Raises:
+        RequestError: a task, its text, an option, the source or `how` does not fit.
+        SourceError: the source cannot be read, or is lost for good.
+        MissingPackageError: the package that reads the source, or trackers, is not installed.
+        BackendError: the model was closed.
+    """
+    request = request_for(tasks, text, region)
+    model.generation_config(options)
+    how = how or Watching()
     how.check()
     watcher = _Watcher(
         model=model,
-        source=source_of(source, live=how.live, timeout=how.timeout, mode=how.mode or CameraMode()),
-        asked=asked,
+        source=source_of(
+            source, live=how.live, timeout=how.timeout, mode=how.camera or CameraMode()
+        ),
+        request=request,
         options=options,
-        convention=convention,
         cancel=cancel or Event(),
         how=how,
     )
-    tracker = Tracker.open(len(asked.questions(None))) if how.track else None
+    tracker = Tracker.open(len(request.prompts(None))) if how.track else None
     return watcher.live(tracker) if watcher.source.live else watcher.file(tracker)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Watcher:
-    """One source and what is asked about its frames."""
+    """A source, and the request that each of its frames gets."""
 
-    model: "Florence2"
+    model: Florence2
     source: Source
-    asked: Asked
+    request: Request
     options: GenerationOptions | None
-    convention: Convention
     cancel: Event
     how: Watching
 
@@ -153,12 +164,12 @@ class _Watcher:
         )
         with Latest(self.source, every=self.how.every, waiting=waiting) as latest:
             for index, captured in latest:
-                seen = self._answer(index, captured, self._prepared(captured), tracker)
-                if seen is None:
+                answered = self._answer(index, captured, self._prepared(captured), tracker)
+                if answered is None:
                     return
                 pace.note(captured.taken)
                 stats = pace.stats(dropped=latest.dropped, reconnects=latest.reconnects)
-                yield Watched(*seen, stats)
+                yield Watched(*answered, stats)
 
     def file(self, tracker: Tracker | None) -> Generator[Watched, None, None]:
         """Every n-th frame in order; the next ones are decoded while one is answered."""
@@ -169,39 +180,41 @@ class _Watcher:
         ):
             for index, captured, prepared in chosen:
                 begin = time.monotonic()
-                seen = self._answer(index, captured, prepared, tracker)
-                if seen is None:
+                answered = self._answer(index, captured, prepared, tracker)
+                if answered is None:
                     return
                 pace.note(begin)
-                yield Watched(*seen, pace.stats())
+                yield Watched(*answered, pace.stats())
 
-    def _chosen(self, frames: Frames) -> Iterator[tuple[int, Captured, Prepared]]:
+    def _chosen(self, frames: Frames) -> Iterator[tuple[int, Captured, PreparedImages]]:
         for index, captured in enumerate(frames):
             if self.cancel.is_set():
                 return
             if index % self.how.every == 0:
                 yield index, captured, self._prepared(captured)
 
-    def _prepared(self, captured: Captured) -> Prepared:
-        return prepare([captured.picture()], self.model.bundle.size.image_size)
+    def _prepared(self, captured: Captured) -> PreparedImages:
+        return prepare_images([captured.picture()], self.model.bundle.size.image_size)
 
     def _answer(
-        self, index: int, captured: Captured, prepared: Prepared, tracker: Tracker | None
+        self, index: int, captured: Captured, prepared: PreparedImages, tracker: Tracker | None
     ) -> tuple[VideoFrame, tuple[Result, ...]] | None:
         """The frame and its results; None once the watching is cancelled."""
         if self.cancel.is_set():
             return None
-        (view,) = look_at(self.model, prepared, self.options, self.convention)
-        results = self.asked.answers(view, self.cancel)
-        if self.cancel.is_set():  # what was cut short by it is no answer
+        (view,) = self.model.encode_prepared(prepared, self.options)
+        prompts = self.request.prompts(view.size)
+        (results,) = self.model.answer_each([view], [prompts], cancel=self.cancel)
+        if self.cancel.is_set():  # it cut the answer short
             return None
         if tracker is not None:
-            results = tracker.follow(results, captured.timestamp)
-        return VideoFrame(index=index, timestamp=captured.timestamp, view=view), results
+            results = list(tracker.follow(results, captured.timestamp))
+        frame = VideoFrame(index=index, timestamp=captured.timestamp, view=view)
+        return frame, tuple(results)
 
 
 class _Pace:
-    """Rate and latency of the last answers."""
+    """Rate and latency of the last answered frames."""
 
     def __init__(self) -> None:
         self._answered = 0
@@ -210,15 +223,15 @@ class _Pace:
         self._latencies: deque[float] = deque(maxlen=_RECENT)
 
     def note(self, begin: float) -> None:
-        """An answer is there, to a frame that came at `begin`."""
+        """Count a frame that came at `begin` and is answered now."""
         now = time.monotonic()
         self._answered += 1
         self._ends.append(now)
         self._latencies.append(now - begin)
 
-    def stats(self, *, dropped: int = 0, reconnects: int = 0) -> Stats:
+    def stats(self, *, dropped: int = 0, reconnects: int = 0) -> WatchStats:
         took = self._ends[-1] - self._ends[0]
-        return Stats(
+        return WatchStats(
             answered=self._answered,
             dropped=dropped,
             reconnects=reconnects,

@@ -1,4 +1,4 @@
-"""The lifecycle node: rclpy's side of `florence_edge_jetson.ros.watcher`, and nothing more.
+"""The lifecycle node: rclpy's side of `florence_edge_jetson.robots.ros.watcher`, and nothing more.
 
 configure loads the bundle, activate subscribes and starts to answer; deactivate and cleanup undo
 that. Requests (`~/ask`, `~/ask_several`) are answered while the node is active.
@@ -22,10 +22,15 @@ from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 
 from florence_edge import Florence2, FlorenceEdgeError, RequestError
-from florence_edge_jetson.ros import types as names
-from florence_edge_jetson.ros.messages import Health, Messages
-from florence_edge_jetson.ros.settings import DEFAULTS, DESCRIPTIONS, Settings, settings_from
-from florence_edge_jetson.ros.watcher import Outlet, Watcher, questions_from
+from florence_edge_jetson.robots.ros import message_types
+from florence_edge_jetson.robots.ros.messages import DiagnosticStatus, Messages
+from florence_edge_jetson.robots.ros.parameters import (
+    DEFAULTS,
+    DESCRIPTIONS,
+    NodeParameters,
+    parameters_from,
+)
+from florence_edge_jetson.robots.ros.watcher import Publishers, TopicWatcher, prompts_from
 
 _LATEST_FRAME = QoSProfile(  # sensor data, but a queue would only hold old frames
     history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT
@@ -35,11 +40,11 @@ _SECONDS_TO_CANCEL = 1.0
 
 
 class FlorenceEdgeNode(LifecycleNode):
-    """Parameters are those of `ros.settings.Settings`; the frames come from the topic `image`."""
+    """Parameters are the fields of `NodeParameters`; the frames come from the topic `image`."""
 
     def __init__(self) -> None:
         super().__init__("florence_edge")
-        self._watcher: Watcher | None = None
+        self._watcher: TopicWatcher | None = None
         self._frames: Any = None
         self._cancelled: dict[bytes, threading.Event] = {}
         for name, default in DEFAULTS.items():
@@ -47,10 +52,12 @@ class FlorenceEdgeNode(LifecycleNode):
             self.declare_parameter(name, default, descriptor)
         self.add_on_set_parameters_callback(self.on_parameters)
 
-        types = {name: names.class_of(name) for name in names.WRITTEN}
-        self._messages = Messages(types=types, octets=lambda data: array.array("B", data))
-        self._outlet = self._open_outlet(types)
-        self._diagnostics = self.create_publisher(types[names.DIAGNOSTIC_ARRAY], "/diagnostics", 10)
+        types = {name: message_types.class_of(name) for name in message_types.WRITTEN}
+        self._messages = Messages(types=types, uint8_array=lambda data: array.array("B", data))
+        self._outputs = self._open_publishers(types)
+        self._diagnostics = self.create_publisher(
+            types[message_types.DIAGNOSTIC_ARRAY], "/diagnostics", 10
+        )
         # In a group of their own: they go on while configure loads the bundle.
         alone = MutuallyExclusiveCallbackGroup()
         self.create_timer(1.0, self.publish_diagnostics, callback_group=alone)
@@ -70,10 +77,12 @@ class FlorenceEdgeNode(LifecycleNode):
 
     def on_configure(self, state: Any) -> Any:
         try:
-            settings = self._settings({})
-            model = Florence2.load(settings.folder, settings.device, engine_dir=settings.engines)
+            parameters = self._node_parameters({})
+            model = Florence2.load(
+                parameters.folder, parameters.device, engine_dir=parameters.engines
+            )
             topic = self.resolve_topic_name("image")
-            self._watcher = Watcher(model, settings, self._messages, self._outlet, topic)
+            self._watcher = TopicWatcher(model, parameters, self._messages, self._outputs, topic)
         except FlorenceEdgeError as error:
             self.get_logger().error(f"Cannot be configured: {error}")
             return TransitionCallbackReturn.FAILURE
@@ -84,7 +93,7 @@ class FlorenceEdgeNode(LifecycleNode):
 
     def on_activate(self, state: Any) -> Any:
         watcher = self._ready()
-        kind = names.class_of(watcher.image_type)
+        kind = message_types.class_of(watcher.image_type)
         done = super().on_activate(state)  # lets the publishers publish
         watcher.start()
         self._frames = self.create_subscription(kind, "image", watcher.offer, _LATEST_FRAME)
@@ -95,7 +104,7 @@ class FlorenceEdgeNode(LifecycleNode):
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: Any) -> Any:
-        self._watcher = None
+        self.close()
         return super().on_cleanup(state)
 
     def on_shutdown(self, state: Any) -> Any:
@@ -107,18 +116,20 @@ class FlorenceEdgeNode(LifecycleNode):
         return super().on_error(state)
 
     def close(self) -> None:
-        """Stop answering and let go of the model."""
+        """Stop answering and free the model."""
         self._rest()
-        self._watcher = None
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            watcher.close()
 
     # Parameters and requests.
 
     def on_parameters(self, parameters: Any) -> Any:
         """Take new values over from the next frame on, or refuse all of them with the reason."""
         try:
-            settings = self._settings({each.name: each.value for each in parameters})
+            values = self._node_parameters({each.name: each.value for each in parameters})
             if self._watcher is not None:
-                self._watcher.adopt(settings)
+                self._watcher.adopt(values)
         except FlorenceEdgeError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
@@ -126,8 +137,8 @@ class FlorenceEdgeNode(LifecycleNode):
     def on_ask(self, request: Any, response: Any) -> Any:
         """Answer one question."""
         try:
-            asked = questions_from([request.task], [request.text])
-            (answer,) = self._ready().answers(_picture(request.image), asked, threading.Event())
+            prompts = prompts_from([request.task], [request.text])
+            (answer,) = self._ready().answers(_picture(request.image), prompts, threading.Event())
         except FlorenceEdgeError as error:
             response.success, response.message = False, str(error)
             return response
@@ -140,13 +151,13 @@ class FlorenceEdgeNode(LifecycleNode):
         result = AskSeveral.Result()
         cancelled = self._cancelled.setdefault(_key(goal), threading.Event())
         try:
-            asked = questions_from(goal.request.tasks, goal.request.texts)
+            prompts = prompts_from(goal.request.tasks, goal.request.texts)
             picture = _picture(goal.request.image)
-            for answer in self._ready().answers(picture, asked, cancelled):
+            for answer in self._ready().answers(picture, prompts, cancelled):
                 result.answers = [*result.answers, answer.text.data]
                 result.detections = [*result.detections, answer.detections]
                 feedback = AskSeveral.Feedback(
-                    answered=len(result.answers), asked=len(asked), answer=answer.text.data
+                    answered=len(result.answers), asked=len(prompts), answer=answer.text.data
                 )
                 goal.publish_feedback(feedback)
         except FlorenceEdgeError as error:
@@ -156,14 +167,14 @@ class FlorenceEdgeNode(LifecycleNode):
         finally:
             self._cancelled.pop(_key(goal), None)
         if cancelled.is_set() and _is_cancelling(goal):
-            result.message = f"Cancelled after {len(result.answers)} of {len(asked)} answers."
+            result.message = f"Cancelled after {len(result.answers)} of {len(prompts)} answers."
             goal.canceled()
         else:
             goal.succeed()
         return result
 
     def on_cancel(self, goal: Any) -> Any:
-        """Agree to cancel; the answer at hand ends with what is complete."""
+        """Agree to cancel; the current answer ends with what is complete."""
         self._cancelled.setdefault(_key(goal), threading.Event()).set()
         return CancelResponse.ACCEPT
 
@@ -171,33 +182,33 @@ class FlorenceEdgeNode(LifecycleNode):
         """Say how it is going, in every state of the node."""
         if not self.context.ok():
             return
-        stale = Health(level="STALE", message="not configured", values={})
-        health = stale if (watcher := self._watcher) is None else watcher.health()
+        stale = DiagnosticStatus(level="STALE", message="not configured", values={})
+        status = stale if (watcher := self._watcher) is None else watcher.status()
         now = self.get_clock().now().to_msg()
-        header = self._messages.types[names.HEADER](stamp=now, frame_id="")
-        self._diagnostics.publish(self._messages.diagnostics(self.get_name(), health, header))
+        header = self._messages.types[message_types.HEADER](stamp=now, frame_id="")
+        self._diagnostics.publish(self._messages.diagnostics(self.get_name(), status, header))
 
-    def _settings(self, changes: dict[str, Any]) -> Settings:
-        return settings_from(
+    def _node_parameters(self, changes: dict[str, Any]) -> NodeParameters:
+        return parameters_from(
             {name: changes.get(name, self.get_parameter(name).value) for name in DEFAULTS}
         )
 
-    def _open_outlet(self, types: dict[str, Any]) -> Outlet:
+    def _open_publishers(self, types: dict[str, Any]) -> Publishers:
         def publisher(name: str, topic: str) -> Any:
             return self.create_lifecycle_publisher(types[name], topic, 10)
 
-        annotated = publisher(names.IMAGE, "~/annotated")
-        return Outlet(
+        annotated = publisher(message_types.IMAGE, "~/annotated")
+        return Publishers(
             node=self.get_fully_qualified_name(),
-            open=self.context.ok,
-            detections=publisher(names.DETECTION_2D_ARRAY, "~/detections").publish,
-            answers=publisher(names.STRING, "~/answers").publish,
+            is_open=self.context.ok,
+            detections=publisher(message_types.DETECTION_2D_ARRAY, "~/detections").publish,
+            answers=publisher(message_types.STRING, "~/answers").publish,
             annotated=annotated.publish,
-            annotated_wanted=lambda: annotated.get_subscription_count() > 0,
-            complain=self.get_logger().warning,
+            annotated_has_subscribers=lambda: annotated.get_subscription_count() > 0,
+            warn=self.get_logger().warning,
         )
 
-    def _ready(self) -> Watcher:
+    def _ready(self) -> TopicWatcher:
         if self._watcher is None:
             command = f"ros2 lifecycle set {self.get_fully_qualified_name()} configure"
             raise RequestError(f"The node is not configured. Run: {command}, then activate.")
@@ -212,7 +223,7 @@ class FlorenceEdgeNode(LifecycleNode):
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run the node until it is told to stop."""
+    """Run the node until it is stopped."""
     rclpy.init(args=args)
     node = FlorenceEdgeNode()
     executor = MultiThreadedExecutor(num_threads=_THREADS)

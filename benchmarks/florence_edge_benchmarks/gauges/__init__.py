@@ -1,1 +1,0 @@
-"""What is read off a system while it answers: stages, waits for a GPU, memory."""

@@ -1,1 +1,0 @@
-"""The tables of a report, one module for each kind of result or subject."""

@@ -1,1 +1,0 @@
-"""Results: what was measured, as values and as JSON files."""

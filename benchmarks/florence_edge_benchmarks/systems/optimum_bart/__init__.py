@@ -1,1 +1,0 @@
-"""optimum as a competitor: the BART language model of a checkpoint, in its own environment."""

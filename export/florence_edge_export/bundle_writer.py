@@ -1,0 +1,221 @@
+"""Writing a bundle: every file of it into a temporary folder, then one rename.
+
+new_folder     the folder that becomes the bundle when everything in it is written
+save_bundle    what a bundle has to have; it can be loaded afterwards
+write_manifest once more, with the files that were added since
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import onnx_ir as ir
+from tokenizers import Tokenizer as TokenizerFile
+
+from florence_edge import __version__, contract
+from florence_edge.bundle import ENGINES, MANIFEST, PRODUCER, TOKENIZER, WEIGHTS, Bundle, sha256
+from florence_edge.contract import ModelSize
+from florence_edge.errors import BundleError, FlorenceEdgeError, RequestError
+from florence_edge.files import folder_beside, replace_folder
+
+from .checkpoint.defaults import GenerationDefaults, ImageProcessing
+from .checkpoint.loader import Checkpoint
+
+_INLINE_BYTES = 1024  # smaller tensors (shapes, scalars) stay inside the .onnx file
+_ALIGNMENT = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleSource:
+    """A checkpoint, read and checked: what every bundle of it is made from.
+
+    `model` is what the user called it, `in_place` the cache capacity of the in-place decoder, None
+    where the bundle has none.
+    """
+
+    model: str
+    checkpoint: Checkpoint
+    size: ModelSize
+    image: ImageProcessing
+    tokenizer: TokenizerFile
+    defaults: GenerationDefaults
+    in_place: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BundleFormat:
+    """How a bundle's graphs compute; the fields are the manifest's (see `Bundle`)."""
+
+    precision: str
+    target: str = "any"
+    floats: str = "float32"
+
+
+@contextmanager
+def new_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A temporary folder beside `target` that takes its place when the block succeeds.
+
+    Raises:
+        RequestError: `target` exists, and `overwrite` does not cover it.
+        BundleError: it cannot be written. Whatever goes wrong, what was at `target` before is still
+            there.
+    """
+    check_target(target, overwrite=overwrite)
+    with ExitStack() as stack:
+        try:
+            temporary = stack.enter_context(folder_beside(target))
+        except OSError as error:
+            raise BundleError(
+                f"Cannot write beside {target}: {error}. Choose another --output."
+            ) from error
+        try:
+            yield temporary
+            check_target(target, overwrite=overwrite)  # minutes have passed
+            replace_folder(temporary, target)
+        except FlorenceEdgeError:  # some of ours are OSErrors, too, and say what happened
+            raise
+        except OSError as error:
+            raise BundleError(
+                f"Writing {target} failed: {error}. Nothing was changed there."
+            ) from error
+
+
+def check_target(target: Path, *, overwrite: bool) -> None:
+    """Refuse to write where something is that `overwrite` does not cover.
+
+    Raises:
+        RequestError: `target` exists without `overwrite`, or is not a bundle and nothing but one.
+    """
+    if not target.exists():
+        return
+    if not overwrite:
+        raise RequestError(
+            f"{target} exists. Choose another --output, or pass --overwrite to replace it."
+        )
+    others = _not_of_a_bundle(target)
+    if others:
+        raise RequestError(
+            f"{target} holds something that is not a bundle's ({others[0]}), so it will not be "
+            "replaced. Choose another --output."
+        )
+
+
+def _not_of_a_bundle(target: Path) -> list[str]:
+    """Names in `target` that no bundle's manifest lists; engines are a bundle's, too."""
+    if not target.is_dir():
+        return [target.name]
+    try:
+        manifest = json.loads((target / MANIFEST).read_text(encoding="utf-8"))
+        is_ours = str(manifest["producer"]).startswith(PRODUCER)
+        listed = {MANIFEST, ENGINES, *manifest["files"]} if is_ours else set()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        listed = set()
+    return sorted(entry.name for entry in target.iterdir() if entry.name not in listed)
+
+
+def save_bundle(
+    folder: Path, source: BundleSource, form: BundleFormat, graphs: Mapping[str, ir.Model]
+) -> Bundle:
+    """Write graphs, weights, tokenizer and manifest; a bundle that was there is written anew.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    (folder / MANIFEST).unlink(missing_ok=True)
+    weight_bytes = save_graphs(folder, graphs)
+    (folder / TOKENIZER).write_text(source.tokenizer.to_str(pretty=True), encoding="utf-8")
+    write_manifest(folder, {**_facts(source, form), "weight_bytes": weight_bytes})
+    return Bundle.load(folder)
+
+
+def _facts(source: BundleSource, form: BundleFormat) -> dict[str, Any]:
+    """The manifest, but for what is known of the files."""
+    return {
+        "contract": contract.CONTRACT_VERSION,
+        "producer": f"{PRODUCER} {__version__}",
+        "model": {
+            "name": source.model,
+            "layout": source.checkpoint.config.layout.value,
+            "sha256": source.checkpoint.sha256(),
+        },
+        **asdict(form),
+        **({} if source.in_place is None else {"in_place": source.in_place}),
+        "size": asdict(source.size),
+        "image": {
+            "mean": list(source.image.mean),
+            "std": list(source.image.std),
+            "resample": "bicubic",
+        },
+        "generation": asdict(source.defaults.generation),
+        "generation_from": list(source.defaults.sources),
+    }
+
+
+def save_graphs(folder: Path, graphs: Mapping[str, ir.Model]) -> dict[str, int]:
+    """Write `<name>.onnx` for each graph, and weights.bin with every tensor of theirs once.
+
+    Returns:
+        For each graph, the bytes that its tensors have in weights.bin: what an engine of it loads.
+    """
+    (folder / WEIGHTS).unlink(missing_ok=True)  # an engine may still have the one before open
+    weight_bytes = dict.fromkeys(graphs, 0)
+    with (folder / WEIGHTS).open("wb") as file:
+        weights = _WeightFile(file)
+        for name, model in graphs.items():
+            for value in model.graph.initializers.values():
+                if value.const_value is not None:
+                    value.const_value = stored = weights.add(value.const_value)
+                    if isinstance(stored, ir.ExternalTensor):
+                        weight_bytes[name] += stored.nbytes
+        for name, model in graphs.items():
+            ir.save(model, folder / f"{name}.onnx")
+    return weight_bytes
+
+
+class _WeightFile:
+    """Appends tensors to the shared data file; equal ones share their bytes."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._offsets: dict[bytes, int] = {}  # by the hash of the content
+
+    def add(self, tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+        """The tensor as one that lies in the file, or as it is where it is small."""
+        data = tensor.tobytes()
+        if len(data) < _INLINE_BYTES:
+            return tensor
+        digest = hashlib.blake2b(data, digest_size=16).digest()
+        if digest not in self._offsets:
+            self._file.write(bytes(-self._file.tell() % _ALIGNMENT))
+            self._offsets[digest] = self._file.tell()
+            self._file.write(data)
+        return ir.ExternalTensor(
+            WEIGHTS,
+            offset=self._offsets[digest],
+            length=len(data),
+            dtype=tensor.dtype,
+            shape=ir.Shape(tensor.shape.numpy()),
+            name=tensor.name or "",
+            base_dir="",
+        )
+
+
+def write_manifest(folder: Path, facts: Mapping[str, Any] | None = None) -> None:
+    """Write manifest.json: `facts`, and every file of the folder with its size and hash.
+
+    Without facts those of the manifest that is there stay, and only what was added is hashed.
+    """
+    path = folder / MANIFEST
+    content = json.loads(path.read_text(encoding="utf-8")) if facts is None else {**facts}
+    listed = content.pop("files", {})
+    files = {
+        file.name: listed.get(file.name) or {"bytes": file.stat().st_size, "sha256": sha256(file)}
+        for file in sorted(folder.iterdir())
+        if file != path
+    }
+    text = json.dumps({**content, "files": files}, indent=2, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")

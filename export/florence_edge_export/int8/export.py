@@ -1,0 +1,231 @@
+"""The int8 export: calibrate a float32 bundle, then quantize, save and judge until one passes.
+
+    float32 bundle, pictures  -> calibration table
+    float32 bundle, recipe    -> int8 graphs         quantize_graphs
+    int8 graphs               -> int8 bundle         save_bundle
+    int8 bundle               -> trial               Gate.judge
+    trials                    -> blocks to return to float in the next recipe, or enough
+
+What was found is written into the bundle: calibration.json, fidelity.json and fidelity.md.
+"""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+import onnx_ir as ir
+
+from florence_edge import Florence2, contract
+from florence_edge.bundle import FIDELITY, Bundle
+from florence_edge.errors import MissingPackageError, RequestError
+from florence_edge.processing import Timer
+from florence_edge_calibration.int8.calibration_table import CalibrationTable
+from florence_edge_calibration.int8.dataset import (
+    HOW_MANY,
+    MIN_PICTURES,
+    CalibrationSample,
+    folder_samples,
+    pictures_in,
+    scene_samples,
+    split,
+)
+from florence_edge_calibration.int8.observer import calibrate
+from florence_edge_calibration.int8.quantize import check_patterns, quantize, quantize_graph
+from florence_edge_calibration.int8.range_selection import DEFAULT_METHOD, METHODS
+from florence_edge_calibration.int8.recipe import TARGETS, FloatPrecision, Recipe, Target
+from florence_edge_jetson.machine.system import peak_bytes
+
+from ..bundle_writer import BundleFormat, BundleSource, save_bundle
+from ..checkpoint.loader import MINIATURE
+from .gate import Gate, Passage, Trial, lift, log_progress, next_count, open_gate
+from .report import Effort, FidelityReport, compare_tasks
+
+logger = logging.getLogger(__name__)
+
+TABLE = "calibration.json"
+FIDELITY_PAGE = "fidelity.md"
+_MAX_JUDGING = 24  # pictures: some 6,000 positions, minutes on two cores
+_JUDGING_SCENES = 64  # of the miniature, which is fast
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Int8Options:
+    """How to make an int8 bundle.
+
+    `images` is a folder of pictures; None is for the miniature, which has scenes of its own.
+    `table` is a calibration made before. `budget` bounds the share of positions, 0 to 1, that a
+    task may lose (see gate.py); None leaves the gate out.
+    """
+
+    target: Target = "tensorrt"
+    images: Path | None = None
+    samples: int = 256
+    method: str = DEFAULT_METHOD
+    kept: Mapping[str, FloatPrecision] = field(default_factory=dict)
+    budget: float | None = 0.01
+    table: Path | None = None
+
+
+def check_int8_options(model: str, options: Int8Options) -> None:
+    """Refuse what cannot be done, before anything is.
+
+    Raises:
+        MissingPackageError: ONNX Runtime is not installed.
+        RequestError: what is wrong, and what to pass instead.
+    """
+    if find_spec("onnxruntime") is None:
+        raise MissingPackageError(
+            "--precision int8 calibrates with ONNX Runtime, which is not installed. Install "
+            "florence-edge[cpu]."
+        )
+    if options.target not in TARGETS:
+        raise RequestError(f"There is no target {options.target!r}. Choose from {TARGETS}.")
+    if options.method not in METHODS:
+        raise RequestError(f"There is no method {options.method!r}. Choose from {tuple(METHODS)}.")
+    needed = options.table is None or options.budget is not None
+    if needed and options.images is None and model != MINIATURE:
+        raise RequestError(f"--precision int8 needs --calibration-images DIR. {HOW_MANY}")
+    if options.images is not None:
+        pictures_in(options.images)
+    if options.target == "cpu" and "fp16" in options.kept.values():
+        raise RequestError(
+            "The cpu target is float32 where it is not int8: use --keep PATTERN=fp32."
+        )
+    if options.budget is not None and not 0 <= options.budget < 1:
+        raise RequestError(f"The budget is {options.budget:g}; it must be at least 0 and below 1.")
+    if options.samples < MIN_PICTURES:
+        raise RequestError(f"--samples is {options.samples}; it must be {MIN_PICTURES} or more.")
+
+
+def write_int8(floats: Bundle, source: BundleSource, folder: Path, options: Int8Options) -> None:
+    """Put an int8 bundle into `folder`, with its calibration and what int8 costs.
+
+    Args:
+        floats: the float32 bundle of the same checkpoint.
+        source: the checkpoint.
+        folder: where the new bundle grows.
+        options: checked ones.
+
+    Raises:
+        RequestError: pictures, table or patterns do not serve.
+        BundleError: activations are not finite, or the gate's budget cannot be held.
+    """
+    recipe = Recipe(target=options.target, method=options.method, kept=options.kept)
+    check_patterns(floats, recipe)
+    timer = Timer()
+    calibrating, judging = _samples(floats, options)
+    with timer.stage("calibration"):
+        calibrated(floats, calibrating, options).save(folder / TABLE)
+    table = CalibrationTable.load(folder / TABLE)  # what is used is what is written down
+    passage = None
+    if options.budget is None:
+        with timer.stage("quantization"):
+            save_bundle(folder, source, form(recipe), quantize_graphs(floats, table, recipe))
+        logger.warning("The gate is left out: what int8 costs in accuracy was not measured.")
+    else:
+        with timer.stage("quantization and gate"), Florence2.load(floats.folder) as model:
+            gate = open_gate(model, table, judging, options.budget)
+            passage = pass_gate(gate, recipe, source, folder)
+    report = FidelityReport(
+        recipe=recipe,
+        table=table,
+        pictures=len(judging),
+        budget=options.budget,
+        passage=passage,
+        tasks=compare_tasks(floats.folder, folder, judging) if passage else {},
+        effort=Effort(seconds=timer.seconds, peak_bytes=peak_bytes()),
+    )
+    content = {"against_float": report.as_json()}
+    (folder / FIDELITY).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (folder / FIDELITY_PAGE).write_text(report.as_markdown(floats.model), encoding="utf-8")
+
+
+def pass_gate(gate: Gate, recipe: Recipe, source: BundleSource, folder: Path) -> Passage:
+    """Quantize, save and judge, with as few blocks in float as hold the gate's budget.
+
+    The bundle that `folder` holds in the end is the one that passed.
+
+    Raises:
+        BundleError: even with half of the blocks in float, the budget is not held.
+    """
+    ranked: list[str] = []  # blocks that may return to float, the most sensitive first
+    trials: dict[int, Trial] = {}  # by the number of blocks in float
+    count: int | None = 0
+    while count is not None:
+        graphs = quantize_graphs(gate.floats, gate.table, lift(recipe, ranked[:count]))
+        bundle = save_bundle(folder, source, form(recipe), graphs)
+        trials[count] = trial = gate.judge(bundle)
+        if count == 0 and not trial.holds(gate.budget):
+            logger.info("%s. Ranking the blocks by their errors", trial.verdict(gate.budget))
+            ranked = gate.rank_blocks(recipe)
+        elif len(trials) > 2:  # neither without blocks in float nor with as many as may return
+            logger.info("%d blocks in float: %s", count, trial.verdict(gate.budget))
+        last, count = count, next_count(trials, len(ranked), gate.budget)
+
+    fewest = min(count for count, trial in trials.items() if trial.holds(gate.budget))
+    passed = lift(recipe, ranked[:fewest])
+    if last != fewest:  # the last one that was tried lost too much
+        save_bundle(folder, source, form(recipe), quantize_graphs(gate.floats, gate.table, passed))
+    return Passage(
+        recipe=passed,
+        trial=trials[fewest],
+        lifted=tuple(ranked[:fewest]),
+        before=trials[0] if fewest else None,
+    )
+
+
+def quantize_graphs(floats: Bundle, table: CalibrationTable, recipe: Recipe) -> dict[str, ir.Model]:
+    """The graphs of an int8 bundle, the in-place decoder among them where `floats` has one.
+
+    Raises:
+        RequestError: the table is another model's, or a pattern of the recipe matches nothing.
+    """
+    logger.info("Quantizing")
+    graphs = dict(quantize(floats, table, recipe).graphs)
+    if floats.in_place is not None:
+        decoder = ir.load(floats.graph_file(contract.IN_PLACE))
+        quantize_graph(contract.DECODER, decoder, table, recipe)
+        graphs[contract.IN_PLACE] = decoder
+    return graphs
+
+
+def form(recipe: Recipe) -> BundleFormat:
+    """How the graphs of a recipe compute: what is portable runs on any engine."""
+    if recipe.target == "cpu":
+        return BundleFormat("int8", target="cpu")
+    return BundleFormat("int8", floats="float16")
+
+
+def calibrated(
+    floats: Bundle, samples: Sequence[CalibrationSample], options: Int8Options
+) -> CalibrationTable:
+    """The table that was passed, or a new one.
+
+    Raises:
+        RequestError: the table is another model's, or cannot be read.
+    """
+    if options.table is None:
+        return calibrate(floats, samples, log_progress("Calibrating"))
+    table = CalibrationTable.load(options.table)
+    table.check(floats)
+    return table
+
+
+def _samples(
+    floats: Bundle, options: Int8Options
+) -> tuple[list[CalibrationSample], list[CalibrationSample]]:
+    """Pictures to calibrate with, and others to judge by."""
+    if options.images is not None:
+        found = folder_samples(options.images, options.samples)
+        if options.budget is None:
+            return found, []
+        calibrating, judging = split(found)
+        return calibrating, judging[:_MAX_JUDGING]
+    if floats.model != MINIATURE:
+        return [], []  # a table and no gate
+    side = floats.size.image_size
+    calibrating = scene_samples(options.samples, image_size=side)
+    return calibrating, scene_samples(_JUDGING_SCENES, image_size=side, skip=options.samples)

@@ -1,0 +1,175 @@
+"""What is written down about an int8 bundle: fidelity.json, and the same as a page to read."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from florence_edge import Florence2, GenerationOptions
+from florence_edge_calibration.int8.calibration_table import CalibrationTable
+from florence_edge_calibration.int8.dataset import CalibrationSample
+from florence_edge_calibration.int8.recipe import Recipe
+from florence_edge_calibration.metrics import FreeAnswer, Verdict, judge
+
+from .gate import Passage
+
+_BATCH = 16
+_MAX_NEW_TOKENS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFidelity:
+    """A task's headline figure against truth, answered freely by the float and the int8 model."""
+
+    measure: str
+    floats: float
+    int8: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """What making the bundle took, on the machine that made it.
+
+    `seconds` are by stage; `peak_bytes` is the largest memory of the process, None where the
+    system does not say.
+    """
+
+    seconds: Mapping[str, float]
+    peak_bytes: int | None
+
+    def as_json(self) -> dict[str, Any]:
+        """What fidelity.json holds of it."""
+        seconds = {name: round(value, 1) for name, value in self.seconds.items()}
+        peak = None if self.peak_bytes is None else self.peak_bytes // 1_000_000
+        return {"seconds": seconds, "peak_megabytes": peak}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FidelityReport:
+    """An int8 bundle beside its float one; `passage` is None where the gate was left out."""
+
+    recipe: Recipe
+    table: CalibrationTable
+    pictures: int
+    budget: float | None
+    passage: Passage | None
+    tasks: Mapping[str, TaskFidelity]
+    effort: Effort
+
+    def as_json(self) -> dict[str, Any]:
+        """What fidelity.json holds under `against_float`."""
+        facts = {
+            "target": self.recipe.target,
+            "method": self.recipe.method,
+            "kept": dict(self.recipe.kept),
+            "calibration": {"pictures": self.table.pictures, "prompts": self.table.prompts},
+            "took": self.effort.as_json(),
+        }
+        if self.passage is None:
+            return {**facts, "gate": "left out"}
+        trial, before = self.passage.trial, self.passage.before
+        gate: dict[str, Any] = {"budget": self.budget, "pictures": self.pictures}
+        gate |= {"megabytes": trial.cost.megabytes, "encoding_speed": trial.cost.speed}
+        if before is not None:
+            task, loss = before.worst
+            gate["lifted"] = {
+                "blocks": list(self.passage.lifted),
+                "because": {"task": task, "loss": round(loss, 5)},
+                "megabytes_without": before.cost.megabytes,
+                "encoding_speed_without": before.cost.speed,
+            }
+        return {**facts, "gate": gate, "tasks": self._tasks_as_json(self.passage)}
+
+    def _tasks_as_json(self, passage: Passage) -> dict[str, Any]:
+        rows: dict[str, Any] = {}
+        for name, agreement in passage.trial.agreements.items():
+            rows[name] = agreement.as_json()
+            task = self.tasks.get(name)
+            if task is not None:
+                rows[name]["against_truth"] = {
+                    "measure": task.measure,
+                    "float": round(task.floats, 4),
+                    "int8": round(task.int8, 4),
+                }
+        return rows
+
+    def as_markdown(self, model: str) -> str:
+        """The same as a page to read."""
+        lines = [f"# What int8 costs: {model}", "", *self._circumstances(), ""]
+        if self.passage is not None:
+            lines += self._table(self.passage)
+        return "\n".join(lines) + "\n"
+
+    def _circumstances(self) -> list[str]:
+        lines = [
+            f"Target `{self.recipe.target}`, limits by {self.recipe.method}, calibrated on "
+            f"{self.table.pictures} pictures with {self.table.prompts} prompts.",
+        ]
+        if self.passage is None:
+            return [*lines, "The gate was left out: what int8 costs in accuracy was not measured."]
+        cost = self.passage.trial.cost
+        lines += [
+            f"Judged by {self.pictures} other pictures along the float32 model's answers; budget "
+            f"{self.budget:g}. {cost.megabytes:g} MB; encodes {cost.speed:g} times as fast as "
+            "float32 on the machine that exported it.",
+        ]
+        if self.passage.before is not None:
+            before, (task, loss) = self.passage.before, self.passage.before.worst
+            lines += [
+                "",
+                f"In float, because {task} lost {loss:.4f} without: "
+                + ", ".join(f"`{block}`" for block in self.passage.lifted)
+                + f". Without, it would be {before.cost.megabytes:g} MB and {before.cost.speed:g} "
+                "times as fast.",
+            ]
+        return lines
+
+    def _table(self, passage: Passage) -> list[str]:
+        rows = [
+            "*Loss*: share of positions with another best token, where the float model is decided "
+            "(its best two tokens at least 0.1 apart in log-probability). *Drop*: mean loss of "
+            "log-probability of the float model's token.",
+            "",
+            "| task | positions | loss | same best token | drop | measure | float32 | int8 |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        for name, agreement in passage.trial.agreements.items():
+            found, task = agreement.as_json(), self.tasks.get(name)
+            truth = f"{task.measure} | {task.floats:.3f} | {task.int8:.3f}" if task else "| |"
+            rows.append(
+                f"| `{name}` | {found['positions']} | {found['loss']:.4f} | "
+                f"{found['top1_agreement']:.4f} | {found['mean_log_prob_drop']:+.4f} | {truth} |"
+            )
+        return rows
+
+
+def compare_tasks(
+    floats: Path, int8: Path, samples: Sequence[CalibrationSample]
+) -> dict[str, TaskFidelity]:
+    """Free-running answers of both bundles against truth, where the samples have it."""
+    if not samples or samples[0].truths is None:
+        return {}
+    before, after = (_verdicts(folder, samples) for folder in (floats, int8))
+    return {
+        name: TaskFidelity(verdict.headline, verdict.value, after[name].value)
+        for name, verdict in before.items()
+    }
+
+
+def _verdicts(folder: Path, samples: Sequence[CalibrationSample]) -> dict[str, Verdict]:
+    options = GenerationOptions(max_new_tokens=_MAX_NEW_TOKENS)
+    answers: dict[str, list[FreeAnswer]] = {}
+    with Florence2.load(folder) as model:
+        for start in range(0, len(samples), _BATCH):
+            batch = samples[start : start + _BATCH]
+            views = model.encode([sample.read() for sample in batch])
+            for place, prompt in enumerate(batch[0].prompts):
+                prompts = [sample.prompts[place] for sample in batch]
+                results = model.answer(views, prompts, options)
+                answers.setdefault(prompt.task.name, []).extend(
+                    FreeAnswer(
+                        text=result.raw_text, truth=sample.truths[place] if sample.truths else ""
+                    )
+                    for result, sample in zip(results, batch, strict=True)
+                )
+    return {task: judge(task, given) for task, given in answers.items()}

@@ -1,0 +1,1 @@
+"""florence-build: the graphs of a bundle become TensorRT engines."""

@@ -1,0 +1,257 @@
+"""Compare a bundle with transformers: every graph's outputs, and the answers to all 15 tasks.
+
+Needs torch, transformers (extra `verify`) and ONNX Runtime (extra `cpu`). First the measures, their
+limits and what fidelity.json holds of them, then the comparison itself.
+"""
+
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from florence_edge import Florence2, GenerationOptions, contract
+from florence_edge.backends.host import HostBackend
+from florence_edge.backends.ort import open_ort
+from florence_edge.bundle import TOKENIZER, Bundle
+from florence_edge.errors import BundleError
+from florence_edge.image import pixels
+from florence_edge.tasks import Prompt, prompt_for
+from florence_edge.tokenizer import Tokenizer
+from florence_edge_calibration.scenes import ask_everything, draw_scene, generate_scenes
+
+from ..checkpoint.defaults import ImageProcessing
+from ..checkpoint.loader import Checkpoint
+from .reference import Reference
+
+logger = logging.getLogger(__name__)
+
+TOLERANCE = 1e-3  # largest error of a float32 graph, in units of the output's standard deviation
+TIE = 1e-4  # log-probabilities closer than this may be ordered either way by rounding
+MAX_TIES = 1 / 200  # of the answers
+
+SCENES = 2
+FIRST_SCENE = 900_000  # seeds that the miniature was not trained on
+BEAMS = (1, 3)
+MAX_NEW_TOKENS = 64
+
+Answers = Mapping[tuple[str, int], "ReferenceAgreement"]  # by task token and number of beams
+
+
+@dataclass(frozen=True, slots=True)
+class Closeness:
+    """How far an output is from the reference, over all its elements."""
+
+    max_error: float
+    mean_error: float
+    deviation: float  # standard deviation of the reference, the scale of the errors
+
+    @property
+    def relative(self) -> float:
+        """Largest error in units of the reference's standard deviation."""
+        if not math.isfinite(self.max_error):
+            return math.inf  # NaN would not compare as larger
+        return self.max_error / max(self.deviation, 1e-30)
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceAgreement:
+    """Answers compared with the reference's, token by token."""
+
+    answers: int
+    equal: int
+    ties: int
+
+
+def closeness(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> Closeness:
+    """Compare an output with the reference's."""
+    errors = np.abs(found.astype(np.float64) - expected)
+    return Closeness(float(errors.max()), float(errors.mean()), float(expected.std()))
+
+
+def check_finite(graphs: Mapping[str, Closeness]) -> None:
+    """Raise BundleError where a graph gives infinities or NaN."""
+    for name, closeness in graphs.items():
+        if not np.isfinite(closeness.max_error):
+            raise BundleError(
+                f"{name} gives values that are not finite. This checkpoint's activations are too "
+                "large for the precision; export it with --precision fp32."
+            )
+
+
+def check(graphs: Mapping[str, Closeness], agreements: Answers) -> None:
+    """Raise BundleError where more differs than rounding explains."""
+    for name, closeness in graphs.items():
+        if closeness.relative > TOLERANCE:
+            raise BundleError(
+                f"{name} differs from transformers by {closeness.max_error:.2g} where values vary "
+                f"by {closeness.deviation:.2g}; rounding explains {TOLERANCE:g} of that. "
+                "This is a defect: please report it with config.json."
+            )
+    total = sum(agreement.answers for agreement in agreements.values())
+    ties = sum(agreement.ties for agreement in agreements.values())
+    different = [
+        f"{task} with {beams} beams"
+        for (task, beams), agreement in agreements.items()
+        if agreement.equal + agreement.ties < agreement.answers
+    ]
+    if different or ties > max(1, total * MAX_TIES):
+        raise BundleError(
+            f"Answers differ from transformers: {', '.join(different) or f'{ties} ties'} "
+            f"of {total}. This is a defect: please report it with config.json."
+        )
+
+
+def as_json(graphs: Mapping[str, Closeness], agreements: Answers) -> dict[str, Any]:
+    """Both comparisons as plain JSON: by graph, and by task and number of beams."""
+    tasks: dict[str, dict[str, Any]] = {}
+    for (task, beams), agreement in agreements.items():
+        tasks.setdefault(task, {})[f"beams_{beams}"] = asdict(agreement)
+    return {
+        "graphs": {name: asdict(found) for name, found in graphs.items()},
+        "token_ids": tasks,
+    }
+
+
+def verify(
+    bundle: Path, checkpoint: Checkpoint, image: ImageProcessing, *, strict: bool
+) -> Mapping[str, Any]:
+    """Compare the bundle with transformers in float32 on generated scenes.
+
+    Args:
+        bundle: the exported folder.
+        checkpoint: what it was exported from.
+        image: mean and deviation of its image processor.
+        strict: whether a difference beyond rounding is an error (float32) or only reported.
+
+    Returns:
+        What fidelity.json holds under `against_reference`.
+
+    Raises:
+        BundleError: a strict comparison failed, or an output is not finite.
+        MissingPackageError: torch, transformers or ONNX Runtime is not installed.
+    """
+    reference = Reference(checkpoint)
+    loaded = Bundle.load(bundle)
+    backend = open_ort(loaded)
+    graphs: dict[str, list[Closeness]] = {}
+    answers: dict[tuple[str, int], list[str]] = {}
+    with Florence2(loaded, backend, Tokenizer(bundle / TOKENIZER, loaded.generation)) as model:
+        for picture, prompts in _scenes(loaded.size.image_size):
+            comparison = _Comparison(reference, model, backend, picture, image)
+            graphs.setdefault(contract.VISION_ENCODER, []).append(comparison.vision())
+            for prompt in prompts:
+                logger.info("Comparing %s", prompt.task.token)
+                for name, found in comparison.text_and_decoder(prompt).items():
+                    graphs.setdefault(name, []).append(found)
+                for beams in BEAMS:
+                    verdict = comparison.answer(prompt, beams)
+                    answers.setdefault((prompt.task.token, beams), []).append(verdict)
+    worst = {name: max(found, key=lambda one: one.relative) for name, found in graphs.items()}
+    agreements = {
+        key: ReferenceAgreement(len(verdicts), verdicts.count("equal"), verdicts.count("tie"))
+        for key, verdicts in answers.items()
+    }
+    check_finite(worst)
+    if strict:
+        check(worst, agreements)
+    return {
+        "reference": reference.name,
+        "pictures": f"{SCENES} generated scenes",
+        "max_new_tokens": MAX_NEW_TOKENS,
+        **as_json(worst, agreements),
+    }
+
+
+def _scenes(image_size: int) -> Iterator[tuple[Image.Image, list[Prompt]]]:
+    for scene in generate_scenes(FIRST_SCENE, SCENES):
+        picture = draw_scene(scene, image_size)
+        prompts = [
+            prompt_for(question.task, question.text or None, None, picture.size)
+            for question in ask_everything(scene)
+        ]
+        yield picture, prompts
+
+
+class _Comparison:
+    """Reference and bundle on one picture."""
+
+    def __init__(
+        self,
+        reference: Reference,
+        model: Florence2,
+        backend: HostBackend,
+        picture: Image.Image,
+        image: ImageProcessing,
+    ) -> None:
+        self._reference = reference
+        self._model = model
+        self._backend = backend
+        self._view = model.encode(picture)
+        square = pixels(picture, model.bundle.size.image_size)
+        self._features = reference.image_features(_normalized(square, image))
+
+    def vision(self) -> Closeness:
+        return closeness(self._view.features, self._features)
+
+    def text_and_decoder(self, prompt: Prompt) -> dict[str, Closeness]:
+        """Both graphs on the reference's own features, so that errors do not add up."""
+        input_ids, mask = self._model.encode_prompts([prompt])
+        hidden = self._reference.encode(self._features, input_ids[0].tolist())
+        expected = self._reference.cross_caches(hidden)
+        features = self._features.astype(self._view.features.dtype)
+        found = self._backend.cross_caches(features, input_ids, mask)
+        text = max(
+            (closeness(found[name], expected[name]) for name in expected),
+            key=lambda closeness: closeness.relative,
+        )
+        config = self._model.generation_config(_options(beams=1))
+        ids = self._reference.generate(hidden, config)[:-1]
+        decoder = self._backend.prefill(features, input_ids, mask, beams=1)
+        rows = []
+        for token in ids:
+            (scores,) = decoder.step(np.array([[token]]), np.zeros((1, 1), dtype=np.int64))
+            rows.append(scores.full()[0].copy())
+        log_probs = closeness(np.array(rows), self._reference.log_probs(hidden, ids))
+        return {contract.TEXT_ENCODER: text, contract.DECODER: log_probs}
+
+    def answer(self, prompt: Prompt, beams: int) -> str:
+        """`equal`, `tie` or `different`."""
+        options = _options(beams)
+        (result,) = self._model.answer([self._view], [prompt], options)
+        input_ids, _ = self._model.encode_prompts([prompt])
+        hidden = self._reference.encode(self._features, input_ids[0].tolist())
+        expected = self._reference.generate(hidden, self._model.generation_config(options))
+        found = list(result.token_ids)
+        if found == expected:
+            return "equal"
+        return "tie" if self._gap(hidden, found, expected) < TIE else "different"
+
+    def _gap(
+        self, hidden: npt.NDArray[Any], found: Sequence[int], expected: Sequence[int]
+    ) -> float:
+        """How much the reference prefers its own token where the answers part."""
+        parting = next(
+            (i for i, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b), None
+        )
+        if parting is None:  # one is the beginning of the other
+            return float("inf")
+        log_probs = self._reference.log_probs(hidden, expected[:parting])[-1]
+        return abs(float(log_probs[expected[parting]] - log_probs[found[parting]]))
+
+
+def _options(beams: int) -> GenerationOptions:
+    return GenerationOptions(num_beams=beams, max_new_tokens=MAX_NEW_TOKENS)
+
+
+def _normalized(square: npt.NDArray[Any], image: ImageProcessing) -> npt.NDArray[Any]:
+    """[S, S, 3] uint8 -> [1, 3, S, S] float32 as the image processor makes it."""
+    mean = np.array(image.mean, dtype=np.float32)
+    std = np.array(image.std, dtype=np.float32)
+    values = (square.astype(np.float32) * np.float32(1 / 255) - mean) / std
+    return np.ascontiguousarray(values.transpose(2, 0, 1)[None])

@@ -1,0 +1,128 @@
+"""Checks of a bundle: its files, its answers, its TensorRT engines."""
+
+import shlex
+from contextlib import closing
+from pathlib import Path
+
+from florence_edge.backends.open import open_backend
+from florence_edge.bundle import Bundle
+from florence_edge.devices import Device
+from florence_edge.errors import BackendError, BundleError, FlorenceEdgeError
+from florence_edge.selftest import self_test
+from florence_edge.tensorrt.find import engines_root, find_engines
+from florence_edge.tensorrt.manifest import (
+    ENGINE_MANIFEST,
+    EngineManifest,
+    TargetDevice,
+    read_manifest,
+)
+
+from .findings import Finding, fail, ok, warn
+
+_CLOSE = 0.05  # log-probability, and feature values of size one; what fp16 may lose
+
+
+def load_bundle(folder: Path, *, quick: bool = False) -> tuple[Bundle | None, Finding]:
+    """Load a bundle and, unless it has to be quick, compare its weights with their hash."""
+    try:
+        bundle = Bundle.load(folder)
+        if not quick:
+            bundle.check_content()
+    except (BundleError, OSError) as error:
+        return None, fail("bundle", str(error), f"florence-export MODEL --output {_quoted(folder)}")
+    target = "any engine" if bundle.target == "any" else bundle.target
+    found = f"{bundle.model}, {bundle.precision}, for {target}, {bundle_bytes(bundle) / 1e6:.0f} MB"
+    state = "the weights were not hashed" if quick else "every file as it was exported"
+    return bundle, ok("bundle", f"{found}; {state}")
+
+
+def bundle_bytes(bundle: Bundle) -> int:
+    """Size of what was exported."""
+    return sum(stored.bytes for stored in bundle.files.values())
+
+
+def check_answers(bundle: Bundle, device: Device, engine_dir: Path | None = None) -> Finding:
+    """Compute what travels along with the bundle, and compare with the exporter's values."""
+    check = f"self-test {device}"
+    try:
+        bundle.check_engine(device.family)
+    except BackendError:
+        return ok(check, f"not done: the bundle is for {bundle.target}")
+    try:
+        with closing(open_backend(bundle, device, threads=1, engine_dir=engine_dir)) as backend:
+            errors = self_test(bundle, backend)
+    except FlorenceEdgeError as error:
+        return fail(check, *_with_fix(error, _engine_fix(bundle, device)))
+    return judge_answers(errors, device)
+
+
+def judge_answers(errors: dict[str, float], device: Device) -> Finding:
+    """Whether the largest errors are small."""
+    found = ", ".join(f"{name} within {error:.1e}" for name, error in errors.items())
+    if max(errors.values()) > _CLOSE:
+        return warn(
+            f"self-test {device}",
+            f"{found}: further from the exporter's values than {_CLOSE}.",
+            "Compare answers on pictures: florence-bench accuracy",
+        )
+    return ok(f"self-test {device}", found)
+
+
+def check_engines(
+    bundle: Bundle,
+    device: TargetDevice | FlorenceEdgeError,
+    engine_dir: Path | None = None,
+    *,
+    needed: bool = False,
+) -> list[Finding]:
+    """What engines there are; the last finding says whether some fit this GPU.
+
+    `device` may be the reason why there is none. Where only engines may answer (`needed`), it is a
+    failure that none fits.
+    """
+    bad = fail if needed else warn
+    build = f"florence-build {_quoted(bundle.folder)}"
+    root = engines_root(bundle, engine_dir)
+    folders = sorted(path.parent for path in root.glob(f"[!.]*/{ENGINE_MANIFEST}"))
+    findings = [_describe(folder, build) for folder in folders]
+    if isinstance(device, FlorenceEdgeError) and needed:
+        return [*findings, fail("engines", *_with_fix(device, "florence-doctor"))]
+    if isinstance(device, FlorenceEdgeError):
+        return findings or [ok("engines", f"none in {root}; there is no GPU to build them for")]
+    try:
+        engines = find_engines(bundle, device, engine_dir=engine_dir)
+    except BackendError as error:
+        return [*findings, bad("engines", *_with_fix(error, build))]
+    return [*findings, ok("engines", f"{engines.folder.name} fits this device")]
+
+
+def _describe(folder: Path, build: str) -> Finding:
+    try:
+        manifest = read_manifest(folder)
+    except BackendError as error:
+        return warn("engines", *_with_fix(error, f"rm -r {_quoted(folder)} && {build}"))
+    return ok("engines", f"{folder.name}: {built_for(manifest)}")
+
+
+def built_for(manifest: EngineManifest) -> str:
+    """The device and calls of engines in one line."""
+    device, options = manifest.device, manifest.options
+    where = f"{device.gpu or 'any GPU'} (SM {device.compute_capability}), {device.flavour}"
+    calls = f"batch {options.batch}, {options.beams} beams, {options.max_new_tokens} tokens"
+    return f"{where} {device.tensorrt}, {manifest.precision}; {calls}"
+
+
+def _with_fix(error: Exception, command: str) -> tuple[str, str]:
+    """What went wrong, and the command that the error names, or else this one."""
+    problem, _, named = str(error).partition(" Run: ")
+    return problem, named or command
+
+
+def _engine_fix(bundle: Bundle, device: Device) -> str:
+    if device.family == "tensorrt":
+        return f"florence-build {_quoted(bundle.folder)}"
+    return "pip install --force-reinstall 'florence-edge[cpu]'"
+
+
+def _quoted(folder: Path) -> str:
+    return shlex.quote(str(folder))

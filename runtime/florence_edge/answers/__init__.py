@@ -1,1 +1,0 @@
-"""Answers: from the text that the model wrote to regions with scores, dictionaries and drawings."""

@@ -1,0 +1,164 @@
+"""The self-attention (KV) caches on the GPU, and what a decoder's step enqueues on them.
+
+A bucket has one capacity. CUDA graphs are captured for it, since they freeze addresses and shapes:
+one for each kind of step. In a step, cache rows move twice: `kernels.follow` gives each beam the
+past of its parent, and `kernels.place_rows` puts the rows that the decoder returns behind the
+others. When a bucket is full, `CacheBuckets.grow` copies its rows to the next.
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Literal, TypeAlias
+
+from .. import contract
+from ..cuda.device import CudaGraph
+from ..errors import BackendError
+from .gpu_memory import BatchMemory
+
+StepKind: TypeAlias = Literal["step", "follow and step", "multi-step"]
+
+
+class CacheBucket:
+    """Self-attention caches of one capacity, the decoder bound to them, and its graphs."""
+
+    def __init__(self, memory: BatchMemory, capacity: int, owned: ExitStack) -> None:
+        self._memory = memory
+        self._cuda = memory.model.cuda
+        self.capacity = capacity
+        size, shape = memory.model.size, memory.shape
+        parts = [(i, part) for i in range(size.decoder_layers) for part in contract.PARTS]
+        rows = (shape.images * shape.beams, size.decoder_heads, capacity, size.head_dim)
+        array = self._cuda.array((len(parts), *rows), memory.model.floats)
+        owned.callback(array.close)
+        self.caches = array.view
+        self._session = memory.model.sessions[contract.DECODER]
+        written = dict(memory.new_rows)
+        if memory.model.in_place:  # out where they came in
+            written = {contract.kept_cache(*of): self.caches[i] for i, of in enumerate(parts)}
+        self._decode = self._session.bind(
+            {
+                "token_ids": memory.inputs.device["token_ids"],
+                "position": memory.inputs.device["position"],
+                "encoder_mask": memory.prompt.device["encoder_mask"],
+                **{contract.self_cache(*of): self.caches[i] for i, of in enumerate(parts)},
+                **memory.cross_caches,
+                **memory.scores.device,
+                "log_probs": memory.log_probs.view,
+                **written,
+            }
+        )
+        self._has_run = False
+        self._graphs: dict[StepKind, CudaGraph] = {}
+        owned.callback(self._forget)
+
+    def clear(self) -> None:
+        """Zeros: unwritten rows are masked, but a NaN among them would survive the mask."""
+        self._cuda.zero(self.caches)
+
+    def step(self) -> None:
+        """Enqueue one step of the decoder on what the inputs hold."""
+        self._enqueue("step", self._send_and_step)
+
+    def follow_and_step(self) -> None:
+        """Enqueue the same, and before it that rows follow their parents."""
+        self._enqueue("follow and step", self._send_follow_and_step)
+
+    def multi_step(self) -> None:
+        """Enqueue several steps, each fed with the best token of the one before it."""
+        self._enqueue("multi-step", self._send_and_multi_step)
+
+    def _enqueue(self, kind: StepKind, enqueue: Callable[[], None]) -> None:
+        """Enqueue a kind of step, as a graph once the decoder has run."""
+        if not self._has_run or not self._session.capturable:
+            enqueue()  # TensorRT prepares itself in the first run of a shape
+            self._has_run = True
+            return
+        if kind not in self._graphs:
+            self._graphs[kind] = self._cuda.capture(enqueue)
+        self._cuda.launch(self._graphs[kind])
+
+    def _send_and_step(self) -> None:
+        self._memory.inputs.send(self._cuda.stream)
+        self._score()
+
+    def _send_follow_and_step(self) -> None:
+        inputs = self._memory.inputs
+        inputs.send(self._cuda.stream)
+        self._memory.model.kernels.follow(
+            self.caches, *(inputs.device[name] for name in ("parents", "first", "position"))
+        )
+        self._score()
+
+    def _send_and_multi_step(self) -> None:
+        memory, model = self._memory, self._memory.model
+        memory.inputs.send(self._cuda.stream)
+        # The history is searched in memory of the device's own: mapped memory is slow to search.
+        fed = {**memory.inputs.device, "history": memory.history}
+        self._cuda.copy(fed["history"], memory.inputs.device["history"])
+        for step in range(model.steps_per_launch):
+            self._decode_and_place()
+            model.kernels.feed_best(
+                memory.scores.device,
+                {name: view[step] for name, view in memory.multi_step_scores.device.items()},
+                fed,
+                ngram=model.generation.no_repeat_ngram_size,
+            )
+        memory.multi_step_scores.fetch(self._cuda.stream)
+
+    def _score(self) -> None:
+        self._decode_and_place()
+        self._memory.scores.fetch(self._cuda.stream)
+
+    def _decode_and_place(self) -> None:
+        memory = self._memory
+        self._decode()
+        if memory.new_rows:
+            rows, position = list(memory.new_rows.values()), memory.inputs.device["position"]
+            memory.model.kernels.place_rows(self.caches, rows, position)
+
+    def _forget(self) -> None:
+        for graph in self._graphs.values():
+            graph.close()
+        self._graphs.clear()
+        del self._decode, self._session  # a decoder whose turn is over may still refer to us
+
+
+class CacheBuckets:
+    """The buckets of one `BatchMemory`, each made when an answer first grows into it."""
+
+    def __init__(self, memory: BatchMemory) -> None:
+        self._memory = memory
+        self._owned = ExitStack()
+        self._buckets: dict[int, CacheBucket] = {}
+
+    def at_least(self, tokens: int) -> CacheBucket:
+        """The smallest bucket for `tokens`."""
+        model = self._memory.model
+        capacity = contract.cache_capacity(tokens, model.size.decoder_positions)
+        capacity = max(capacity, model.in_place)
+        if capacity not in self._buckets:
+            with ExitStack() as owned:
+                self._buckets[capacity] = CacheBucket(self._memory, capacity, owned)
+                self._owned.enter_context(owned.pop_all())
+        return self._buckets[capacity]
+
+    def grow(self, full: CacheBucket) -> CacheBucket:
+        """The next bucket, with the rows of the one that is full.
+
+        Raises:
+            BackendError: there is none; the model has no more positions.
+        """
+        bucket = self.at_least(full.capacity + 1)
+        if bucket is full:
+            raise BackendError(
+                f"The model has no position behind {full.capacity} tokens. Ask for fewer "
+                "(max_new_tokens)."
+            )
+        bucket.clear()
+        self._memory.model.cuda.copy_rows(bucket.caches, full.caches)
+        return bucket
+
+    def close(self) -> None:
+        """Destroy the graphs and free the caches."""
+        self._owned.close()
+        self._buckets.clear()

@@ -1,0 +1,1 @@
+"""florence-run: pictures, cameras and videos from the command line."""

@@ -1,0 +1,242 @@
+"""The arguments of florence-run."""
+
+import argparse
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from .. import __version__
+from ..bundle import Bundle
+from ..errors import RequestError
+from ..options import GenerationOptions
+from ..tasks import TASKS, Request, request_for, request_for_prompt
+from .answers_file import Origin, origin_of
+
+# What is for a source alone, and what is for pictures alone.
+_OF_A_SOURCE = ("every", "show", "track", "save", "wait")
+_OF_A_CAMERA = ("camera_size", "camera_fps", "camera_format")
+_OF_PICTURES = ("output", "answers", "batch")
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments, or the exit that argparse makes where they are used wrongly."""
+    parser = _parser()
+    parsed = parser.parse_args(arguments)
+    if bool(parsed.images) == (parsed.source is not None):
+        parser.error("give pictures or --source, one of the two")
+    if parsed.source is None:
+        for name in _given(parser, parsed, _OF_A_SOURCE + _OF_A_CAMERA):
+            parser.error(f"{name} needs --source")
+    else:
+        for name in _given(parser, parsed, _OF_PICTURES):
+            parser.error(f"{name} does not go with --source")
+    if parsed.resume and parsed.answers is None:
+        parser.error("--resume needs --answers")
+    return parsed
+
+
+def _given(
+    parser: argparse.ArgumentParser, parsed: argparse.Namespace, names: Sequence[str]
+) -> list[str]:
+    """Those of the arguments that have another value than their default, as they are written."""
+    given = [name for name in names if getattr(parsed, name) != parser.get_default(name)]
+    return ["--" + name.replace("_", "-") for name in given]
+
+
+def request_from(arguments: argparse.Namespace) -> Request:
+    """What to ask; mistakes that hold for all pictures are found before any is read.
+
+    Raises:
+        RequestError: see `request_for`.
+    """
+    if arguments.prompt is None:
+        return request_for(arguments.task, arguments.text, arguments.region)
+    if arguments.text or arguments.region:
+        raise RequestError("--prompt is the whole prompt: leave --text and --region out.")
+    return request_for_prompt(arguments.prompt)
+
+
+def options_from(arguments: argparse.Namespace) -> GenerationOptions:
+    """How to generate; what was not given is left to the checkpoint."""
+    return GenerationOptions(
+        num_beams=arguments.beams,
+        max_new_tokens=arguments.max_new_tokens,
+        max_time=arguments.max_time,
+    )
+
+
+def origin_from(arguments: argparse.Namespace) -> Origin:
+    """What answers will come from.
+
+    Raises:
+        BundleError: there is no bundle, or it is damaged.
+        RequestError: an option is out of range.
+    """
+    shown = ("engine_precision", "min_score", "convention")
+    return origin_of(
+        Bundle.load(arguments.bundle),
+        options_from(arguments),
+        {name: getattr(arguments, name) for name in shown},
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="florence-run", description="Ask a Florence-2 bundle about pictures or a video."
+    )
+    parser.add_argument("bundle", type=Path, help="folder that florence-export wrote")
+    parser.add_argument("images", type=Path, nargs="*", help="pictures, or folders of pictures")
+    asked = parser.add_mutually_exclusive_group(required=True)
+    asked.add_argument(
+        "--task",
+        type=lambda text: text.split(","),
+        action="extend",
+        help=f"one or more, with commas or again, of {', '.join(TASKS)}",
+    )
+    asked.add_argument("--prompt", help="a prompt in your own words (VQA and other fine-tunes)")
+    parser.add_argument("--text", help="caption or phrase that a task takes beside the picture")
+    parser.add_argument(
+        "--region", type=_region, metavar="X1,Y1,X2,Y2", help="region in pixels, for region tasks"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, one object a line")
+    parser.add_argument("--version", action="version", version=f"florence-edge {__version__}")
+    _add_generation(parser.add_argument_group("how to answer"))
+    _add_engine(parser.add_argument_group("where to run"))
+    _add_pictures(parser.add_argument_group("pictures"))
+    _add_video(parser.add_argument_group("video"))
+    return parser
+
+
+def _add_generation(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--beams", type=int, metavar="N", help="1 (greedy) to 8; default: model's")
+    group.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer")
+    group.add_argument(
+        "--max-time", type=float, metavar="S", help="seconds that one answer may take"
+    )
+    group.add_argument(
+        "--min-score",
+        type=_score,
+        default=0.0,
+        metavar="S",
+        help="drop regions that score below, 0 to 1",
+    )
+    group.add_argument(
+        "--convention",
+        choices=("native", "microsoft"),
+        default="native",
+        help="whole-number coordinates of transformers (default) or Microsoft's fractions",
+    )
+
+
+def _add_engine(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--device",
+        default="cpu",
+        help="cpu (default), cuda, tensorrt, tensorrt-rtx or openvino; cuda:1 is the second GPU, "
+        "openvino:GPU.0 Intel's first",
+    )
+    group.add_argument(
+        "--engine-dir", type=Path, metavar="DIR", help="where florence-build put TensorRT engines"
+    )
+    group.add_argument(
+        "--engine-precision",
+        choices=("fp32", "bf16"),
+        help="the precision that openvino computes in (default: fp32)",
+    )
+    group.add_argument("--threads", type=int, metavar="N", help="threads of the CPU engine")
+    group.add_argument(
+        "--check", action="store_true", help="compare the whole bundle with its hashes first"
+    )
+
+
+def _add_pictures(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--output", type=Path, metavar="DIR", help="write annotated pictures here")
+    group.add_argument(
+        "--answers", type=Path, metavar="FILE", help="write answers here, one JSON object a line"
+    )
+    group.add_argument(
+        "--resume", action="store_true", help="go on with FILE: pictures answered there are skipped"
+    )
+    group.add_argument(
+        "--batch", type=_count, default=1, metavar="N", help="pictures at once (default 1)"
+    )
+
+
+def _add_video(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--source",
+        metavar="S",
+        help="a camera's number, a URL, a video file or a GStreamer pipeline",
+    )
+    group.add_argument(
+        "--every", type=_count, default=1, metavar="N", help="answer one frame of N (default 1)"
+    )
+    group.add_argument("--track", action="store_true", help="number objects over the frames")
+    group.add_argument("--show", action="store_true", help="show the frames in a window")
+    group.add_argument("--save", type=Path, metavar="FILE", help="write a video with the answers")
+    group.add_argument(
+        "--patience",
+        type=_patience,
+        default=60.0,
+        metavar="S",
+        help="seconds without a frame after which a lost camera is given up (default 60); or inf",
+    )
+    group.add_argument(
+        "--wait",
+        action="store_true",
+        help="be as patient with a camera that is not there at the start",
+    )
+    group.add_argument(
+        "--camera-size", type=_size, metavar="WxH", help="ask a v4l2 camera for this size"
+    )
+    group.add_argument(
+        "--camera-fps", type=_count, metavar="N", help="ask it for this many frames a second"
+    )
+    group.add_argument("--camera-format", metavar="F", help="ask it for mjpeg, yuyv422, h264, ...")
+
+
+def _region(text: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != 4:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a region; expected four numbers such as 10,20,200,180"
+        )
+    return numbers
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    if not (width.isdigit() and height.isdigit() and int(width) * int(height)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; expected such as 1280x720")
+    return int(width), int(height)
+
+
+def _number(text: str) -> float:
+    """The number, or NaN where the text is not one."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _score(text: str) -> float:
+    score = _number(text)
+    if not 0 <= score <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a score; expected 0 to 1")
+    return score
+
+
+def _patience(text: str) -> float:
+    seconds = _number(text)
+    if not seconds >= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time to wait; expected seconds or inf")
+    return seconds
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a count; expected 1 or more")
+    return int(text)

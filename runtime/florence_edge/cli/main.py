@@ -1,0 +1,169 @@
+"""florence-run: ask a bundle about pictures, a camera or a video from the command line."""
+
+import argparse
+import io
+import json
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from ..batch import Answered, run_many
+from ..bundle import Bundle
+from ..command import run_command
+from ..errors import FlorenceEdgeError, RequestError
+from ..image import SUFFIXES
+from ..model import EncodedImage, Florence2
+from ..results.result import Result
+from ..tasks import Request
+from ..video.capture import end_soon_with
+from .answers_file import open_answers
+from .arguments import options_from, origin_from, parse_arguments, request_from
+from .progress import Pace, StatusLine
+from .video import run_video
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Returns:
+        The exit status: 0, 1 where something failed, 2 for wrong usage, 130 on Ctrl-C.
+    """
+    logging.basicConfig(format="florence-run: %(message)s", level=logging.WARNING)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names and answers that it cannot encode
+        sys.stdout.reconfigure(errors="backslashreplace")
+    status = run_command(
+        "florence-run", lambda: _run(parse_arguments(arguments)), explain=_explained
+    )
+    end_soon_with(status)
+    return status
+
+
+def _explained(error: OSError) -> str:
+    if error.filename is not None:
+        return str(error)
+    return (
+        f"Cannot write the answers to the standard output: {error.strerror}. "
+        "Make room where it goes, or send it elsewhere."
+    )
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    request = request_from(arguments)
+    if arguments.source is not None:
+        return run_video(lambda: _load(arguments), request, arguments)
+    images = list(_find_images(arguments.images))
+    return _run_pictures(images, request, arguments)
+
+
+def _load(arguments: argparse.Namespace) -> Florence2:
+    if arguments.check:
+        Bundle.load(arguments.bundle).check_content()
+    return Florence2.load(
+        arguments.bundle,
+        arguments.device,
+        convention=arguments.convention,
+        threads=arguments.threads,
+        engine_dir=arguments.engine_dir,
+        engine_precision=arguments.engine_precision,
+    )
+
+
+def _run_pictures(images: Sequence[Path], request: Request, arguments: argparse.Namespace) -> int:
+    """Answer for every picture; one that fails is named, and the rest goes on."""
+    failed = 0
+    with ExitStack() as stack:
+        answers = None
+        if arguments.answers is not None:
+            origin = origin_from(arguments)
+            opened = open_answers(arguments.answers, request, origin, resume=arguments.resume)
+            answers = stack.enter_context(opened)
+            images = [image for image in images if not answers.has(image)]
+        model = stack.enter_context(_load(arguments))
+        line = stack.enter_context(StatusLine(shown=len(images) > 1))
+        pace, pictures = Pace(len(images)), _Pictures(arguments.output, request)
+        options = options_from(arguments)
+        for answered in run_many(model, images, request, options=options, batch=arguments.batch):
+            path = Path(str(answered.image))
+            results = [result.filter(arguments.min_score) for result in answered.results]
+            line.clear()
+            if answered.error is not None:
+                _complain(path, answered.error)
+                failed += 1
+            _print(path, results, arguments)
+            pictures.write(path, answered, results)
+            if answers is not None and answered.error is not None:
+                answers.write_error(path, answered.error)
+            elif answers is not None:
+                answers.write(path, results)
+            line.show(pace.after_one_more())
+    if failed and len(images) > 1:
+        print(f"florence-run: {failed} of {len(images)} images failed.", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _find_images(paths: Sequence[Path]) -> Iterator[Path]:
+    for path in paths:
+        if not path.is_dir():
+            yield path
+            continue
+        pictures = (file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+        found = sorted(file for file in pictures if file.is_file())
+        if not found:
+            raise RequestError(
+                f"There is no picture in {path}. Looked for {', '.join(sorted(SUFFIXES))}."
+            )
+        yield from found
+
+
+def _complain(path: Path, error: RequestError) -> None:
+    named = "" if str(path) in str(error) else f"{path}: "
+    print(f"florence-run: {named}{error}", file=sys.stderr)
+
+
+def _print(path: Path, results: Sequence[Result], arguments: argparse.Namespace) -> None:
+    """Answers on the standard output, unless they go to a file and no JSON is asked for."""
+    if arguments.json:
+        for result in results:
+            print(json.dumps({"image": str(path), **result.to_json()}), flush=True)
+        return
+    if arguments.answers is not None or not results:
+        return
+    if len(arguments.images) > 1 or arguments.images[0].is_dir():
+        print(f"{path}:")
+    for result in results:
+        print(result.describe(), flush=True)
+
+
+class _Pictures:
+    """Writes annotated pictures, if there is a folder for them, without two of one name."""
+
+    def __init__(self, folder: Path | None, request: Request) -> None:
+        self._folder = folder
+        self._prompted = request.prompt is not None
+        self._written: set[str] = set()
+
+    def write(self, path: Path, answered: Answered, results: Sequence[Result]) -> None:
+        if self._folder is not None and answered.view is not None:
+            for result in results:
+                self._write(self._folder / self._name(path, result), answered.view, result)
+
+    def _name(self, path: Path, result: Result) -> str:
+        task = "prompt" if self._prompted else result.task.name.lower()
+        name, count = f"{path.name}.{task}.png", 1
+        while name in self._written:
+            count += 1
+            name = f"{path.name}.{task}-{count}.png"
+        self._written.add(name)
+        return name
+
+    @staticmethod
+    def _write(file: Path, view: EncodedImage, result: Result) -> None:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            result.draw(view.image).save(file)
+        except OSError as error:
+            raise FlorenceEdgeError(
+                f"Cannot write {file}: {error}. Choose another --output."
+            ) from error

@@ -1,0 +1,251 @@
+"""CUDA's functions as a `CudaCall`, through the package or libraries that are there.
+
+- cuda-bindings, NVIDIA's own package: the default where it is installed.
+- ctypes on the libraries of the CUDA toolkit (or JetPack's): needs no package.
+- PyCUDA, for programs that use it themselves: memory and streams are its own, in the device's
+  primary context. It has no stream capture and no graphs; those are called through ctypes on its
+  stream's handle, which works because the runtime and PyCUDA share the primary context.
+
+The environment variable FLORENCE_CUDA (bindings, ctypes or pycuda) chooses.
+"""
+
+import ctypes
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ..errors import BackendError, MissingPackageError, RequestError
+from .api import FUNCTIONS, CudaCall, Enum, Out, failure, unpacked
+
+CUDA_PROVIDER = "FLORENCE_CUDA"  # environment variable
+
+# Newest first. The numbers are those of the shared objects, the generations of CUDA.
+_LIBRARIES = {
+    "cuda": ("libcudart.so.13", "libcudart.so.12"),
+    "cu": ("libcuda.so.1",),
+    "nvrtc": ("libnvrtc.so.13", "libnvrtc.so.12"),
+}
+
+
+def open_provider() -> CudaCall:
+    """The provider that FLORENCE_CUDA names, or cuda-bindings, or else ctypes.
+
+    Raises:
+        BackendError: CUDA's libraries are not there.
+        RequestError: FLORENCE_CUDA names no provider.
+        MissingPackageError: the package that it names is not installed.
+    """
+    requested = os.environ.get(CUDA_PROVIDER, "")
+    if requested == "pycuda":
+        return open_pycuda()
+    if requested == "bindings":
+        return open_bindings()
+    if requested == "ctypes":
+        return open_libraries()
+    if requested:
+        raise RequestError(
+            f"{CUDA_PROVIDER} is {requested!r}; expected bindings, ctypes or pycuda."
+        )
+    try:
+        return open_bindings()
+    except MissingPackageError:
+        return open_libraries()
+
+
+def open_bindings() -> CudaCall:
+    """A `CudaCall` over the package `cuda.bindings`.
+
+    Raises:
+        MissingPackageError: it is not installed.
+    """
+    try:
+        from cuda.bindings import driver, nvrtc, runtime
+    except ImportError as error:
+        raise MissingPackageError(
+            f"{CUDA_PROVIDER}=bindings, but cuda.bindings does not import ({error}). Run: pip "
+            "install cuda-bindings, of the driver's CUDA generation."
+        ) from error
+
+    functions: dict[str, Any] = {}
+    enumerations: dict[str, list[Any]] = {}
+    for name, arguments in FUNCTIONS.items():
+        module = nvrtc if name.startswith("nvrtc") else runtime
+        if name.startswith("cu") and not name.startswith("cuda"):
+            module = driver
+        functions[name] = getattr(module, name)
+        enumerations[name] = [
+            getattr(runtime, kind.name) if isinstance(kind, Enum) else None
+            for kind in arguments
+            if not isinstance(kind, Out)
+        ]
+
+    def call(name: str, *arguments: Any) -> Any:
+        converted = [
+            value if enumeration is None else enumeration(value)
+            for value, enumeration in zip(arguments, enumerations[name], strict=True)
+        ]
+        try:
+            status, *values = functions[name](*converted)
+        except RuntimeError as error:  # a library that the bindings open on first use is missing
+            raise BackendError(
+                f"CUDA failed in {name}: {error}. Install NVIDIA's driver and the CUDA runtime, "
+                "or use device='cpu'."
+            ) from error
+        if int(status):
+            raise failure(name, status.name)
+        return unpacked([int(value) for value in values])
+
+    return call
+
+
+def open_libraries() -> CudaCall:
+    """A `CudaCall` over libcudart, libcuda and libnvrtc; each is opened when it is first needed."""
+    libraries: dict[str, Any] = {}
+    functions: dict[str, Any] = {}
+
+    def library(prefix: str) -> Any:
+        if prefix not in libraries:
+            libraries[prefix] = _open(_LIBRARIES[prefix])
+        return libraries[prefix]
+
+    def call(name: str, *arguments: Any) -> Any:
+        prefix = _prefix(name)
+        if name not in functions:
+            functions[name] = getattr(library(prefix), name)
+            functions[name].argtypes = [_c_type(kind) for kind in FUNCTIONS[name]]
+        given, converted, returned = iter(arguments), [], []
+        for kind in FUNCTIONS[name]:
+            if isinstance(kind, Out):
+                returned.append(kind.kind())
+                converted.append(ctypes.byref(returned[-1]))
+            else:
+                converted.append(_c_value(next(given)))
+        status = functions[name](*converted)
+        if status:
+            raise failure(name, _error_name(library(prefix), prefix, status))
+        return unpacked([value.value or 0 for value in returned])
+
+    return call
+
+
+def _prefix(name: str) -> str:
+    return next(prefix for prefix in ("cuda", "cu", "nvrtc") if name.startswith(prefix))
+
+
+def _c_type(kind: Any) -> Any:
+    if isinstance(kind, Out):
+        return ctypes.POINTER(kind.kind)
+    return ctypes.c_int if isinstance(kind, Enum) else kind
+
+
+def _c_value(value: Any) -> Any:
+    """A list of texts as a C array, anything else as it is."""
+    return (ctypes.c_char_p * len(value))(*value) if isinstance(value, list) else value
+
+
+def _open(names: tuple[str, ...]) -> Any:
+    for name in names:
+        try:
+            return ctypes.CDLL(name)
+        except OSError:  # the next one may be there
+            continue
+    raise BackendError(
+        f"CUDA's library is not here: {' and '.join(names)} do not load. Install the CUDA runtime "
+        "(on a Jetson it comes with JetPack) or the package cuda-bindings, or use device='cpu'."
+    )
+
+
+def _error_name(library: Any, prefix: str, status: int) -> str:
+    if prefix == "cu":
+        text = ctypes.c_char_p()
+        library.cuGetErrorName(status, ctypes.byref(text))
+        return (text.value or b"an unknown error").decode()
+    name = library.cudaGetErrorName if prefix == "cuda" else library.nvrtcGetErrorString
+    name.restype = ctypes.c_char_p
+    return str(name(status).decode())
+
+
+def open_pycuda() -> CudaCall:
+    """A `CudaCall` over PyCUDA, with ctypes for what it lacks.
+
+    Raises:
+        MissingPackageError: PyCUDA is not installed.
+    """
+    try:
+        from pycuda import driver
+    except ImportError as error:
+        raise MissingPackageError(
+            f"{CUDA_PROVIDER}=pycuda, but PyCUDA is not installed. Run: pip install pycuda."
+        ) from error
+    pycuda, others = _PyCuda(driver), open_libraries()
+
+    def call(name: str, *arguments: Any) -> Any:
+        own = getattr(pycuda, name, None)
+        if own is None:
+            return others(name, *arguments)
+        if name == "cudaSetDevice":  # the runtime's as well, and first: its errors come with advice
+            others(name, *arguments)
+        try:
+            return own(*arguments)
+        except driver.Error as error:
+            raise BackendError(f"PyCUDA failed in {name}: {error}.") from error
+
+    return call
+
+
+class _PyCuda:
+    """What PyCUDA does itself, under the runtime's names.
+
+    It frees what nobody refers to: here by address or handle, until it is given back. PyCUDA keeps
+    a stack of contexts for each thread, and aborts the process where a thread ends with one left on
+    it; so the context is there only while PyCUDA works for us.
+    """
+
+    def __init__(self, driver: Any) -> None:
+        self._driver = driver
+        self._contexts: dict[int, Any] = {}
+        self._of_thread = threading.local()
+        self._owned: dict[int, tuple[Any, Any]] = {}  # by address or handle, with its context
+
+    def cudaSetDevice(self, index: int) -> None:
+        if index not in self._contexts:
+            self._driver.init()
+            self._contexts[index] = self._driver.Device(index).retain_primary_context()
+        self._of_thread.context = self._contexts[index]
+
+    def cudaMalloc(self, size: int) -> int:
+        with self._within() as context:
+            allocation = self._driver.mem_alloc(size)
+            return self._keep(allocation, int(allocation), context)
+
+    def cudaHostAlloc(self, size: int, flags: int) -> int:
+        with self._within() as context:
+            array = self._driver.pagelocked_empty(size, "uint8", mem_flags=flags)
+            return self._keep(array, array.ctypes.data, context)
+
+    def cudaStreamCreateWithFlags(self, flags: int) -> int:
+        with self._within() as context:
+            stream = self._driver.Stream(flags)
+            return self._keep(stream, int(stream.handle), context)
+
+    def cudaFree(self, address: int) -> None:
+        value, context = self._owned.pop(address)
+        with self._within(context):
+            del value
+
+    cudaFreeHost = cudaStreamDestroy = cudaFree
+
+    @contextmanager
+    def _within(self, context: Any = None) -> Iterator[Any]:
+        context = context or self._of_thread.context
+        context.push()
+        try:
+            yield context
+        finally:
+            context.pop()
+
+    def _keep(self, value: Any, name: int, context: Any) -> int:
+        self._owned[name] = value, context
+        return name

@@ -1,0 +1,1 @@
+"""What comes back: the text of an answer as regions, scores, drawings and detections."""

@@ -1,0 +1,312 @@
+"""What comes back from the model: regions, words, scores, and the ways to use them.
+
+    pieces (tokens, their texts and log-probabilities)  --read_answer-->  Result
+    Result  --> to_hf, to_json, draw, to_supervision, filter, describe
+
+How sure the model was, from the log-probabilities of tokens to the score of a part of the text:
+
+    tokens      </s>   <s>    car    <loc_53> <loc_333> <loc_932> <loc_774>   </s>
+    log-prob    forced forced -0.7   -0.1     -0.2      -0.1      -0.4        special
+    score                     0.50   └────────── exp(mean) = 0.82 ─────────┘
+
+A score is exp of the mean log-probability. Markers and forced tokens say nothing about the
+picture and count nowhere.
+"""
+
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from PIL import Image
+
+from ..errors import RequestError
+from ..regions import Convention, Region, box_of_locations
+from ..tasks import AnswerKind, Task
+from .draw import draw
+from .parse import FoundRegion, Span, find_regions, hf_from_regions, plain_text
+from .supervision import detections_from_regions
+
+if TYPE_CHECKING:
+    import supervision
+
+_MARKERS = frozenset({"<s>", "</s>", "<pad>"})
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPiece:
+    """One generated token: the text that it adds and how likely it was.
+
+    A token that holds only the beginning of a character adds '', and the character comes with the
+    token that completes it. The texts of all pieces, joined, are the raw text.
+    """
+
+    token_id: int
+    text: str
+    log_prob: float
+    forced: bool = False
+
+    @property
+    def counts(self) -> bool:
+        """Whether the model chose this token, and to say something."""
+        return not self.forced and self.text not in _MARKERS
+
+
+class Scorer:
+    """Scores stretches of one answer's raw text."""
+
+    def __init__(self, pieces: Sequence[TokenPiece]) -> None:
+        counted = [
+            (span, float(piece.log_prob))
+            for piece, span in zip(pieces, _spans(pieces), strict=True)
+            if piece.counts
+        ]
+        self._starts = [start for (start, _), _ in counted]
+        self._ends = [end for (_, end), _ in counted]
+        self._log_probs = [log_prob for _, log_prob in counted]
+
+    def whole(self) -> float | None:
+        """The score of the whole answer; None where nothing was said."""
+        return _score(self._log_probs)
+
+    def of(self, stretches: Iterable[Span]) -> float | None:
+        """The score of the tokens that reach into these stretches; None without any."""
+        log_probs: list[float] = []
+        for start, end in stretches:
+            first = bisect_right(self._ends, start)
+            log_probs += self._log_probs[first : bisect_left(self._starts, end)]
+        return _score(log_probs)
+
+
+def _spans(pieces: Sequence[TokenPiece]) -> list[Span]:
+    """The characters of the raw text that each token has a part in."""
+    spans: list[Span] = []
+    position = end = sum(len(piece.text) for piece in pieces)
+    for piece in reversed(pieces):
+        if piece.text:  # a piece without text shares the span of the one that completes it
+            end = position
+            position -= len(piece.text)
+        spans.append((position, end))
+    return spans[::-1]
+
+
+def _score(log_probs: Sequence[float]) -> float | None:
+    return math.exp(math.fsum(log_probs) / len(log_probs)) if log_probs else None
+
+
+_STATUS_NOTES = {
+    "empty": "(the model said nothing)",
+    "unparsed": "(the answer names no region; raw text follows)",
+    "truncated": "(cut off: the answer reached its longest length, or its time was up)",
+}
+
+Status = Literal["ok", "empty", "unparsed", "truncated"]
+"""How an answer ended; see `Result.status`."""
+
+IMAGE = "image"
+"""Key of `Result.seconds`: reading the image and resizing it."""
+VISION = "vision"
+"""The vision encoder, run once a view: all answers about it show the same."""
+PREFILL = "prefill"
+"""The prompt's tokens, and the text encoder."""
+DECODE = "decode"
+"""The decoder and the search, all steps."""
+PARSE = "parse"
+"""Token ids to text, regions and scores."""
+STAGES = (IMAGE, VISION, PREFILL, DECODE, PARSE)
+"""The keys of `Result.seconds`: wall-clock seconds, in a batch an equal share for each answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """One answer of the model to one task on one picture."""
+
+    task: Task
+    text_input: str | None = None
+    """What was given beside the picture: a caption, a phrase, a region."""
+    raw_text: str
+    """The answer as the model wrote it, with its special tokens."""
+    token_ids: tuple[int, ...]
+    """From the start token on, as `generate` of transformers returns them."""
+    token_log_probs: tuple[float, ...]
+    """One for each token: log-softmax before any processor of the search."""
+    status: Status
+    """`ok`; `empty`: nothing was said; `unparsed`: words, but no region where regions were asked
+    for; `truncated`: stopped before its end."""
+    image_size: tuple[int, int]
+    """Width and height in pixels of the picture that the coordinates belong to."""
+    convention: Convention = "native"
+    """Whose rules of coordinates and labels hold."""
+    text: str
+    """The answer as words; of structured answers too, locations included."""
+    regions: tuple[Region, ...] = ()
+    """What the answer points at, in the order of Hugging Face's lists; none for plain text."""
+    score: float
+    """exp of the mean log-probability of all that was said, 0 to 1; 0 if nothing was."""
+    seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
+    """How long each stage took, by the names in `STAGES`; two results that differ in it alone are
+    equal."""
+
+    @property
+    def scores(self) -> tuple[float, ...]:
+        """One score a region, in their order; for plain text that of the text."""
+        if self.task.answer is AnswerKind.PURE_TEXT:
+            return (self.score,) if self.text else ()
+        return tuple(region.score for region in self.regions)
+
+    def to_hf(self) -> dict[str, Any]:
+        """The dictionary that Hugging Face's processor gives: `{"<OD>": {"bboxes": ..., ...}}`."""
+        if self.task.answer is AnswerKind.PURE_TEXT:
+            return {self.task.token: self.text}
+        return {self.task.token: hf_from_regions(self.task.answer, self.regions)}
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it in types that `json.dumps` takes."""
+        return {
+            "task": self.task.token,
+            "text_input": self.text_input,
+            "raw_text": self.raw_text,
+            "token_ids": list(self.token_ids),
+            "result": self.to_hf(),
+            "scores": list(self.scores),
+            "label_scores": [region.label_score for region in self.regions],
+            "status": self.status,
+            "seconds": dict(self.seconds),
+        }
+
+    def filter(self, min_score: float) -> "Result":
+        """Without the regions that score below `min_score`.
+
+        Plain text stays whatever its score, since half a caption is not one; so do raw text, tokens
+        and status, which are what the model said.
+        """
+        kept = tuple(region for region in self.regions if region.score >= min_score)
+        return replace(self, regions=kept)
+
+    def draw(self, image: Image.Image) -> Image.Image:
+        """A copy of the picture with the answer on it; plain text goes under it.
+
+        The region that was asked about, if there was one, is outlined in white. Of a file take the
+        picture from its view (`model.encode(path).image`): it is turned upright.
+
+        Raises:
+            RequestError: `image` is not of the size that was asked about.
+        """
+        if image.size != self.image_size:
+            raise RequestError(
+                f"The answer is about a picture of {_size(self.image_size)} pixels, this one has "
+                f"{_size(image.size)}. Draw on the picture that was asked about (turned upright, "
+                "if its file carries an orientation)."
+            )
+        is_text = self.task.answer is AnswerKind.PURE_TEXT
+        asked = box_of_locations(self.text_input or "", self.image_size, self.convention)
+        return draw(image, self.regions, caption=self.text if is_text else "", asked=asked)
+
+    def describe(self) -> str:
+        """One line a region, or the answer's text; then a note where the status is not `ok`."""
+        lines = [] if self.task.answer is not AnswerKind.PURE_TEXT else [_text(self)]
+        lines += [_line(region) for region in self.regions]
+        if self.status in _STATUS_NOTES:
+            lines.append(_STATUS_NOTES[self.status])
+        elif not lines:
+            lines.append("(no region scores high enough)")  # `filter` took them all
+        if self.status == "unparsed":
+            lines.append(self.raw_text)
+        return "\n".join(line for line in lines if line)
+
+    def to_supervision(self) -> "supervision.Detections":
+        """The regions as detections of the package supervision, scores as confidences.
+
+        Labels are in `data["class_name"]`, quads in `data["xyxyxyxy"]`, polygons in `mask`.
+        Polygons without an area are left out, as supervision itself does.
+
+        Raises:
+            MissingPackageError: supervision is not installed; the message says how to get it.
+        """
+        return detections_from_regions(self.regions, self.image_size)
+
+
+def read_answer(
+    task: Task,
+    pieces: Sequence[TokenPiece],
+    *,
+    image_size: tuple[int, int],
+    text_input: str | None = None,
+    convention: Convention = "native",
+    truncated: bool = False,
+) -> Result:
+    """Read what was generated: find the regions, score them and the whole.
+
+    Args:
+        task: what was asked.
+        pieces: all tokens from the start token on; their texts, joined, are the raw text.
+        image_size: width and height of the original picture in pixels.
+        text_input: what was given beside the picture.
+        convention: whose rules of coordinates and labels to follow.
+        truncated: whether the answer was stopped before the model ended it.
+
+    Returns:
+        The result without `seconds`: whoever measured the stages adds them with `replace`.
+    """
+    raw_text = "".join(piece.text for piece in pieces)
+    scorer = Scorer(pieces)
+    found = find_regions(task.answer, raw_text, image_size=image_size, convention=convention)
+    return Result(
+        task=task,
+        text_input=text_input,
+        raw_text=raw_text,
+        token_ids=tuple(int(piece.token_id) for piece in pieces),
+        token_log_probs=tuple(float(piece.log_prob) for piece in pieces),
+        status=_status(
+            said_something=scorer.whole() is not None,
+            understood=bool(found) or task.answer is AnswerKind.PURE_TEXT,
+            truncated=truncated,
+        ),
+        image_size=image_size,
+        convention=convention,
+        text=plain_text(raw_text, convention),
+        regions=tuple(_scored(region, scorer) for region in found),
+        score=scorer.whole() or 0.0,
+    )
+
+
+def _status(*, said_something: bool, understood: bool, truncated: bool) -> Status:
+    if truncated:  # also where nothing was said yet: silence would mean that nothing is there
+        return "truncated"
+    if not said_something:
+        return "empty"
+    return "ok" if understood else "unparsed"
+
+
+def _scored(found: FoundRegion, scorer: Scorer) -> Region:
+    score = scorer.of(found.location_spans)
+    return Region(
+        label=found.label,
+        shape=found.shape,
+        rings=found.rings,
+        # Locations that were all forced say nothing of their own: the whole answer stands in.
+        score=score if score is not None else scorer.whole() or 0.0,
+        label_score=scorer.of([found.label_span]) if found.label else None,
+    )
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
+
+
+def _text(result: Result) -> str:
+    return f"{result.score:5.2f}  {result.text}" if result.text else ""
+
+
+def _line(region: Region) -> str:
+    outlines = _extent(region.shape, len(region.rings))
+    return f"{region.score:5.2f}  {_numbers(region.box)}  {outlines}{region.label}".rstrip()
+
+
+def _numbers(box: tuple[float, float, float, float]) -> str:
+    return " ".join(f"{round(edge):5d}" for edge in box)
+
+
+def _extent(shape: str, rings: int) -> str:
+    return f"[{rings} outline{'s' if rings > 1 else ''}]  " if shape == "polygon" else ""

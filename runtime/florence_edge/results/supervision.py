@@ -1,0 +1,69 @@
+"""Regions as `Detections` of the package supervision, which is loaded when they are asked for."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+from ..errors import MissingPackageError
+from ..regions import Region, Ring
+
+if TYPE_CHECKING:
+    import supervision
+
+_NUMBERS_OF_A_TRIANGLE = 6
+
+
+def detections_from_regions(
+    regions: Sequence[Region], image_size: tuple[int, int]
+) -> "supervision.Detections":
+    """What supervision's own reader of Florence-2 gives, with confidences and class ids added.
+
+    Raises:
+        MissingPackageError: supervision is not installed.
+    """
+    try:
+        import supervision as sv
+        from supervision.config import CLASS_NAME_DATA_FIELD, ORIENTED_BOX_COORDINATES
+    except ImportError as error:
+        raise MissingPackageError(
+            "Detections are made by the package supervision, which is not installed. "
+            "Install it with: pip install 'florence-edge[supervision]'"
+        ) from error
+
+    regions = [kept for region in regions if (kept := _with_areas_only(region)).rings]
+    labels = [region.label for region in regions]
+    ids = {label: number for number, label in enumerate(dict.fromkeys(labels))}
+    data: dict[str, npt.NDArray[np.generic]] = {CLASS_NAME_DATA_FIELD: np.array(labels, dtype=str)}
+    shapes = {region.shape for region in regions}  # one, as an answer mixes none
+    if "quad" in shapes:
+        corners = np.array([region.rings[0] for region in regions], dtype=np.float32)
+        data[ORIENTED_BOX_COORDINATES] = corners.reshape(-1, 4, 2)
+    return sv.Detections(
+        xyxy=np.array([region.box for region in regions], dtype=np.float32).reshape(-1, 4),
+        mask=_masks(regions, image_size) if "polygon" in shapes else None,
+        confidence=np.array([region.score for region in regions], dtype=np.float32),
+        class_id=np.array([ids[label] for label in labels], dtype=int),
+        data=data,
+    )
+
+
+def _with_areas_only(region: Region) -> Region:
+    if region.shape != "polygon":
+        return region
+    rings = tuple(ring for ring in region.rings if len(ring) >= _NUMBERS_OF_A_TRIANGLE)
+    return replace(region, rings=rings)
+
+
+def _masks(regions: Sequence[Region], image_size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    return np.stack([_mask(region.rings, image_size) for region in regions])
+
+
+def _mask(rings: Sequence[Ring], image_size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    mask = Image.new("1", image_size)
+    for ring in rings:
+        ImageDraw.Draw(mask).polygon([int(number) for number in ring], fill=1)
+    return np.array(mask)

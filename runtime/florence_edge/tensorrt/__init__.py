@@ -1,0 +1,1 @@
+"""TensorRT engines on disk: which there are, what they were built for, what is installed."""

@@ -1,0 +1,141 @@
+"""The source that a user means by `0`, a URL, a path, a pipeline or pictures."""
+
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+from ..errors import RequestError, SourceNotFoundError
+from ..image import ImageLike
+from . import gstreamer, pyav
+from .source import Captured, Frames, Source
+
+SourceLike: TypeAlias = "int | str | Path | Iterable[ImageLike]"
+
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*://"
+_VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".ts")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CameraMode:
+    """What is requested of a v4l2 camera; the driver takes the nearest size and rate it has."""
+
+    size: tuple[int, int] | None = None
+    """Width and height."""
+    fps: float | None = None
+    format: str | None = None
+    """FFmpeg's name of what it sends: mjpeg, yuyv422, h264, ..."""
+
+    def options(self) -> dict[str, str]:
+        """As FFmpeg's v4l2 input takes it."""
+        size = f"{self.size[0]}x{self.size[1]}" if self.size else None
+        fps = f"{self.fps:g}" if self.fps else None
+        options = {"video_size": size, "framerate": fps, "input_format": self.format}
+        return {name: value for name, value in options.items() if value}
+
+
+_ANY_MODE = CameraMode()
+
+
+def source_of(
+    source: SourceLike,
+    *,
+    live: bool | None = None,
+    timeout: float = 10.0,
+    mode: CameraMode = _ANY_MODE,
+) -> Source:
+    """The source that a user means.
+
+    Args:
+        source: a camera's number or a device (`/dev/video0`, `/dev/v4l/by-id/...`); a URL (rtsp,
+            http, udp, ...); a GStreamer pipeline, recognised by its `!`; the path of a video;
+            or any iterable of pictures.
+        live: None decides by the kind: cameras, pipelines and URLs that name no video file are
+            live, files and iterables are not.
+        timeout: seconds without data after which a URL counts as lost.
+        mode: size, rate and format, of a camera alone.
+
+    Raises:
+        SourceNotFoundError: there is no such file.
+        RequestError: it is not a source, or a mode is requested of something else than a camera.
+    """
+    text = str(source).strip() if isinstance(source, int | str | Path) else ""
+    a_camera = text.isdigit() or _is_device(text)
+    if mode.options() and not a_camera:
+        raise RequestError(
+            "Size, rate and format can be requested of a camera (a number or /dev/...) alone; put "
+            "them into the pipeline, or set them in the camera that the URL is of."
+        )
+    if isinstance(source, bytes | bool) or not isinstance(source, int | str | Path | Iterable):
+        raise RequestError(
+            f"A source is a camera's number, a URL, a path, a pipeline or pictures, got {source!r}."
+        )
+    if not isinstance(source, int | str | Path):
+        return _from_pictures(source, bool(live))
+    if a_camera:
+        device = f"/dev/video{text}" if text.isdigit() else text
+        opening = pyav.Opening(target=device, format="v4l2", options=mode.options())
+        return _from(device, live is not False, opening)
+    if _is_pipeline(text):
+        spaced = text if " ! " in text else " ! ".join(text.split("!"))  # as GStreamer needs it
+        frames = gstreamer.frames_of(spaced, timeout, live=live is not False)
+        return Source(name="the pipeline", live=live is not False, endless=False, frames=frames)
+    if "://" in text:
+        text = _with_lowercase_scheme(text)
+        a_file = text.split("?")[0].lower().endswith(_VIDEO_SUFFIXES)
+        over_tcp = {"rtsp_transport": "tcp"} if text.startswith("rtsp") else {}
+        opening = pyav.Opening(target=text, options=over_tcp, timeout=timeout)
+        return _from(_without_password(text), live if live is not None else not a_file, opening)
+    if not Path(text).is_file():
+        raise SourceNotFoundError(
+            f"There is no file {text}. A source is a camera's number, a URL such as rtsp://..., "
+            "the path of a video, or a GStreamer pipeline ('... ! ... ! appsink')."
+        )
+    return _from(text, bool(live), pyav.Opening(target=text))
+
+
+def _is_device(text: str) -> bool:
+    """Also one that is not there yet: udev makes such names when the camera is plugged in."""
+    if not text.startswith("/dev/") or "!" in text:
+        return False
+    a_file = Path(text).is_file() or text.lower().endswith(_VIDEO_SUFFIXES)
+    return not a_file
+
+
+def _is_pipeline(text: str) -> bool:
+    if " ! " in text:
+        return True
+    return "!" in text and not re.match(_SCHEME, text) and not Path(text).is_file()
+
+
+def _with_lowercase_scheme(url: str) -> str:
+    """FFmpeg knows rtsp://, and not RTSP://."""
+    return re.sub(_SCHEME, lambda scheme: scheme[0].lower(), url)
+
+
+def _from(name: str, live: bool, opening: pyav.Opening) -> Source:
+    return Source(
+        name=name, live=live, endless=live, frames=lambda: pyav.frames(name, live, opening)
+    )
+
+
+def _from_pictures(pictures: Iterable[ImageLike], live: bool) -> Source:
+    def frames() -> Frames:
+        begin = time.monotonic()
+        for picture in pictures:
+            timestamp = time.time() if live else time.monotonic() - begin
+            yield Captured(timestamp=timestamp, picture=partial(_itself, picture))
+
+    return Source(name="the pictures", live=live, endless=False, frames=frames)
+
+
+def _itself(picture: ImageLike) -> ImageLike:
+    return picture
+
+
+def _without_password(url: str) -> str:
+    # Up to the last @: a password with a slash in it is a mistake that must not be shown, either.
+    return re.sub(r"(://[^/@:]*):.*@", r"\1:***@", url)

@@ -1,0 +1,42 @@
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from florence_edge.bundle import Bundle
+from florence_edge.devices import Device
+from florence_edge.errors import BackendError
+from florence_edge_export.tensorrt_build import build as build_module
+from florence_edge_export.tensorrt_build.build import check_engines
+
+TENSORRT = Device.parse("tensorrt")
+
+
+def engine_off_by(error: float, monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
+    asked: list[tuple[object, ...]] = []
+
+    def open_backend(bundle: Bundle, device: Device, *, engine_dir: Path) -> SimpleNamespace:
+        asked.append((bundle.folder, device, engine_dir))
+        return SimpleNamespace(close=lambda: asked.append(("closed",)))
+
+    monkeypatch.setattr(build_module, "open_backend", open_backend)
+    monkeypatch.setattr(build_module, "self_test", lambda *_: {"top_log_probs": error})
+    return asked
+
+
+def test_the_fresh_engines_are_asked_where_they_lie(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = engine_off_by(0.001, monkeypatch)
+    errors = check_engines(Bundle.load(tiny_bundle), TENSORRT, tmp_path)
+    assert errors == {"top_log_probs": 0.001}
+    assert asked == [(tiny_bundle, TENSORRT, tmp_path), ("closed",)]
+
+
+@pytest.mark.parametrize("error", [0.02, float("nan")])
+def test_engines_that_are_off_are_refused_with_what_to_do(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: float
+) -> None:
+    engine_off_by(error, monkeypatch)
+    with pytest.raises(BackendError, match=r"off: top_log_probs.*at most 0\.01.*--compare"):
+        check_engines(Bundle.load(tiny_bundle), TENSORRT, tmp_path)

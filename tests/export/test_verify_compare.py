@@ -1,0 +1,199 @@
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from florence_edge.bundle import FIDELITY, MANIFEST
+from florence_edge.errors import BundleError, MissingPackageError
+from florence_edge.tasks import TASKS
+from florence_edge_export import export as export_module
+from florence_edge_export.checkpoint.loader import read_checkpoint
+from florence_edge_export.export import ExportOptions, export
+from florence_edge_export.graphs.weights import GraphWeights
+from florence_edge_export.verify import compare
+from florence_edge_export.verify.compare import Closeness, ReferenceAgreement, check_finite
+
+from . import folders
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+
+@pytest.fixture
+def _briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "SCENES", 1)
+    monkeypatch.setattr(compare, "MAX_NEW_TOKENS", 8)
+
+
+@pytest.mark.usefixtures("_briefly")
+@pytest.mark.parametrize("layout", ["native", "microsoft"])
+def test_a_bundle_that_equals_transformers_says_so(
+    request: pytest.FixtureRequest, tmp_path: Path, layout: str
+) -> None:
+    export("x", request.getfixturevalue(layout), tmp_path / "b", ExportOptions(verify=True))
+    found = json.loads((tmp_path / "b" / FIDELITY).read_text())["against_reference"]
+    assert found["reference"].startswith("transformers ")
+    assert set(found["graphs"]) == {"vision_encoder", "text_encoder", "decoder"}
+    for closeness in found["graphs"].values():
+        assert 0 < closeness["mean_error"] <= closeness["max_error"]
+        assert closeness["max_error"] < 1e-4 * closeness["deviation"]
+    assert set(found["token_ids"]) == {task.token for task in TASKS.values()}
+    for counts in found["token_ids"].values():
+        assert set(counts) == {"beams_1", "beams_3"}
+        for count in counts.values():
+            assert count["answers"] == count["equal"] + count["ties"] == 1
+    manifest = json.loads((tmp_path / "b" / MANIFEST).read_text())
+    assert FIDELITY in manifest["files"]
+
+
+@pytest.mark.usefixtures("_briefly")
+@pytest.mark.parametrize(
+    ("tensor", "graph"),
+    [
+        ("model.vision_tower.blocks.2.0.channel_block.norm2.bias", "vision_encoder"),
+        ("model.language_model.encoder.layers.1.fc1.bias", "text_encoder"),
+        ("model.language_model.decoder.layers.0.encoder_attn.v_proj.weight", "text_encoder"),
+        ("model.language_model.decoder.layers.1.encoder_attn.out_proj.weight", "decoder"),
+    ],
+)
+def test_one_changed_weight_fails_and_names_the_graph(
+    native: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tensor: str, graph: str
+) -> None:
+    _export_something_else(monkeypatch, native, tmp_path, lambda t: _nudge(t[tensor]))
+    with pytest.raises(BundleError, match=f"{graph} differs from transformers by .*report it"):
+        export("x", native, tmp_path / "b", ExportOptions(verify=True))
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.usefixtures("_briefly")
+def test_a_value_that_is_not_finite_fails(
+    native: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "model.language_model.decoder.layers.1.fc2.bias"
+    _export_something_else(monkeypatch, native, tmp_path, lambda t: t[name].fill(np.nan))
+    with pytest.raises(BundleError, match="decoder gives values that are not finite"):
+        export("x", native, tmp_path / "b", ExportOptions(verify=True))
+
+
+@pytest.mark.usefixtures("_briefly")
+def test_fp16_is_reported_and_does_not_fail(native: Path, tmp_path: Path) -> None:
+    options = ExportOptions(verify=True, precision="fp16")
+    export("x", native, tmp_path / "b", options)
+    found = json.loads((tmp_path / "b" / FIDELITY).read_text())["against_reference"]
+    worst = max(c["max_error"] / c["deviation"] for c in found["graphs"].values())
+    assert 1e-4 < worst < 0.1
+
+
+@pytest.mark.parametrize("missing", ["torch", "transformers"])
+def test_without_the_reference_the_message_says_what_to_install(
+    native: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(MissingPackageError, match=r"Install florence-edge\[verify\]"):
+        export("x", native, tmp_path / "b", ExportOptions(verify=True))
+    assert not (tmp_path / "b").exists()
+
+
+def test_features_that_transformers_does_not_know_cannot_be_verified(
+    microsoft: Path, tmp_path: Path
+) -> None:
+    def state(config: dict[str, Any]) -> None:
+        config["vision_config"]["image_feature_source"] = ["last_frame"]
+
+    folders.edit_config(microsoft, state)
+    with pytest.raises(BundleError, match="it can be exported, but not verified"):
+        export("x", microsoft, tmp_path / "b", ExportOptions(verify=True))
+
+
+def test_errors_are_counted_in_deviations() -> None:
+    assert Closeness(0.5, 0.1, 2.0).relative == 0.25
+
+
+def test_what_is_not_finite_is_further_than_anything() -> None:
+    """`max` would otherwise step over it."""
+    broken = Closeness(float("nan"), float("nan"), 1.0)
+    for order in ([Closeness(0.5, 0.1, 2.0), broken], [broken, Closeness(0.5, 0.1, 2.0)]):
+        assert max(order, key=lambda closeness: closeness.relative) is broken
+    with pytest.raises(BundleError, match="not finite"):
+        check_finite({"decoder": broken})
+
+
+def test_an_output_without_variation_can_be_judged() -> None:
+    assert Closeness(0.0, 0.0, 0.0).relative == 0
+    assert Closeness(1e-3, 1e-3, 0.0).relative > compare.TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("answers", "ties", "accepted"),
+    [(60, 0, True), (60, 1, True), (60, 2, False), (400, 2, True), (400, 3, False)],
+)
+def test_one_answer_in_200_may_be_a_tie(answers: int, ties: int, accepted: bool) -> None:
+    graphs = {"decoder": Closeness(0.0, 0.0, 1.0)}
+    agreements = {("<OD>", 3): ReferenceAgreement(answers, answers - ties, ties)}
+    if accepted:
+        compare.check(graphs, agreements)
+    else:
+        with pytest.raises(BundleError, match=f"{ties} ties of {answers}"):
+            compare.check(graphs, agreements)
+
+
+def test_a_different_answer_fails_and_names_the_task() -> None:
+    graphs = {"decoder": Closeness(0.0, 0.0, 1.0)}
+    agreements = {
+        ("<OD>", 3): ReferenceAgreement(400, 399, 0),
+        ("<OCR>", 1): ReferenceAgreement(400, 400, 0),
+    }
+    with pytest.raises(BundleError, match="<OD> with 3 beams of 800"):
+        compare.check(graphs, agreements)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "gap"),
+    [
+        ([2, 0, 5], [2, 0, 4], 0.25),
+        ([2, 0, 4, 9], [2, 0, 5, 9], 0.25),
+        ([2, 0], [2, 0, 4], float("inf")),
+        ([2, 0, 4, 2], [2, 0, 4], float("inf")),
+    ],
+)
+def test_a_tie_is_judged_where_the_answers_part(
+    found: list[int], expected: list[int], gap: float
+) -> None:
+    """By the reference's own log-probabilities after what both have in common."""
+
+    class Scored:
+        def log_probs(self, hidden: object, ids: list[int]) -> np.ndarray[Any, Any]:
+            assert ids == [2, 0]
+            rows = np.full((len(ids), 10), -9.0)
+            rows[-1, [4, 5]] = -1.0, -1.25
+            return rows
+
+    comparison = object.__new__(compare._Comparison)
+    comparison._reference = Scored()  # type: ignore[assignment]
+    assert comparison._gap(np.zeros(1), found, expected) == gap
+
+
+def _export_something_else(
+    patch: pytest.MonkeyPatch,
+    checkpoint: Path,
+    tmp_path: Path,
+    change: Callable[[folders.Tensors], object],
+) -> None:
+    """The graphs get other weights than those that are verified against."""
+    other = folders.copy(checkpoint, tmp_path / "other")
+    tensors = folders.read(other)
+    change(tensors)
+    folders.write(other, tensors)
+
+    def of_the_other(_: object, *arguments: Any) -> Any:
+        return GraphWeights(read_checkpoint(other), *arguments)
+
+    patch.setattr(export_module, "GraphWeights", of_the_other)
+
+
+def _nudge(values: np.ndarray[Any, Any]) -> None:
+    values.flat[0] += 0.5

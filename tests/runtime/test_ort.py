@@ -1,0 +1,93 @@
+"""int8 products on ONNX Runtime's CPU: exact on every processor."""
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from florence_edge.backends import ort
+
+pytest.importorskip("onnxruntime")
+
+
+class Options:
+    """Records what a session is told."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, str] = {}
+
+    def add_session_config_entry(self, key: str, value: str) -> None:
+        self.entries[key] = value
+
+
+def test_the_product_that_is_tried_is_what_its_comment_says() -> None:
+    onnx = pytest.importorskip("onnx")
+    helper, kinds = onnx.helper, onnx.TensorProto
+    values = {
+        "a": (kinds.UINT8, ["m", "k"]),
+        "b": (kinds.INT8, ["k", "n"]),
+        "c": (kinds.INT32, ["m", "n"]),
+    }
+    a, b, c = (helper.make_tensor_value_info(name, *of) for name, of in values.items())
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["a", "b"], ["c"])], "g", [a, b], [c]
+    )
+    opset = helper.make_opsetid("", 10)
+    model = helper.make_model(graph, opset_imports=[opset], ir_version=8, producer_name="")
+    assert onnx.load_model_from_string(ort._PRODUCT) == model
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").is_file(), reason="no /proc/cpuinfo")
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="an x86-64 matter")
+def test_products_saturate_where_the_processor_has_no_vnni() -> None:
+    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    assert ort.int8_products_saturate() is not ("vnni" in flags)
+
+
+@pytest.mark.parametrize("saturates", [True, False])
+def test_sessions_are_told_only_where_products_saturate(
+    saturates: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ort, "int8_products_saturate", lambda: saturates)
+    options = Options()
+    assert ort.keep_products_exact(options) is saturates
+    wanted = {"session.x64quantprecision": "1", "session.disable_quant_qdq": "1"}
+    assert options.entries == (wanted if saturates else {})
+
+
+def test_the_largest_products_come_out_right_with_a_constant_weight() -> None:
+    onnx = pytest.importorskip("onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    weight = np.full((64, 16), 127, np.int8)
+    model = onnx.load_model_from_string(ort._PRODUCT)
+    del model.graph.input[1]
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "b"))
+    options = onnxruntime.SessionOptions()
+    ort.keep_products_exact(options)
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    (found,) = session.run(None, {"a": np.full((3, 64), 255, np.uint8)})
+    assert (found == 64 * 255 * 127).all()
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "1"), ("0", "0")])
+def test_telemetry_is_off_unless_the_user_says_otherwise(given: str | None, expected: str) -> None:
+    program = (
+        "import os, sys\n"
+        "from florence_edge.backends.ort import import_onnxruntime\n"
+        "assert 'onnxruntime' not in sys.modules\n"
+        "import_onnxruntime()\n"
+        "print(os.environ['ORT_DISABLE_TELEMETRY'])\n"
+    )
+    environment = {name: of for name, of in os.environ.items() if "TELEMETRY" not in name}
+    if given is not None:
+        environment["ORT_DISABLE_TELEMETRY"] = given
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == expected
