@@ -169,7 +169,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if folder.is_file():
         raise BundleError(
-            f"{folder} is a file, not a bundle. Expected the folder that florence-export wrote."
+            f"There is no bundle at {folder}, which is a file. Expected the folder that "
+            "florence-export wrote."
         )
     if not folder.is_dir():
         raise BundleNotFoundError(

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
 from typing import Any
 
@@ -227,7 +228,7 @@ def test_closing_waits_for_the_call_that_is_running(
         answer = pool.submit(model.run, images[0], "OD", options=SHORT, on_text=hold)
         assert running.wait(60)
         closing = pool.submit(model.close)
-        with pytest.raises(TimeoutError):
+        with pytest.raises(FutureTimeoutError):
             closing.result(timeout=0.2)
         go_on.set()
         assert answer.result(timeout=60) == expected
