@@ -1,9 +1,12 @@
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tokenizers
+
+from florence_edge import Florence2
 
 from .scripted_machine import (  # noqa: F401 - fixtures
     bare,
@@ -34,3 +37,17 @@ def pointing_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFact
         "pointing", folder / "checkpoint", folder / "bundle", exporting.ExportOptions()
     )
     return folder / "bundle"
+
+
+@pytest.fixture
+def encoded(tiny_model: Florence2, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many pictures each run of the vision encoder was given."""
+    counts: list[int] = []
+    encode_image = tiny_model.backend.encode_image
+
+    def counted(pixels: Any) -> Any:
+        counts.append(len(pixels))
+        return encode_image(pixels)
+
+    monkeypatch.setattr(tiny_model.backend, "encode_image", counted)
+    return counts

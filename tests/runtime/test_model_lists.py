@@ -21,20 +21,6 @@ def images() -> list[Image.Image]:
     return [image.resize(size) for image, size in zip(noise, sizes, strict=True)]
 
 
-@pytest.fixture
-def encoded(tiny_model: Florence2, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many images each run of the vision encoder was given."""
-    counts: list[int] = []
-    encode_image = tiny_model.backend.encode_image
-
-    def counted(pixels: Any) -> Any:
-        counts.append(len(pixels))
-        return encode_image(pixels)
-
-    monkeypatch.setattr(tiny_model.backend, "encode_image", counted)
-    return counts
-
-
 def alike(ours: Result, theirs: Result) -> bool:
     """Equal but for the last bits of scores, which depend on the batch's shape."""
     exact = ("task", "token_ids", "text_input", "status", "image_size", "convention")

@@ -19,20 +19,6 @@ from .videos import picture, write_video
 SHORT = GenerationOptions(num_beams=1, max_new_tokens=8)
 
 
-@pytest.fixture
-def encoded(tiny_model: Florence2, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many pictures each run of the vision encoder was given."""
-    counts: list[int] = []
-    encode_image = tiny_model.backend.encode_image
-
-    def counted(pixels: Any) -> Any:
-        counts.append(len(pixels))
-        return encode_image(pixels)
-
-    monkeypatch.setattr(tiny_model.backend, "encode_image", counted)
-    return counts
-
-
 def test_every_frame_of_a_file_is_answered_as_the_picture_would_be(
     tiny_model: Florence2, tmp_path: Path
 ) -> None:
