@@ -6,15 +6,19 @@ BIN := $(VENV)/bin
 # Where a CPU build of torch comes from another index, say so:
 # make test PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 TORCH ?= torch==2.13.0
+ORT_CUDA := .venv-ort-cuda
 
-.PHONY: demo test test-slow coverage lint docs format wheel release-check miniature clean
+.PHONY: demo test stand-in test-slow coverage lint docs format wheel release-check miniature clean
 
 demo: $(VENV)/demo.installed  ## Export the miniature and answer all 15 tasks about a picture
 	$(BIN)/florence-export miniature --output demo/bundle --overwrite
 	$(BIN)/python -m florence_edge_calibration.miniature demo/bundle demo
 
-test: $(VENV)/dev.installed  ## Run the tests (torch and transformers are the reference)
-	$(BIN)/python -m pytest -q
+test: $(VENV)/dev.installed  ## Run the tests (torch and transformers are the reference), one process a core
+	$(BIN)/python -m pytest -q -n auto --dist worksteal
+
+stand-in: $(VENV)/dev.installed $(ORT_CUDA)/installed  ## Run the real CUDA provider over stand-ins for CUDA (g++, Python 3.11)
+	FLORENCE_EDGE_ORT_CUDA=$(CURDIR)/$(ORT_CUDA) $(BIN)/python -m pytest -q tests/cuda_stand_in
 
 test-slow: $(VENV)/dev.installed  ## Run what takes minutes or gigabytes
 	$(BIN)/python -m pytest -q -m slow
@@ -45,10 +49,17 @@ miniature: $(VENV)/dev.installed  ## Train the miniature again from its seed (an
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m florence_edge_calibration.miniature.train --work miniature
 
 clean:
-	rm -rf $(VENV) demo dist site coverage
+	rm -rf $(VENV) $(ORT_CUDA) demo dist site coverage
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
+
+# No environment to run in: a folder with ONNX Runtime for CUDA, CUDA's headers and NVRTC.
+$(ORT_CUDA)/installed: | $(BIN)/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --target $(ORT_CUDA) \
+		"onnxruntime-gpu>=1.28" "nvidia-cuda-runtime>=13,<14" "nvidia-cuda-crt>=13,<14" \
+		"nvidia-cuda-nvrtc>=13,<14"
+	touch $@
 
 $(VENV)/demo.installed: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[cpu,export]"

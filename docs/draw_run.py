@@ -23,16 +23,20 @@ BANDS = (
     )),
     ("SEE", "#0b7a75", "#ebf7f6", (
         ("processing.py", "Pictures to squares, prompts to ids, and tokens to results."),
-        ("image.py", "Reads the picture, turns it upright, resizes it as transformers does."),
+        ("image.py", "The picture as RGB, resized as transformers does."),
+        ("image_file.py", "Which formats are opened, how large; decoded, turned upright."),
+        ("files.py", "A file is opened if it is one, and no pipe or device."),
         ("backends/host.py", "Runs the encoders, owns the decoder's caches.", "a cache row moves"),
         ("backends/ort.py", "Runs one graph in ONNX Runtime, without a copy."),
     )),
     ("WRITE", "#9a5b00", "#fdf5e8", (
+        ("bundle.py", "Whether the mapped weights are still those that were opened."),
         ("generate.py", "Starts the clock, then loops: the decoder scores, the search chooses."),
         ("tokenizer.py", "Text to ids before the loop, ids to text behind it."),
         ("contract.py", "Names, shapes and dtypes of the three graphs, written once."),
         ("backends/beam_reorder.py", "Which cache rows differ after beams changed places."),
         ("search.py", "Greedy and beam search, equal to transformers' own.", "a token is chosen"),
+        ("logits_process.py", "What may not, must or should rarely come next."),
     )),
     ("ANSWER", "#7a3b8f", "#f7f0fa", (
         ("results/result.py", "The answer with its scores, and how to use it."),
@@ -202,7 +206,7 @@ def drawing() -> str:
     body = [
         box(0, 0, WIDTH, height, PAPER, edge=LINE, r=14),
         text(30, 44, "From a file to an answer", size=24, font_weight="700"),
-        text(30, 70, "One model.run on a CPU: the fifteen files of runtime/florence_edge that it "
+        text(30, 70, "One model.run on a CPU: the nineteen files of runtime/florence_edge that it "
              "passes through, in the order it enters them.", size=14, fill=SOFT),
         *parts,
         *flow(at),

@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--samples", default="256", help="pictures to calibrate and judge with")
     parser.add_argument("--budget", default="0.01", help="share of positions a task may lose")
     parser.add_argument("--no-gate", action="store_true", help="do not judge; for a first try")
-    parser.add_argument("--target", default="cpu", choices=("cpu", "tensorrt"))
+    parser.add_argument("--target", default="cpu", choices=("tensorrt", "cpu", "portable"))
     parser.add_argument("--task", default="OD")
     arguments = parser.parse_args()
 

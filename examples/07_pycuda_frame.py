@@ -21,7 +21,9 @@ from florence_edge import Florence2, GenerationOptions
 
 def main(bundle: str, picture: str | None = None) -> None:
     """Encode one frame and ask two questions about it."""
-    image = Image.open(picture).convert("RGB") if picture else Image.new("RGB", (1280, 720), "red")
+    image = Image.new("RGB", (1280, 720), "red")
+    if picture:  # these formats alone: Pillow has decoders that start programs
+        image = Image.open(picture, formats=["JPEG", "PNG", "WEBP"]).convert("RGB")
     frame = pycuda.gpuarray.to_gpu(np.asarray(image))  # [height, width, 3] uint8, RGB
 
     options = GenerationOptions(num_beams=1, max_new_tokens=64)  # a robot has no time for more

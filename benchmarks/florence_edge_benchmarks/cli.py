@@ -2,11 +2,10 @@
 
 import argparse
 import logging
-import signal
 from collections.abc import Sequence
 
 from florence_edge import __version__
-from florence_edge.command import run_command
+from florence_edge.command import parsed, plain, run_command
 
 from .commands import accuracy, energy, report, speed
 
@@ -17,16 +16,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        The exit status: 0, 1 where something failed, 2 for wrong usage, 130 when stopped.
+        The exit status: 0, 1 where something failed, 2 for wrong usage, 128 + n when stopped by
+        signal n.
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("florence_edge_benchmarks").setLevel(logging.INFO)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as on Ctrl-C
-    parsed = _parser().parse_args(arguments)
+    request = parsed(_parser(), arguments)
     return run_command(
         "florence-bench",
-        lambda: print(_COMMANDS[parsed.command].run(parsed), flush=True),
-        explain=lambda error: f"{error}. Check the paths.",
+        lambda: print(plain(_COMMANDS[request.command].run(request)), flush=True),
+        explain=lambda error: f"{error}. Check the paths and the room there.",
         stopped="stopped; no result was written.",
     )
 

@@ -30,7 +30,7 @@ def answer_repeatedly(
     """
 
     def answer() -> EnergyWork:
-        result = model.run(load_image(picture), task, text, options=options)
+        result = model.run(load_image(picture, model.image_options), task, text, options=options)
         return EnergyWork(images=1, tokens=len(result.token_ids) - 1)
 
     return answer

@@ -3,6 +3,7 @@
 Each checks itself when it is made, so that what a file has wrong is found when it is read.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -160,7 +161,8 @@ class Round:
         """
         if not set(DECODING) <= set(self.stages) <= set(STAGES):
             raise RequestError(f"stages are {[*self.stages]}; expected some of {[*STAGES]}")
-        took_time = min(self.seconds, self.decoding_seconds) > 0
+        times = (self.seconds, self.decoding_seconds, *self.stages.values())
+        took_time = all(map(math.isfinite, times)) and min(times[:2]) > 0
         if not took_time or not 0 < self.tokens <= _MAX_TOKENS:
             raise RequestError(
                 f"{self.tokens} tokens in {self.seconds} s, {self.decoding_seconds} s of them "

@@ -134,10 +134,10 @@ def read_result(path: Path) -> AnyResult:
         RequestError: it is missing, or not a result of florence-bench; the message names the field.
     """
     try:
-        found = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+        found = files.read_json(path)
     except OSError as error:
         raise RequestError(f"Cannot read {path}: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise RequestError(f"{path} is not JSON: {error}. {_again(path)}") from error
     kind = found.pop("florence-bench", None) if isinstance(found, dict) else None
     of_kind = _KINDS.get(kind) if isinstance(kind, str) else None
@@ -152,10 +152,6 @@ def read_result(path: Path) -> AnyResult:
             f"{path} is not a result of this florence-bench: {error}. {_again(path)}"
         ) from error
     return result
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number of JSON")
 
 
 # Names of figures that follow from others: they stand in the file for those who read it alone.

@@ -10,8 +10,8 @@ they run, and how many timings become few numbers: percentiles, and ratios taken
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Literal, NamedTuple
 
@@ -20,9 +20,7 @@ import numpy as np
 from florence_edge import DECODE, IMAGE, PARSE, PREFILL, VISION
 from florence_edge.backends.base import Backend, DecoderSession, Features, Pixels
 from florence_edge.backends.gpu import GpuBackend
-from florence_edge.backends.gpu_memory import GpuSession, GraphRun
 from florence_edge.cuda.api import CudaCall
-from florence_edge.cuda.buffers import DeviceView
 from florence_edge.errors import BackendError
 from florence_edge.search import Ints, Scores
 
@@ -136,8 +134,7 @@ def stages_from_calls(
 def host_seconds(calls: Sequence[EngineCall]) -> float | None:
     """From the end of prefill to that of the last step, without the waits; None without waits.
 
-    TensorRT is launched, and waited for in `Cuda.synchronize`. ONNX Runtime's CUDA provider waits
-    within its runs, so these count as waiting whole.
+    What is enqueued on a GPU is waited for in `Cuda.synchronize`, and nowhere else.
     """
     begin, end = _last_end(calls, "prefill"), _last_end(calls, "step")
     waits = [call for call in calls if call.kind == "wait" and begin <= call.begin < end]
@@ -215,23 +212,10 @@ _WAIT = "cudaStreamSynchronize"
 
 
 def with_waits(backend: Backend, calls: Calls) -> Backend:
-    """A backend that answers as `backend` does and records its waits; itself without a GPU.
-
-    Closing it closes `backend`.
-    """
-    if not isinstance(backend, GpuBackend):
-        return backend
-    model = backend.model
-    model.cuda.call = _recorded(model.cuda.call, calls)
-    sessions = {
-        name: session if session.capturable else _WaitingSession(session, calls)
-        for name, session in model.sessions.items()
-    }
-    owned = ExitStack()
-    owned.callback(backend.close)
-    owned.callback(sessions.clear)  # before the stream, which goes with the backend
-    limit = backend.max_new_tokens
-    return GpuBackend(replace(model, sessions=sessions), owned, max_new_tokens=limit)
+    """The backend, which from now on records its waits for a GPU if it has one."""
+    if isinstance(backend, GpuBackend):
+        backend.model.cuda.call = _recorded(backend.model.cuda.call, calls)
+    return backend
 
 
 def _recorded(call: CudaCall, calls: Calls) -> CudaCall:
@@ -242,25 +226,6 @@ def _recorded(call: CudaCall, calls: Calls) -> CudaCall:
             return call(name, *arguments)
 
     return recorded
-
-
-class _WaitingSession:
-    """An engine whose runs wait for the GPU."""
-
-    capturable = False
-
-    def __init__(self, session: GpuSession, calls: Calls) -> None:
-        self._session = session
-        self._calls = calls
-
-    def bind(self, places: Mapping[str, DeviceView]) -> GraphRun:
-        run = self._session.bind(places)
-
-        def recorded() -> None:
-            with self._calls.record("wait"):
-                run()
-
-        return recorded
 
 
 def torch_cuda(index: int) -> Any:

@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import signal
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -10,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from florence_edge import Florence2, __version__
-from florence_edge.bundle import Bundle
-from florence_edge.command import run_command
-from florence_edge.errors import MissingPackageError, RequestError
+from florence_edge.bundle import Bundle, sha256
+from florence_edge.command import parsed, plain, run_command
+from florence_edge.errors import FlorenceEdgeError, MissingPackageError, RequestError
+from florence_edge.image_arguments import add_image_arguments, image_options_from, picture_path
 
 from .int8.dataset import HOW_MANY, CalibrationSample, folder_samples, scene_samples, split
 from .int8.range_selection import DEFAULT_METHOD, METHODS
@@ -21,7 +21,8 @@ from .int8.recipe import TARGETS
 if TYPE_CHECKING:
     from .int8.calibration_table import CalibrationTable
 
-_MINIATURE = "miniature"  # the model that has scenes of its own
+# The weights of the model that has scenes of its own.
+_MINIATURE = Path(__file__).parent / "miniature" / "checkpoint" / "model.safetensors"
 _JUDGED_PICTURES, _SWEPT_PICTURES = 4, 2  # teacher forcing runs over the one, errors over the other
 _MAX_NEW_TOKENS = 32
 _PACKAGES = ("onnx_ir", "ml_dtypes", "onnxruntime")  # imported when the work begins
@@ -31,14 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        The exit status: 0, 1 where something failed, 2 for wrong usage, 130 when stopped.
+        The exit status: 0, 1 where something failed, 2 for wrong usage, 128 + n when stopped by
+        signal n.
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as on Ctrl-C
     return run_command(
         "florence-calibrate",
-        lambda: _run(_parser().parse_args(arguments)),
-        explain=lambda error: f"{error}. Check the paths.",
+        lambda: _run(parsed(_parser(), arguments)),
+        explain=lambda error: f"{error}. Check the paths and the room there.",
     )
 
 
@@ -50,14 +51,25 @@ def _run(arguments: argparse.Namespace) -> None:
     if output is not None and output.exists() and not arguments.overwrite:
         raise RequestError(f"{output} exists. Choose another --output, or pass --overwrite.")
     bundle = Bundle.load(arguments.bundle)
-    samples = _samples(bundle, arguments.images, arguments.samples)
+    bundle.check_unlinked()
+    samples = _samples(bundle, arguments)
     table = _table(bundle, samples, arguments.calibration)
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        table.save(output)
-        print(f"{output} is ready. Use it: florence-export --precision int8 --calibration {output}")
+        _save(table, output)
+        use = f"florence-export --precision int8 --calibration {output}"
+        print(plain(f"{output} is ready. Use it: {use}"))
     if arguments.sensitivity:
         _print_sensitivity(bundle, table, samples, arguments)
+
+
+def _save(table: "CalibrationTable", output: Path) -> None:
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        table.save(output)
+    except OSError as error:
+        raise FlorenceEdgeError(
+            f"Cannot write {output}: {error}. Make room, or choose another --output."
+        ) from error
 
 
 def _check_packages() -> None:
@@ -69,12 +81,14 @@ def _check_packages() -> None:
             )
 
 
-def _samples(bundle: Bundle, images: Path | None, count: int) -> list[CalibrationSample]:
+def _samples(bundle: Bundle, arguments: argparse.Namespace) -> list[CalibrationSample]:
+    images, count = arguments.images, arguments.samples
     if count < 1:
         raise RequestError(f"--samples is {count}; it must be 1 or more.")
     if images is not None:
-        return split(folder_samples(images, count))[0]  # the rest is for the gate to judge by
-    if bundle.model != _MINIATURE:
+        found = folder_samples(images, count, image_options_from(arguments))
+        return split(found)[0]  # the rest is for the gate to judge by
+    if bundle.checkpoint != sha256(_MINIATURE):
         raise RequestError(f"{bundle.model} needs pictures to calibrate with. {HOW_MANY}")
     return scene_samples(count, image_size=bundle.size.image_size)
 
@@ -141,7 +155,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("bundle", type=Path, help="a float32 bundle")
-    add("images", type=Path, nargs="?", help="a folder of pictures; the miniature has its own")
+    add(
+        "images",
+        type=picture_path,
+        nargs="?",
+        help="a folder of pictures; the miniature has its own",
+    )
     add("--output", type=Path, metavar="FILE", help="where the table goes, e.g. calibration.json")
     add("--samples", type=int, default=256, metavar="N", help="pictures to take (default: 256)")
     add("--calibration", type=Path, metavar="FILE", help="use this table instead of making one")
@@ -150,6 +169,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--target", choices=TARGETS, default="tensorrt", help="of --sensitivity")
     add("--method", choices=METHODS, default=DEFAULT_METHOD, help="of --sensitivity")
+    add_image_arguments(parser)
     add("--overwrite", action="store_true", help="replace an existing table")
     add("--version", action="version", version=f"florence-edge {__version__}")
     return parser

@@ -2,25 +2,39 @@
 
 Layer norm, softmax, log-softmax and means compute in float32, and so does what only they read: the
 residual add of a post-norm layer, the mask, the concatenation before a softmax. Everything else,
-weights included, becomes float16.
+weights included, becomes float16, but for what float16 cannot hold: nodes with a constant beyond
+its largest number stay float32, and so do those that the caller names, because the values in or
+behind them would overflow (see overflow.py).
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection
 from fnmatch import fnmatch
+from typing import Any
 
 import ml_dtypes  # noqa: F401 - onnx_ir needs it to hold half types
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 # Ops whose statistics need float32.
 _ISLANDS = frozenset({"LayerNormalization", "Softmax", "LogSoftmax", "ReduceMean", "TopK"})
-# Cheap ops that join an island when nobody else uses their result.
-_JOINING = frozenset({"Add", "Mul", "Concat", "Reshape", "Unsqueeze", "ReduceSum", "Cast", "Gelu"})
+# Cheap ops that join an island when nobody else uses their result; so do int8 weights.
+_JOINING = frozenset(
+    {"Add", "Mul", "Sub", "Concat", "Reshape", "Unsqueeze", "Squeeze", "ReduceSum", "Cast", "Gelu"}
+    | {"Slice", "GatherElements", "DequantizeLinear"}
+)
+# Outputs of the decoder that are float32 in every bundle.
+SCORES = frozenset({"top_log_probs", "log_probs", "log_normalizer"})
 # Pixels are normalized before they are rounded: float16 is coarser than a grey level there.
 KEPT_IN_FLOAT32 = ("vision_encoder/normalize/*",)
 
+_NUMBER = re.compile(r"_node_\d+$")  # of a node in its graph, at the end of its name
+
 _FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
-_LARGEST_HALF = float(np.finfo(np.float16).max)
+LARGEST_HALF = float(np.finfo(np.float16).max)  # 65,504
+_LARGEST_INT8 = 128  # what a scale of int8 is multiplied by
+_SMALLEST_SCALE = 2.0**-20  # 16 steps of float16's smallest numbers: others round by 3 % and more
 
 
 def convert_to_float16(
@@ -28,6 +42,8 @@ def convert_to_float16(
     float32_outputs: frozenset[str],
     *,
     kept: tuple[str, ...] = KEPT_IN_FLOAT32,
+    lifted: Collection[str] = (),
+    exchanged: bool = False,
 ) -> None:
     """Turn `model` into float16, in place.
 
@@ -35,11 +51,16 @@ def convert_to_float16(
         model: a float32 graph.
         float32_outputs: names of graph outputs that stay float32.
         kept: patterns over node names whose nodes stay float32.
+        lifted: further operators that stay float32, as `operator_of` calls them.
+        exchanged: whether what graphs exchange (features and caches) stays float32, too.
     """
     graph = model.graph
-    islands = _find_islands(graph, float32_outputs, kept)
+    if exchanged:
+        float32_outputs = frozenset(str(output.name) for output in graph.outputs)
+    too_large = {operator_of(node) for node in graph if beyond_half(node)}
+    islands = _find_islands(graph, float32_outputs, kept, too_large.union(lifted))
     for value in graph.inputs:
-        if value.dtype == _FLOAT:
+        if value.dtype == _FLOAT and not exchanged:
             value.dtype = _HALF
     casts = _Casts(graph)
     for node in list(graph):
@@ -49,6 +70,52 @@ def convert_to_float16(
         if output.dtype in (_FLOAT, _HALF) and output.dtype != dtype:
             graph.outputs[index] = _renamed_cast(graph, output, dtype)
     casts.drop_unused()
+
+
+def operator_of(node: ir.Node) -> str:
+    """An operator of a layer, e.g. `decoder/layers.0/self_attn/MatMul`; it may be several nodes.
+
+    Nodes are numbered in their graph, so that their names differ in the two decoders.
+    """
+    return _NUMBER.sub("", str(node.name))
+
+
+def with_layers(operators: Collection[str], graph: ir.Graph) -> frozenset[str]:
+    """These operators, and all that a graph has in their layers.
+
+    For the in-place decoder, which computes the same as the portable one by other operators.
+    """
+    layers = {name.rpartition("/")[0] for name in operators}
+    there = (operator_of(node) for node in graph)
+    return frozenset(operators).union(name for name in there if name.rpartition("/")[0] in layers)
+
+
+def half_nodes(
+    graph: ir.Graph, float32_outputs: frozenset[str], kept: tuple[str, ...] = KEPT_IN_FLOAT32
+) -> list[ir.Node]:
+    """The nodes of a float32 graph that the pass makes float16 if it can, in order."""
+    islands = _find_islands(graph, float32_outputs, kept, ())
+    return [node for node in graph if node not in islands]
+
+
+def beyond_half(node: ir.Node) -> bool:
+    """Whether a constant that the node reads has values that float16 does not hold."""
+    constants = [value.const_value for value in node.inputs if value is not None]
+    floats = [
+        tensor.numpy()
+        for tensor in constants
+        if tensor is not None and tensor.dtype == _FLOAT and tensor.size > 0
+    ]
+    if node.op_type == "DequantizeLinear":
+        return not all(map(fits_half, floats))
+    return not all(np.abs(each).max() <= LARGEST_HALF for each in floats)  # a NaN is not, either
+
+
+def fits_half(scales: npt.NDArray[Any]) -> bool:
+    """Whether int8 with these scales can be float16: none is too large, and not all too small."""
+    largest = float(np.abs(scales).max(initial=0))
+    too_small = 0 < largest < _SMALLEST_SCALE
+    return largest * _LARGEST_INT8 <= LARGEST_HALF and not too_small
 
 
 def _convert_node(node: ir.Node, dtype: ir.DataType, casts: "_Casts") -> None:
@@ -64,12 +131,16 @@ def _convert_node(node: ir.Node, dtype: ir.DataType, casts: "_Casts") -> None:
 
 
 def _find_islands(
-    graph: ir.Graph, float32_outputs: frozenset[str], kept: tuple[str, ...]
+    graph: ir.Graph,
+    float32_outputs: frozenset[str],
+    kept: tuple[str, ...],
+    lifted: Collection[str],
 ) -> set[ir.Node]:
     """Nodes that stay float32, found from the outputs back to the inputs."""
     islands: set[ir.Node] = set()
     for node in reversed(graph):
-        named = any(fnmatch(node.name or "", pattern) for pattern in kept)
+        named = operator_of(node) in lifted
+        named = named or any(fnmatch(node.name or "", pattern) for pattern in kept)
         joins = node.op_type in _JOINING and _only_feeds(node, islands, float32_outputs)
         if named or node.op_type in _ISLANDS or joins:
             islands.add(node)
@@ -143,8 +214,7 @@ def _shape(tensor: ir.TensorProtocol) -> ir.Shape:
 
 def _converter(tensor: ir.TensorProtocol, name: str) -> Callable[[], ir.TensorProtocol]:
     def convert() -> ir.TensorProtocol:
-        values = np.clip(tensor.numpy(), -_LARGEST_HALF, _LARGEST_HALF)
-        return ir.tensor(values.astype(np.float16), name=name)
+        return ir.tensor(tensor.numpy().astype(np.float16), name=name)
 
     return convert
 

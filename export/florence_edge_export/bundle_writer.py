@@ -17,10 +17,20 @@ import onnx_ir as ir
 from tokenizers import Tokenizer as TokenizerFile
 
 from florence_edge import __version__, contract
-from florence_edge.bundle import ENGINES, MANIFEST, PRODUCER, TOKENIZER, WEIGHTS, Bundle, sha256
+from florence_edge.bundle import (
+    DIGEST,
+    ENGINES,
+    MANIFEST,
+    PRODUCER,
+    TOKENIZER,
+    WEIGHTS,
+    Bundle,
+    digest_of,
+    sha256,
+)
 from florence_edge.contract import ModelSize
 from florence_edge.errors import BundleError, FlorenceEdgeError, RequestError
-from florence_edge.files import folder_beside, replace_folder
+from florence_edge.files import folder_beside, read_json, replace_folder
 
 from .checkpoint.defaults import GenerationDefaults, ImageProcessing
 from .checkpoint.loader import Checkpoint
@@ -67,7 +77,8 @@ def new_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
     check_target(target, overwrite=overwrite)
     with ExitStack() as stack:
         try:
-            temporary = stack.enter_context(folder_beside(target))
+            temporary = stack.enter_context(folder_beside(target)) / target.name
+            temporary.mkdir()  # beside it there is room for what else the export needs on this disk
         except OSError as error:
             raise BundleError(
                 f"Cannot write beside {target}: {error}. Choose another --output."
@@ -109,7 +120,7 @@ def _not_of_a_bundle(target: Path) -> list[str]:
     if not target.is_dir():
         return [target.name]
     try:
-        manifest = json.loads((target / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(target / MANIFEST)
         is_ours = str(manifest["producer"]).startswith(PRODUCER)
         listed = {MANIFEST, ENGINES, *manifest["files"]} if is_ours else set()
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -138,7 +149,8 @@ def _facts(source: BundleSource, form: BundleFormat) -> dict[str, Any]:
         "contract": contract.CONTRACT_VERSION,
         "producer": f"{PRODUCER} {__version__}",
         "model": {
-            "name": source.model,
+            "name": _name_that_travels(source.model),
+            **({} if (commit := source.checkpoint.revision) is None else {"revision": commit}),
             "layout": source.checkpoint.config.layout.value,
             "sha256": source.checkpoint.sha256(),
         },
@@ -153,6 +165,12 @@ def _facts(source: BundleSource, form: BundleFormat) -> dict[str, Any]:
         "generation": asdict(source.defaults.generation),
         "generation_from": list(source.defaults.sources),
     }
+
+
+def _name_that_travels(model: str) -> str:
+    """A folder's own name, or an id on the hub: where things lie on this machine is its own."""
+    folder = Path(model)
+    return folder.resolve().name if folder.is_dir() or folder.is_absolute() else model
 
 
 def save_graphs(folder: Path, graphs: Mapping[str, ir.Model]) -> dict[str, int]:
@@ -210,12 +228,15 @@ def write_manifest(folder: Path, facts: Mapping[str, Any] | None = None) -> None
     Without facts those of the manifest that is there stay, and only what was added is hashed.
     """
     path = folder / MANIFEST
-    content = json.loads(path.read_text(encoding="utf-8")) if facts is None else {**facts}
+    content = read_json(path) if facts is None else {**facts}
     listed = content.pop("files", {})
     files = {
         file.name: listed.get(file.name) or {"bytes": file.stat().st_size, "sha256": sha256(file)}
         for file in sorted(folder.iterdir())
         if file != path
     }
-    text = json.dumps({**content, "files": files}, indent=2, ensure_ascii=False)
+    content = {**content, "files": files}
+    text = json.dumps(
+        {**content, DIGEST: digest_of(content)}, indent=2, ensure_ascii=False, allow_nan=False
+    )
     path.write_text(text + "\n", encoding="utf-8")

@@ -2,14 +2,14 @@
 
 import argparse
 import logging
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 
 from florence_edge import __version__
 from florence_edge.bundle import PRECISIONS
-from florence_edge.command import run_command
+from florence_edge.command import parsed, plain, run_command
 from florence_edge.errors import MissingPackageError, RequestError
+from florence_edge.image_arguments import add_image_arguments, image_options_from, picture_path
 from florence_edge_calibration.int8.range_selection import DEFAULT_METHOD, METHODS
 from florence_edge_calibration.int8.recipe import TARGETS, FloatPrecision
 
@@ -20,16 +20,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        The exit status: 0, 1 where something failed, 2 for wrong usage, 130 when stopped.
+        The exit status: 0, 1 where something failed, 2 for wrong usage, 128 + n when stopped by
+        signal n.
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     for package in ("florence_edge_export", "florence_edge_calibration"):
         logging.getLogger(package).setLevel(logging.INFO)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as on Ctrl-C
     return run_command(
         "florence-export",
-        lambda: _run(_parser().parse_args(arguments)),
-        explain=lambda error: f"{error}. Check the paths.",
+        lambda: _run(parsed(_parser(), arguments)),
+        explain=lambda error: f"{error}. Check the paths and the room there.",
         stopped="stopped; nothing was changed.",
     )
 
@@ -52,6 +52,7 @@ def _run(arguments: argparse.Namespace) -> None:
         kept=dict(map(_kept, arguments.keep)),
         budget=None if arguments.no_gate else arguments.budget,
         table=arguments.calibration,
+        image_options=image_options_from(arguments),
     )
     if arguments.precision != "int8" and int8 != Int8Options():
         raise RequestError(
@@ -67,8 +68,11 @@ def _run(arguments: argparse.Namespace) -> None:
         in_place=arguments.in_place_decoder,
     )
     check_options(arguments.model, options)
-    export(arguments.model, find_checkpoint(arguments.model), arguments.output, options)
-    print(f"{arguments.output} is ready. Try: florence-run {arguments.output} IMAGE --task OD")
+    folder = find_checkpoint(arguments.model, arguments.revision)
+    export(arguments.model, folder, arguments.output, options)
+    print(
+        plain(f"{arguments.output} is ready. Try: florence-run {arguments.output} IMAGE --task OD")
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,6 +85,12 @@ def _parser() -> argparse.ArgumentParser:
         nargs="?",
         default=DEFAULT_MODEL,
         help=f"hub id (default: {DEFAULT_MODEL}), checkpoint folder, or 'miniature'",
+    )
+    parser.add_argument(
+        "--revision",
+        metavar="COMMIT",
+        help="commit, tag or branch of a model on the hub (default: its main branch); the manifest "
+        "records the commit",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="the bundle")
     parser.add_argument(
@@ -108,17 +118,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_int8_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("int8", "with --precision int8").add_argument
+    group = parser.add_argument_group("int8", "with --precision int8")
+    add = group.add_argument
     add(
         "--target",
         choices=TARGETS,
         default="tensorrt",
-        help="tensorrt (default) is portable: TensorRT, ONNX Runtime on CPU and CUDA; cpu is "
-        "fastest on ONNX Runtime's CPU, and runs only there",
+        help="tensorrt (default) is for GPUs, with encoders in float16; cpu is fastest on ONNX "
+        "Runtime's CPU, and runs only there; portable is for OpenVINO, and runs on any engine",
     )
     add(
         "--calibration-images",
-        type=Path,
+        type=picture_path,
         metavar="DIR",
         help="pictures of the kind the model will get; the miniature has its own",
     )
@@ -140,6 +151,7 @@ def _add_int8_options(parser: argparse.ArgumentParser) -> None:
         help="positions that any task may lose against float32 (default: 0.01)",
     )
     add("--no-gate", action="store_true", help="do not measure what int8 costs in accuracy")
+    add_image_arguments(group)
 
 
 def _kept(text: str) -> tuple[str, FloatPrecision]:

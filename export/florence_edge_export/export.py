@@ -3,8 +3,10 @@
 import json
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 import onnx_ir as ir
@@ -15,7 +17,6 @@ from florence_edge.bundle import FIDELITY, PRECISIONS, Bundle
 from florence_edge.contract import ModelSize
 from florence_edge.errors import MissingPackageError, RequestError
 from florence_edge.selftest import REFERENCE, write_reference
-from florence_edge_calibration.fp16 import convert_to_float16
 
 from .bundle_writer import (
     BundleFormat,
@@ -28,15 +29,17 @@ from .checkpoint.config import model_size
 from .checkpoint.defaults import read_generation, read_image_processing
 from .checkpoint.loader import read_checkpoint
 from .checkpoint.tokenizer import complete_tokenizer
+from .float16 import write_float16
 from .graphs.build import build_graphs, build_in_place_decoder
 from .graphs.weights import GraphWeights
 from .int8.export import Int8Options, check_int8_options, write_int8
+from .smoke_test import smoke_test
 from .verify.reference import check_installed
 
 logger = logging.getLogger(__name__)
 
 _FLOAT32 = BundleFormat("fp32")
-_FLOAT16 = BundleFormat("fp16", floats="float16")
+_SHOWN = 8  # tensors in a warning
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,13 +75,15 @@ def export(model: str, folder: Path, output: Path, options: ExportOptions) -> No
     with new_folder(output, overwrite=options.overwrite) as temporary:
         source = _read_source(model, folder, options)
         if options.precision == "int8":
-            _export_int8(source, temporary, options.int8)
+            with _float_bundle(source, temporary) as floats:
+                write_int8(floats, source, temporary, options.int8)
         elif options.precision == "fp16":
-            save_bundle(temporary, source, _FLOAT16, _float16_graphs(source))
+            with _float_bundle(source, temporary) as floats:
+                write_float16(floats, source, temporary)
         else:
             save_bundle(temporary, source, _FLOAT32, _float_graphs(source))
         logger.info("Writing %s", output)
-        _add_reference(temporary)
+        _run_once(temporary)
         if options.verify:
             _verify(temporary, source, strict=options.precision == "fp32")
         write_manifest(temporary)  # once more, with the files that were added
@@ -101,6 +106,11 @@ def check_options(model: str, options: ExportOptions) -> None:
                 "The in-place decoder is for TensorRT, which does not run what is made with "
                 "--target cpu. Leave out one of --in-place-decoder and --target."
             )
+    if options.precision == "fp16" and find_spec("onnxruntime") is None:
+        raise MissingPackageError(
+            "--precision fp16 runs the graphs to find what overflows, with ONNX Runtime, which is "
+            "not installed. Install florence-edge[cpu]."
+        )
     if options.verify:
         check_installed()
 
@@ -142,35 +152,44 @@ def _float_graphs(source: BundleSource) -> dict[str, ir.Model]:
     if source.in_place is not None:
         decoder = build_in_place_decoder(config, size, weights, source.in_place)
         graphs[contract.IN_PLACE] = decoder
+    if unused := weights.unused({name for graph in graphs.values() for name in _parameters(graph)}):
+        logger.warning(
+            "The checkpoint has tensors that Florence-2 has no place for, and transformers would "
+            "not use either: %s. If one of them matters, this is another architecture.",
+            ", ".join(unused[:_SHOWN]) + (f" ({len(unused)} in all)" if unused[_SHOWN:] else ""),
+        )
     return graphs
 
 
-def _float16_graphs(source: BundleSource) -> Mapping[str, ir.Model]:
-    """The same in float16, but for the scores that come out."""
-    scores = frozenset({"top_log_probs", "log_probs"})
-    graphs = _float_graphs(source)
-    for model in graphs.values():
-        convert_to_float16(model, float32_outputs=scores)
-    return graphs
+def _parameters(model: ir.Model) -> list[str]:
+    return [str(name) for name in model.graph.initializers]
 
 
-def _export_int8(source: BundleSource, folder: Path, options: Int8Options) -> None:
-    """An int8 bundle by way of the float32 one, which lies beside it while it is needed."""
+@contextmanager
+def _float_bundle(source: BundleSource, folder: Path) -> Iterator[Bundle]:
+    """The float32 bundle, which lies beside the one that grows while it is needed."""
     with tempfile.TemporaryDirectory(prefix=f"{folder.name}-float-", dir=folder.parent) as scratch:
-        floats = save_bundle(Path(scratch), source, _FLOAT32, _float_graphs(source))
-        write_int8(floats, source, folder, options)
+        yield save_bundle(Path(scratch), source, _FLOAT32, _float_graphs(source))
 
 
-def _add_reference(folder: Path) -> None:
-    """Put reference.npz into the bundle, if the engine that makes it is installed."""
+def _run_once(folder: Path) -> None:
+    """Run the graphs, and put reference.npz into the bundle, if the engine for it is installed.
+
+    Raises:
+        BundleError: what comes out is not finite.
+    """
     bundle = Bundle.load(folder)
     try:
         backend = open_ort(bundle)
     except MissingPackageError:
         logger.warning(
-            "%s is left out: making it needs ONNX Runtime (florence-edge[cpu]).", REFERENCE
+            "The bundle was not run, and %s is left out: that needs ONNX Runtime "
+            "(florence-edge[cpu]).",
+            REFERENCE,
         )
         return
+    if bundle.precision != "fp16":  # which was run, and compared, while it was made
+        smoke_test(bundle, backend)
     write_reference(bundle, backend, folder)
 
 

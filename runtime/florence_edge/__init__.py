@@ -30,9 +30,11 @@ from .errors import (
     SourceNotFoundError,
 )
 from .image import ImageLike
+from .image_file import DeepRange
 from .model import EncodedImage, Florence2
 from .options import EarlyStopping, GenerationConfig, GenerationOptions
-from .regions import Box, BoxLike, Convention, Region, RegionShape, Ring
+from .regions import Box, BoxLike, Convention, Region, RegionShape, RelativeBox, Ring
+from .results.formats import ClassIds
 from .results.parse import parse
 from .results.result import DECODE, IMAGE, PARSE, PREFILL, STAGES, VISION, Result, Status
 from .tasks import (
@@ -78,7 +80,9 @@ __all__ = [
     "BundleError",
     "BundleNotFoundError",
     "CameraMode",
+    "ClassIds",
     "Convention",
+    "DeepRange",
     "Device",
     "DeviceImage",
     "EarlyStopping",
@@ -98,6 +102,7 @@ __all__ = [
     "Region",
     "RegionEach",
     "RegionShape",
+    "RelativeBox",
     "Request",
     "RequestError",
     "Result",

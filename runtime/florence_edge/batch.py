@@ -9,11 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby
+from numbers import Integral
 from pathlib import Path
 from typing import TypeVar, cast
 
 from .errors import RequestError
 from .image import ImageLike
+from .image_file import ImageOptions
 from .model import EncodedImage, Florence2
 from .options import GenerationOptions
 from .processing import PreparedImages, join_images, prepare_images
@@ -22,6 +24,8 @@ from .results.result import Result
 from .tasks import Request, TasksLike, request_for
 
 AHEAD = 2  # pictures in memory beside those at hand: one that is ready, one in the making
+
+MAX_BATCH = 1024  # pictures at once; engines are fastest with far fewer
 
 _Item = TypeVar("_Item")
 _END = object()
@@ -65,9 +69,21 @@ def run_many(  # noqa: PLR0913 - the door; all but three are named by the caller
         )
     request = request_for(tasks, text, region)
     model.generation_config(options)
-    if batch < 1:
-        raise RequestError(f"batch is {batch}; it must be 1 or more.")
+    check_batch(batch)
     return _answers(model, images, request, options, batch)
+
+
+def check_batch(batch: int) -> None:
+    """Refuse what is not a number of pictures that an engine could answer at once.
+
+    Raises:
+        RequestError: it is out of range; the message says which range.
+    """
+    if not isinstance(batch, Integral) or isinstance(batch, bool) or not 1 <= batch <= MAX_BATCH:
+        raise RequestError(
+            f"batch is {batch!r:.40}; it must be a whole number from 1 to {MAX_BATCH}. Any number "
+            "of pictures may be given; this many are in memory, and answered, at once."
+        )
 
 
 def _answers(
@@ -78,7 +94,7 @@ def _answers(
     batch: int,
 ) -> Iterator[Answered]:
     side = model.bundle.size.image_size
-    ready = ((image, _prepared(image, side)) for image in images)
+    ready = ((image, _prepared(image, side, model.image_options)) for image in images)
     with closing(read_ahead(ready, AHEAD + batch - 1)) as pictures:
         for some in in_batches(pictures, batch):
             good = [each for _, each in some if isinstance(each, PreparedImages)]
@@ -127,9 +143,9 @@ def read_ahead(items: Iterator[_Item], depth: int) -> Generator[_Item, None, Non
         thread.shutdown(cancel_futures=True)
 
 
-def _prepared(image: ImageLike, side: int) -> PreparedImages | RequestError:
+def _prepared(image: ImageLike, side: int, options: ImageOptions) -> PreparedImages | RequestError:
     try:
-        return prepare_images([image], side)
+        return prepare_images([image], side, options)
     except RequestError as error:
         return error
 

@@ -11,7 +11,7 @@ S cache capacity. Everything else is a number of the model (`ModelSize`).
 from dataclasses import dataclass, replace
 from typing import Literal
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
 
 VISION_ENCODER = "vision_encoder"
 TEXT_ENCODER = "text_encoder"
@@ -27,6 +27,19 @@ Part = Literal["key", "value"]
 PARTS: tuple[Part, Part] = ("key", "value")
 
 
+# Far beyond every Florence-2, and small enough to be computed with.
+_MOST = {
+    "image_size": 1 << 14,
+    "image_tokens": 1 << 20,
+    "d_model": 1 << 16,
+    "decoder_layers": 1 << 10,
+    "decoder_heads": 1 << 12,
+    "vocab_size": 1 << 24,
+    "encoder_positions": 1 << 20,
+    "decoder_positions": 1 << 20,
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSize:
     """The numbers of a model that shapes depend on."""
@@ -39,6 +52,24 @@ class ModelSize:
     vocab_size: int
     encoder_positions: int
     decoder_positions: int
+
+    def check(self) -> None:
+        """Refuse numbers that no model has, before anything is allocated by them.
+
+        Raises:
+            ValueError: naming the number, and what was expected.
+        """
+        for name, most in _MOST.items():
+            value = getattr(self, name)
+            if not 1 <= value <= most:
+                raise ValueError(f"{name} is {value}, expected 1 to {most}")
+        for holds, expected in (
+            (self.d_model % self.decoder_heads == 0, "decoder_heads must divide d_model"),
+            (self.vocab_size >= TOP_K, f"vocab_size must be {TOP_K} or more"),
+            (self.encoder_positions > self.image_tokens, "the encoder must hold image and text"),
+        ):
+            if not holds:
+                raise ValueError(f"{expected}, but the sizes are {self}")
 
     @property
     def head_dim(self) -> int:
@@ -143,6 +174,7 @@ def _decoder(size: ModelSize, floats: str) -> GraphSignature:
             Tensor("top_log_probs", "float32", ("B", "N", TOP_K)),
             Tensor("top_ids", "int64", ("B", "N", TOP_K)),
             Tensor("log_probs", "float32", ("B", "N", size.vocab_size)),
+            Tensor("log_normalizer", "float32", ("B", "N")),
             *(
                 Tensor(new_row(layer, part), floats, ("R", heads, 1, head_dim))
                 for layer in layers

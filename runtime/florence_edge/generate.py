@@ -8,8 +8,9 @@ from threading import Event
 import numpy as np
 
 from .backends.base import DecoderSession
+from .errors import BackendError
 from .options import GenerationConfig
-from .search import Hypothesis, Ints, open_search
+from .search import Hypothesis, Ints, Scores, open_search
 
 Stop = Callable[[], bool]
 # Called after each step with the tokens [L] that an answer is certain to begin with, and at its end
@@ -48,6 +49,9 @@ def generate(
 
     The step after which `stop` says so is the last, and what an image has by then is its answer.
     `on_tokens` is for a single image.
+
+    Raises:
+        BackendError: a step failed, or gave scores that are not finite numbers.
     """
     searches = [open_search(config) for _ in range(images)]
     shape = (images, config.num_beams)
@@ -59,6 +63,7 @@ def generate(
         scores = decoder.step(tokens, parents)
         last = stop()
         for image in sorted(running):
+            _check_finite(scores[image])
             step = searches[image].advance(scores[image], last=last)
             tokens[image], parents[image] = step.tokens, step.parents
             if step.done:  # its rows idle along until the other images are done
@@ -67,3 +72,13 @@ def generate(
             if on_tokens is not None:
                 on_tokens(searches[image].agreed(), step.done)
     return [search.best() for search in searches]
+
+
+def _check_finite(scores: Scores) -> None:
+    """Refuse what nothing can be chosen by: one NaN among a row's logits makes all of it NaN."""
+    if not np.isfinite(scores.top_log_probs[:, 0]).all():
+        raise BackendError(
+            "The engine's scores are not finite numbers (NaN). In an fp16 or int8 bundle, values "
+            "inside have left the range of float16: export the checkpoint with --precision fp32. "
+            "With fp32, try device='cpu'; if that gives NaN, too, the checkpoint's weights do."
+        )

@@ -1,61 +1,69 @@
 """Images in: anything a caller has, as RGB, and as the square of bytes that the model sees."""
 
-import io
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps
 
 from .backends.base import Pixels
 from .cuda.frame import DeviceFrame, DeviceImage, frame_of, is_on_gpu
-from .errors import ImageError, ImageNotFoundError, RequestError
+from .errors import ImageError, RequestError
+from .image_file import ImageOptions, check_undecoded, decode, quiet_pillow, warn_of_darkness
 
 HostImage: TypeAlias = str | Path | bytes | Image.Image | npt.NDArray[Any]
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
+_DEFAULT = ImageOptions()
+_WHITE = 65535.0  # the largest value of 16 bits
+_INFINITE = 1e300  # further than any float32, and finite after arithmetic
+_VALUES_AT_ONCE = 1 << 20
 
 
-def load_image(source: HostImage) -> Image.Image:
-    """An RGB picture, turned upright as its EXIF orientation says.
+def load_image(source: HostImage, options: ImageOptions = _DEFAULT) -> Image.Image:
+    """An RGB picture, turned upright as its EXIF orientation says; of several, the first.
 
     Arrays are HxWx3 uint8 in RGB order. Other modes become RGB as Pillow, and so transformers,
     converts them, alpha dropped; only deep grey is scaled to 8 bits, where Pillow would clip it.
+    Colours of 16 bits keep their upper 8, as in Pillow. Files and bytes are opened if they are of
+    one of `image_file.FORMATS` and within `options.max_pixels`.
 
     Raises:
-        ImageError: the source cannot be read, has no pixels, or is an array of another kind.
+        ImageError: the source cannot be read, is too large, has no pixels, does not fit into
+            memory, or is an array of another kind.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
     name = _name(source)
     try:
-        if isinstance(source, Image.Image):
-            return _as_rgb(source, name)
-        file = io.BytesIO(source) if isinstance(source, bytes) else source
-        with _without_size_warning(), Image.open(file) as image:
-            return _as_rgb(image, name)
+        with quiet_pillow():
+            if isinstance(source, Image.Image):
+                check_undecoded(source, name, options)
+                return _as_rgb(_upright(source), name, options, ours=False)
+            return _as_rgb(decode(source, name, options), name, options, ours=True)
     except ImageError:
         raise
-    except FileNotFoundError:
-        raise ImageNotFoundError(f"There is no file {name}.") from None
-    except IsADirectoryError:
-        raise ImageError(f"{name} is a folder, expected an image file.") from None
-    except UnidentifiedImageError:
-        raise ImageError(f"{name} is not an image that Pillow can read.") from None
+    except MemoryError:
+        raise ImageError(_NO_MEMORY.format(name=name)) from None
+    except Image.DecompressionBombError as error:
+        raise ImageError(
+            f"{name} is too large for Pillow: {error}. Shrink it, or save it as PNG or JPEG."
+        ) from None
     except Exception as error:
-        raise ImageError(f"{name} is damaged or cannot be read: {error}") from error
+        if "out of memory" in str(error):  # a decoder's
+            raise ImageError(_NO_MEMORY.format(name=name)) from error
+        reason = str(error) or type(error).__name__
+        raise ImageError(
+            f"{name} cannot be decoded: {reason.rstrip('.')}. It is damaged or cut short, or of a "
+            "variant that Pillow does not know: fetch it again, or convert it to PNG or JPEG."
+        ) from error
 
 
-@contextmanager
-def _without_size_warning() -> Iterator[None]:
-    """Pillow warns from 89 megapixels on and refuses twice that; the warning is not passed on."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        yield
+_NO_MEMORY = (
+    "There is not enough memory to decode {name}. Shrink it, or free some; to have such pictures "
+    "refused at once, lower max_pixels (on the command line: --max-pixels)."
+)
 
 
 def pixels(image: Image.Image, side: int) -> npt.NDArray[np.uint8]:
@@ -89,26 +97,81 @@ def _from_array(array: npt.NDArray[Any]) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
-def _as_rgb(image: Image.Image, name: str) -> Image.Image:
+def _upright(image: Image.Image) -> Image.Image:
+    """The caller's picture turned upright: itself where it is already, and else a new one."""
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    return ImageOps.exif_transpose(image) if turned else image
+
+
+def _as_rgb(image: Image.Image, name: str, options: ImageOptions, *, ours: bool) -> Image.Image:
+    """In RGB, and never the caller's own."""
     if 0 in image.size:
         raise ImageError(f"{name} has no pixels: its size is {image.width}x{image.height}.")
-    upright = ImageOps.exif_transpose(image)
-    if isinstance(upright.info.get("transparency"), bytes):
-        upright = upright.convert("RGBA")  # the same colours, without a warning of Pillow's
-    if upright.mode in ("I", "F") or upright.mode.startswith("I;16"):
-        return _from_deep_grey(upright)
-    return upright.convert("RGB")
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _from_deep_grey(image, name, options)
+    if image.mode != "RGB":
+        return image.convert("RGB")
+    return image if ours else image.copy()
 
 
-def _from_deep_grey(image: Image.Image) -> Image.Image:
-    values = np.asarray(image, dtype=np.float64)
-    values = np.nan_to_num(values)
-    if image.mode.startswith("I;16") or values.max() > 255:
-        values = values / 257  # 65535 -> 255
-    elif image.mode == "F" and values.max() <= 1:
-        values = values * 255
-    grey = np.clip(values, 0, 255).astype(np.uint8)
+def eight_bits(values: npt.NDArray[Any], name: str, options: ImageOptions) -> npt.NDArray[np.uint8]:
+    """Values of 16 bits, of any shape, in 8: 65535 is 255, or what `options.deep_range` says.
+
+    Darkness that comes from a camera of fewer bits (12 of 16) is said once, in a warning.
+    """
+    low, high = int(values.min()), int(values.max())
+    if options.deep_range == "full":
+        warn_of_darkness(name, high)
+    return _cut(values, low, high, options)
+
+
+def _cut(
+    values: npt.NDArray[Any], low: int, high: int, options: ImageOptions
+) -> npt.NDArray[np.uint8]:
+    """Values of 16 bits in 8; `low` and `high` are the smallest and the largest of the picture."""
+    if options.deep_range == "own" and high > low:
+        return ((values.astype(np.uint32) - low) * 255 // (high - low)).astype(np.uint8)
+    return (values // 257).astype(np.uint8)
+
+
+def _from_deep_grey(image: Image.Image, name: str, options: ImageOptions) -> Image.Image:
+    """Grey of 16 or 32 bits or of floats in 8 bits, some rows at a time: no copy of it is made."""
+    found = [(values.min(), values.max()) for _, values in _rows(image)]
+    low, high = min(low for low, _ in found), max(high for _, high in found)
+    own, of_16_bits = options.deep_range == "own" and high > low, image.mode.startswith("I;16")
+    black, white = (float(low), float(high)) if own else (0.0, _white(image.mode, high))
+    if white == _WHITE and not own:
+        warn_of_darkness(name, high)
+    grey = np.empty((image.height, image.width), dtype=np.uint8)
+    for top, values in _rows(image):
+        if of_16_bits:
+            scaled = _cut(values, int(low), int(high), options)
+        else:
+            scaled = np.clip((values - black) * 255 / (white - black), 0, 255)
+        grey[top : top + len(values)] = scaled
     return Image.fromarray(grey).convert("RGB")
+
+
+def _white(mode: str, high: float) -> float:
+    """Which value is white: of 16 bits the largest, of others the one that the values suggest."""
+    if mode.startswith("I;16") or high > 255:
+        return _WHITE
+    return 1.0 if mode == "F" and high <= 1 else 255.0
+
+
+def _rows(image: Image.Image) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    """The rows of a grey picture, a few megabytes at a time: the first one's number, and values.
+
+    Those of 16 bits are uint16, others float64, in which 0 stands for what is not a number.
+    """
+    count = max(1, _VALUES_AT_ONCE // image.width)
+    for top in range(0, image.height, count):
+        part = image.crop((0, top, image.width, min(top + count, image.height)))
+        if image.mode.startswith("I;16"):
+            yield top, np.asarray(part)
+        else:
+            values = np.asarray(part, dtype=np.float64)
+            yield top, np.nan_to_num(values, posinf=_INFINITE, neginf=-_INFINITE)
 
 
 ImageLike: TypeAlias = HostImage | DeviceImage
@@ -116,7 +179,9 @@ ImageLike: TypeAlias = HostImage | DeviceImage
 Picture: TypeAlias = Image.Image | DeviceFrame
 
 
-def load_pictures(images: Sequence[ImageLike]) -> Sequence[Picture]:
+def load_pictures(
+    images: Sequence[ImageLike], options: ImageOptions = _DEFAULT
+) -> Sequence[Picture]:
     """The pictures of one batch, all on the host or all on the GPU.
 
     Raises:
@@ -130,7 +195,9 @@ def load_pictures(images: Sequence[ImageLike]) -> Sequence[Picture]:
             "or bring all to one side."
         )
     on_host = [] if on_gpu else [cast(HostImage, image) for image in images]
-    return [frame_of(image) for image in on_gpu] or [load_image(image) for image in on_host]
+    return [frame_of(image) for image in on_gpu] or [
+        load_image(image, options) for image in on_host
+    ]
 
 
 def _may_be_on_gpu(image: object) -> bool:

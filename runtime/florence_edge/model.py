@@ -25,6 +25,7 @@ from .devices import Device
 from .errors import MODEL_CLOSED, BackendError, RequestError
 from .generate import generate, stop_after
 from .image import ImageLike, Picture, to_pil
+from .image_file import MAX_PIXELS, DeepRange, ImageOptions
 from .options import GenerationConfig, GenerationOptions, resolve
 from .processing import PreparedImages, Timer, encode_prompts, prepare_images, read_hypothesis
 from .regions import BoxLike, Convention, check_convention
@@ -59,16 +60,18 @@ class Florence2:
         backend: Backend,
         tokenizer: Tokenizer,
         convention: Convention = "native",
+        image_options: ImageOptions | None = None,
     ) -> None:
         self.bundle = bundle
         self.backend = backend
         self.convention: Convention = convention
+        self.image_options = image_options or ImageOptions()
         self._tokenizer = tokenizer
         self._lock = RLock()
         self._busy = self._closed = False
 
     @staticmethod
-    def load(
+    def load(  # noqa: PLR0913 - the door; all but two are named by the caller
         folder: str | Path,
         device: str | Device = "cpu",
         *,
@@ -76,12 +79,18 @@ class Florence2:
         threads: int | None = None,
         engine_dir: str | Path | None = None,
         engine_precision: str | None = None,
+        max_pixels: int = MAX_PIXELS,
+        deep_range: DeepRange = "full",
+        verify: bool = True,
     ) -> "Florence2":
         """Open the bundle in `folder` on `device`: `cpu`, `cuda:1`, `tensorrt`, `openvino`, ...
 
         `convention` "native" gives the whole-number coordinates of transformers, "microsoft" the
         fractions of the original code. `threads` limits the CPU engine's; `engine_dir` has TensorRT
         engines that are not in the bundle; `engine_precision` "bf16" lets OpenVINO round.
+        Pictures of more than `max_pixels` are refused; those of 16 bits a channel turn white at
+        65535, or with `deep_range` "own" at their largest value. Unless `verify` is False, weights
+        and engines are compared with their hashes, too.
 
         Raises:
             BundleError: there is no bundle, or it is damaged or of another contract version.
@@ -90,13 +99,19 @@ class Florence2:
             RequestError: a device, a convention or another argument does not exist.
         """
         check_convention(convention)
+        image_options = ImageOptions(max_pixels=max_pixels, deep_range=deep_range)
         bundle = Bundle.load(folder)
         backend = open_backend(
-            bundle, device, threads=threads, engine_dir=engine_dir, precision=engine_precision
+            bundle,
+            device,
+            threads=threads,
+            engine_dir=engine_dir,
+            precision=engine_precision,
+            verify=verify,
         )
         bundle = within_engine(bundle, backend)
         tokenizer = Tokenizer(bundle.folder / TOKENIZER, bundle.generation)
-        return Florence2(bundle, backend, tokenizer, convention)
+        return Florence2(bundle, backend, tokenizer, convention, image_options)
 
     # One picture and one task give a result, lists give lists. (A str is a Sequence to mypy.)
     # fmt: off
@@ -140,7 +155,7 @@ class Florence2:
             task: one of the 15, `OD` or `<OD>`; several share one encoding.
             text: what the task takes beside the picture; region tasks take four `<loc_n>`. One
                 for all pictures, or a list with one for each; for the tasks that take one.
-            region: left, top, right, bottom in pixels, for region tasks; one, or one for each.
+            region: left, top, right, bottom in pixels, or `RelativeBox`; one, or one for each.
             options: how to generate; what they leave open is the checkpoint's.
             cancel: once another thread sets it, the answer is what is complete by then, and its
                 status is `truncated`, as with `GenerationOptions.max_time`.
@@ -190,30 +205,24 @@ class Florence2:
     ) -> "EncodedImage | list[EncodedImage]":
         """Run the vision encoder once; the view answers any number of tasks about the picture.
 
-        Several pictures are encoded in one run, and give a list. `options` hold for every question
-        to the view that brings none of its own. Errors are those of `run`.
+        Several pictures are encoded in one run, and give a list. `options` hold for questions that
+        bring none of their own. Errors are those of `run`.
         """
         images, one_image = listed(image)
         self.generation_config(options)  # what cannot be generated should not cost an encoding
         if not images:
             return []
-        views = self.encode_prepared(prepare_images(images, self.bundle.size.image_size), options)
+        side = self.bundle.size.image_size
+        views = self.encode_prepared(prepare_images(images, side, self.image_options), options)
         return views[0] if one_image else views
 
     def self_test(self) -> dict[str, float]:
-        """Largest absolute error of this engine's sampled values to the exporter's, by output.
-
-        Raises:
-            BundleError: the bundle has no reference, or the engine's values are not finite.
-        """
+        """Largest absolute error to the exporter's values, by output (`selftest.self_test`)."""
         with self._exclusive():
             return self_test(self.bundle, self.backend)
 
     def close(self) -> None:
-        """Free the engine and its memory; a call that is running ends first. Closing twice is fine.
-
-        Whatever is asked of the model or of its views afterwards raises a BackendError.
-        """
+        """Free the engine, after a running call; what is asked then raises a BackendError."""
         with self._lock:
             self._check_idle()
             if not self._closed:
@@ -227,12 +236,7 @@ class Florence2:
         self.close()
 
     def generation_config(self, options: GenerationOptions | None = None) -> GenerationConfig:
-        """Options with everything filled in that they leave to the checkpoint.
-
-        Raises:
-            BackendError: the model was closed.
-            RequestError: an option is out of range.
-        """
+        """Options with all filled in that they leave to the checkpoint (`options.resolve`)."""
         self._check_open()
         return resolve(options, self.bundle.generation, self.bundle.size)
 
@@ -267,10 +271,7 @@ class Florence2:
         cancel: Event | None = None,
         on_text: OnText | None = None,
     ) -> list[list[Result]]:
-        """Answer several prompts about each view: a batch of all views for the first, and so on.
-
-        `prompts` has a row for each view, all of one length; so has what comes back.
-        """
+        """Answer several prompts, a row of them for each view; a batch is the views' first ones."""
         columns = [
             self.answer(views, column, views[0].options, cancel=cancel, on_text=on_text)
             for column in zip(*prompts, strict=True)
@@ -288,8 +289,7 @@ class Florence2:
     ) -> list[Result]:
         """Answer one prompt about each view, as one batch.
 
-        A view may stand there several times, with a prompt each. `Result.seconds` gives each
-        answer its share of the batch's time.
+        A view may stand there several times. Each answer has its share of the batch's seconds.
         """
         if not views:
             return []

@@ -18,10 +18,12 @@ from .backends.base import Pixels
 from .contract import ModelSize
 from .errors import RequestError
 from .image import ImageLike, Picture, load_pictures, squares
+from .image_file import ImageOptions
+from .logits_process import forced_token
 from .options import GenerationConfig
 from .regions import Convention
 from .results.result import IMAGE, Result, TokenPiece, read_answer
-from .search import Hypothesis, Ints, forced_token
+from .search import Hypothesis, Ints
 from .tasks import Prompt
 from .tokenizer import Tokenizer
 
@@ -60,8 +62,10 @@ class PreparedImages:
     timer: Timer
 
 
-def prepare_images(images: Sequence[ImageLike], side: int) -> PreparedImages:
-    """Decode images and squash them to squares of `side` pixels.
+def prepare_images(
+    images: Sequence[ImageLike], side: int, options: ImageOptions | None = None
+) -> PreparedImages:
+    """Decode images, as `options` say, and squash them to squares of `side` pixels.
 
     Raises:
         ImageError: an image cannot be read.
@@ -69,7 +73,7 @@ def prepare_images(images: Sequence[ImageLike], side: int) -> PreparedImages:
     """
     timer = Timer()
     with timer.stage(IMAGE):
-        pictures = load_pictures(images)
+        pictures = load_pictures(images, options or ImageOptions())
         pixels = squares(pictures, side)
     return PreparedImages(pictures=pictures, pixels=pixels, timer=timer)
 
@@ -95,9 +99,17 @@ def encode_prompts(
     """Prompts as ids [B, T], padded to the right with `pad`, and the mask [B, image tokens + T].
 
     Raises:
-        RequestError: a prompt is longer than the encoder has room for.
+        RequestError: a prompt is longer than the encoder has room for, or has a token that the
+            model does not know.
     """
     rows = [tokenizer.prompt_ids(prompt.wording) for prompt in prompts]
+    highest = max(map(max, rows))
+    if highest >= size.vocab_size:  # the engine would read past the embedding
+        raise RequestError(
+            f"{tokenizer.token(highest)!r} in the prompt is the tokenizer's number {highest}, but "
+            f"this model's vocabulary ends at {size.vocab_size - 1}. Leave it out; if it was "
+            "trained, export the checkpoint that knows it."
+        )
     longest = max(map(len, rows))
     room = size.encoder_positions - size.image_tokens
     if longest > room:

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -29,6 +29,16 @@ Box = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels."""
 BoxLike = Sequence[float]
 """The same four numbers, however a caller has them."""
+
+
+class RelativeBox(NamedTuple):
+    """A region in fractions of the picture's sides, 0 to 1; goes wherever one in pixels does."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
 
 # The vocabulary holds <loc_0> to <loc_999>, without leading zeros.
 _NUMBER = re.compile("[0-9]+")
@@ -68,15 +78,17 @@ def location_tokens(box_xyxy: Sequence[float], image_size: tuple[int, int]) -> s
     """The four location tokens of a box, as region tasks take them.
 
     Args:
-        box_xyxy: left, top, right, bottom in pixels.
+        box_xyxy: left, top, right, bottom in pixels, or a `RelativeBox`.
         image_size: width, height in pixels.
 
     Raises:
         RequestError: the box is not four finite numbers, has no area, or leaves the picture.
     """
     check_image_size(image_size)
-    left, top, right, bottom = check_region(box_xyxy)
+    left, top, right, bottom = _edges(box_xyxy)
     width, height = image_size
+    if isinstance(box_xyxy, RelativeBox):
+        left, top, right, bottom = left * width, top * height, right * width, bottom * height
     if right > width or bottom > height:
         raise RequestError(
             f"The region ({left:g}, {top:g}, {right:g}, {bottom:g}) leaves the picture, which is "
@@ -91,8 +103,22 @@ def check_region(box_xyxy: Sequence[float]) -> Box:
     """The left, top, right and bottom edge of a region, whatever picture it belongs to.
 
     Raises:
-        RequestError: it is not four finite numbers, has no area, or begins outside.
+        RequestError: it is not four finite numbers, has no area, begins outside, or is meant in
+            fractions of the picture without being a `RelativeBox`.
     """
+    box = _edges(box_xyxy)
+    if max(box) <= 1 and not isinstance(box_xyxy, RelativeBox):
+        numbers = ", ".join(f"{edge:g}" for edge in box)
+        percent = ",".join(f"{100 * edge:g}%" for edge in box)
+        raise RequestError(
+            f"The region ({numbers}) is not even a pixel, so it seems to be in fractions of the "
+            "picture, and pixels are expected. For fractions give "
+            f"region=RelativeBox({numbers}); on the command line: --region {percent}"
+        )
+    return box
+
+
+def _edges(box_xyxy: Sequence[float]) -> Box:
     left, top, right, bottom = _four_numbers(box_xyxy)
     if right <= left or bottom <= top:
         raise RequestError(
@@ -103,6 +129,11 @@ def check_region(box_xyxy: Sequence[float]) -> Box:
         raise RequestError(
             f"The region ({left:g}, {top:g}, {right:g}, {bottom:g}) leaves the picture: its edges "
             "count from 0. Clip it."
+        )
+    if isinstance(box_xyxy, RelativeBox) and (right > 1 or bottom > 1):
+        raise RequestError(
+            f"The region ({left:g}, {top:g}, {right:g}, {bottom:g}) leaves the picture: fractions "
+            "go from 0 to 1. Clip it, or give pixels as a plain tuple."
         )
     return left, top, right, bottom
 
@@ -134,9 +165,14 @@ def dequantize(
     """
     check_convention(convention)
     pixels_per_bin = np.array([side / LOCATION_BINS for side in image_size], dtype=np.float32)
-    centres = np.array(bins, dtype=np.float32).reshape(-1, 2) + np.float32(0.5)
+    # By way of int64, as there: a number of many digits would be rounded twice on a direct way.
+    centres = np.array(bins, np.int64).astype(np.float32).reshape(-1, 2) + np.float32(0.5)
     pixels = (centres * pixels_per_bin).ravel()
-    return tuple((pixels.astype(np.int64) if convention == "native" else pixels).tolist())
+    if convention == "microsoft":
+        return tuple(pixels.tolist())
+    # The native one ends in int32, where x86 turns what does not fit into the lowest number.
+    fits = pixels < np.float32(2**31)
+    return tuple(np.where(fits, pixels, np.float32(-(2**31))).astype(np.int64).tolist())
 
 
 def check_convention(convention: str) -> None:

@@ -11,8 +11,9 @@ they continue (`parents`); it never sees the model or its cache.
 `advance` chooses the next token of every row, with `last` the final ones; `best` is the
 answer, once a step was `done`. `agreed` is what the answer is certain to begin with.
 
-Hugging Face's logits processors act on log-probabilities, after the log-softmax, in this order:
-repeated n-grams are forbidden, then the first and the last token are forced.
+The rules for what may come next are those of `logits_process`. Hugging Face applies them to logits
+in greedy search and to log-probabilities in beam search; the scores of the answer, though, are the
+log-probabilities that the model gave.
 """
 
 from collections.abc import Callable
@@ -22,33 +23,11 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from .logits_process import LogitsProcessors, forced_token
 from .options import GenerationConfig
 
-Ints = npt.NDArray[np.int64]
-
-
-def repeated_ngram_tokens(sequence: Ints, size: int) -> Ints:
-    """Tokens that would complete an n-gram of `size` tokens which `sequence` [L] already has."""
-    count = len(sequence) - size + 1
-    if size == 0 or count < 1:
-        return np.empty(0, dtype=np.int64)
-    matches = np.ones(count, dtype=np.bool_)
-    for i, begun in enumerate(sequence[count:]):
-        matches &= sequence[i : i + count] == begun
-    banned: Ints = sequence[size - 1 :][matches]
-    return banned
-
-
-def forced_token(length: int, generation: GenerationConfig) -> int | None:
-    """The only token allowed after `length` tokens (the start token counts), or None."""
-    if length == generation.max_length - 1 and generation.forced_eos_token_id >= 0:
-        return generation.forced_eos_token_id
-    if length == 1 and generation.forced_bos_token_id >= 0:
-        return generation.forced_bos_token_id
-    return None
-
-
-Float32s = npt.NDArray[np.float32]
+Ints: TypeAlias = npt.NDArray[np.int64]
+Float32s: TypeAlias = npt.NDArray[np.float32]
 
 # The score of beams that do not exist yet and of candidates that are out (Hugging Face's value).
 _OUT = np.float32(-1e9)
@@ -59,12 +38,14 @@ class Scores:
     """Log-probabilities of the next token of each row, before any rule is applied.
 
     The best K of a row come sorted, best first; `full` fetches the whole vocabulary, which costs
-    a copy from the device and is rarely needed.
+    a copy from the device and is rarely needed. What `log_normalizer` gives turns log-probabilities
+    into the model's logits, if it is added to them.
     """
 
     top_log_probs: Float32s  # [rows, K]
     top_ids: Ints  # [rows, K]
     full: Callable[[], Float32s]  # () -> [rows, vocab]
+    log_normalizer: Callable[[], Float32s]  # () -> [rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +67,39 @@ class Hypothesis:
     truncated: bool  # ended only because the length or the time was used up
 
 
+@dataclass(frozen=True, slots=True)
+class _Choices:
+    """Tokens that may come next in each row; what else there may be is worse than these."""
+
+    scores: Float32s  # [rows, n] after the rules; forbidden tokens have -inf
+    log_probs: Float32s  # [rows, n] before any rule
+    ids: Ints  # [rows, n]
+
+
+def _choices(
+    scores: Scores, rules: LogitsProcessors, sequences: Ints, count: int, *, logits: bool = False
+) -> _Choices:
+    """Choices that have the best `count` of each row, after its one of `sequences` [rows, L].
+
+    The top K decide as long as `count` of them keep more than the last of the K had: no token
+    outside can be better, unless the rules raise some. `logits` has the rules see the logits.
+    """
+    offset = scores.log_normalizer()[:, None] if logits and rules.penalizes else np.float32(0)
+    if not rules.raises:
+        values = scores.top_log_probs + offset
+        last = values[:, -1:].copy()
+        for row, sequence in enumerate(sequences):
+            rules.process_some(values[row], scores.top_ids[row], sequence)
+        kept = (values >= last) & np.isfinite(values)
+        if kept.sum(axis=1).min() >= count:
+            return _Choices(values, scores.top_log_probs, scores.top_ids)
+    log_probs = scores.full()
+    values = log_probs + offset
+    for row, sequence in enumerate(sequences):
+        rules.process(values[row], sequence)
+    return _Choices(values, log_probs, np.broadcast_to(np.arange(values.shape[1]), values.shape))
+
+
 class Greedy:
     """Takes the most probable token that is allowed."""
 
@@ -93,6 +107,7 @@ class Greedy:
 
     def __init__(self, generation: GenerationConfig) -> None:
         self._generation = generation
+        self._rules = LogitsProcessors(generation)
         self._tokens = np.empty(generation.max_length, dtype=np.int64)
         self._tokens[0] = generation.decoder_start_token_id
         self._log_probs: list[float] = []
@@ -103,7 +118,7 @@ class Greedy:
         self._tokens[self._length] = token
         self._log_probs.append(log_prob)
         self._length += 1
-        done = last or token == self._generation.eos_token_id or self._is_full()
+        done = last or token in self._generation.eos_token_id or self._is_full()
         return Step(np.array([token]), np.zeros(1, dtype=np.int64), bool(done))
 
     def best(self) -> Hypothesis:
@@ -123,17 +138,10 @@ class Greedy:
         forced = forced_token(self._length, self._generation)
         if forced is not None:
             return forced, float(scores.full()[0, forced])
-        banned = repeated_ngram_tokens(
-            self._tokens[: self._length], self._generation.no_repeat_ngram_size
-        )
-        allowed = np.flatnonzero(~np.isin(scores.top_ids[0], banned))
-        if len(allowed):
-            best = allowed[0]
-            return int(scores.top_ids[0, best]), float(scores.top_log_probs[0, best])
-        row = scores.full()[0].copy()
-        row[banned] = -np.inf
-        token = int(row.argmax())
-        return token, float(row[token])
+        sequences = self._tokens[None, : self._length]
+        choices = _choices(scores, self._rules, sequences, 1, logits=True)
+        best = int(choices.scores[0].argmax())
+        return int(choices.ids[0, best]), float(choices.log_probs[0, best])
 
     def _is_full(self) -> bool:
         return self._length == self._generation.max_length
@@ -141,7 +149,7 @@ class Greedy:
 
 def _is_cut_off(token: int, length: int, generation: GenerationConfig) -> bool:
     """Whether a sequence ends with `token`, after `length` others, only because it must."""
-    if token != generation.eos_token_id:
+    if token not in generation.eos_token_id:
         return True
     return length + 1 == generation.max_length and forced_token(length, generation) is not None
 
@@ -150,7 +158,7 @@ def _is_cut_off(token: int, length: int, generation: GenerationConfig) -> bool:
 class _Candidates:
     """Continuations of the running beams, best first."""
 
-    scores: Float32s  # [n] sum of log-probabilities, forced tokens counting 0
+    scores: Float32s  # [n] sum of log-probabilities after the rules, forced tokens counting 0
     parents: Ints  # [n] beam that is continued
     tokens: Ints  # [n]
     log_probs: Float32s  # [n] of the token, before any rule
@@ -172,11 +180,14 @@ class BeamSearch:
     """Hugging Face's beam search (transformers 5, `GenerationMixin._beam_search`).
 
     Of the 2N best continuations the first N may finish; the best N that go on are the new beams.
+    Where E tokens end an answer, they are the best (1 + E)N, so that N are left that go on.
     """
 
     def __init__(self, generation: GenerationConfig) -> None:
         self.rows = generation.num_beams
         self._generation = generation
+        self._rules = LogitsProcessors(generation)
+        self._kept = (1 + len(generation.eos_token_id)) * self.rows
         shape = (self.rows, generation.max_length)
         self._tokens = np.empty(shape, dtype=np.int64)
         self._tokens[:, 0] = generation.decoder_start_token_id
@@ -217,45 +228,26 @@ class BeamSearch:
         return agreed
 
     def _continuations(self, scores: Scores) -> _Candidates:
-        """The best 2N tokens over all beams, or every beam with its forced token."""
+        """The best (1 + E)N tokens over all beams, or every beam with its forced token."""
         forced = forced_token(self._length, self._generation)
         if forced is not None:
             rows = np.arange(self.rows)
             tokens = np.full(self.rows, forced, dtype=np.int64)
             return _Candidates(self._scores, rows, tokens, scores.full()[:, forced].copy())
 
-        allowed_log_probs, ids = self._allowed(scores)
-        totals = (allowed_log_probs + self._scores[:, None]).reshape(-1)
-        order = _largest(totals, 2 * self.rows)
-        parents, columns = np.divmod(order, ids.shape[1])
-        return _Candidates(
-            totals[order], parents, ids[parents, columns], allowed_log_probs[parents, columns]
-        )
-
-    def _allowed(self, scores: Scores) -> tuple[Float32s, Ints]:
-        """Log-probabilities [N, n] and tokens [N, n] with forbidden tokens at -inf.
-
-        The top K decide as long as each row keeps 2N of them: no token outside can be better.
-        """
-        size = self._generation.no_repeat_ngram_size
-        banned = [repeated_ngram_tokens(row, size) for row in self._tokens[:, : self._length]]
-        log_probs = scores.top_log_probs.copy()
-        for row, tokens in enumerate(banned):
-            if len(tokens):
-                log_probs[row, np.isin(scores.top_ids[row], tokens)] = -np.inf
-        if np.isfinite(log_probs).sum(axis=1).min() >= 2 * self.rows:
-            return log_probs, scores.top_ids
-        full = scores.full().copy()
-        for row, tokens in enumerate(banned):
-            full[row, tokens] = -np.inf
-        return full, np.broadcast_to(np.arange(full.shape[1]), full.shape)
+        choices = _choices(scores, self._rules, self._tokens[:, : self._length], self._kept)
+        totals = (choices.scores + self._scores[:, None]).reshape(-1)
+        order = _largest(totals, self._kept)
+        parents, columns = np.divmod(order, choices.ids.shape[1])
+        log_probs = choices.log_probs[parents, columns]
+        return _Candidates(totals[order], parents, choices.ids[parents, columns], log_probs)
 
     def _ends(self, candidates: _Candidates, last: bool) -> npt.NDArray[np.bool_]:
         """Which candidates are complete: by the end token, or all, if nothing may follow."""
         if last or self._length + 1 == self._generation.max_length:
             return np.ones(len(candidates.tokens), dtype=np.bool_)
-        ends: npt.NDArray[np.bool_] = candidates.tokens == self._generation.eos_token_id
-        return ends
+        ends = [token in self._generation.eos_token_id for token in candidates.tokens.tolist()]
+        return np.array(ends, dtype=np.bool_)
 
     def _finish(self, candidates: _Candidates, ends: npt.NDArray[np.bool_]) -> None:
         """Keep the best N complete sequences, among them those of the first N candidates."""

@@ -5,6 +5,9 @@ a few values of every graph's outputs. An engine that is built later answers the
 must come close.
 """
 
+import io
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +16,15 @@ import numpy.typing as npt
 
 from .backends.base import Backend, NamedArrays
 from .bundle import Bundle
+from .contract import TOP_K
 from .errors import BundleError
+from .files import open_plain
 
 REFERENCE = "reference.npz"
 
 PROMPT_TOKENS = 8
+_SAMPLED_TOKENS = 9
+_NPY_HEADER_BYTES = 1 << 12  # of a .npy file; ours has 128
 _ANSWER = (2, 0, 10, 11)  # fed whatever the engine prefers: a near tie must not change the inputs
 
 
@@ -36,7 +43,7 @@ def sample(bundle: Bundle, backend: Backend) -> NamedArrays:
     for token in _ANSWER:
         (scores,) = decoder.step(np.array([[token]]), np.zeros((1, 1), dtype=np.int64))
         rows.append(scores.top_log_probs[0].copy())
-    tokens = np.linspace(0, size.image_tokens - 1, 9).astype(np.int64)
+    tokens = np.linspace(0, size.image_tokens - 1, _SAMPLED_TOKENS).astype(np.int64)
     return {
         "image_features": np.asarray(features)[0, tokens].astype(np.float32),
         "top_log_probs": np.array(rows, dtype=np.float32),
@@ -47,24 +54,91 @@ def self_test(bundle: Bundle, backend: Backend) -> dict[str, float]:
     """How far the engine is from the reference: the largest error of each sampled output.
 
     Raises:
-        BundleError: the bundle has no reference, or the engine's values are not finite.
+        BundleError: the bundle has no reference, or a damaged one, or there are values that are
+            not finite.
     """
-    path = bundle.folder / REFERENCE
     if REFERENCE not in bundle.files:
         raise BundleError(
             f"{bundle.folder} has no {REFERENCE} to compare with. Export it again where ONNX "
             "Runtime is installed (florence-edge[cpu])."
         )
-    with np.load(path) as reference:
-        expected = {name: reference[name] for name in reference.files}
+    expected = read_reference(bundle)
+    found = finite_sample(bundle, backend)
+    return {name: float(np.abs(found[name] - expected[name]).max()) for name in expected}
+
+
+def finite_sample(bundle: Bundle, backend: Backend) -> NamedArrays:
+    """What `sample` gives, all of it numbers.
+
+    Raises:
+        BundleError: naming the output that is not finite, and what may help this bundle.
+    """
     found = sample(bundle, backend)
     for name, values in found.items():
         if not np.isfinite(values).all():
             raise BundleError(
-                f"{name} has values that are not finite. Export the bundle again with "
-                "--precision fp32."
+                f"{bundle.folder} computes values that are not finite (NaN or infinite) in {name}. "
+                f"{remedy_for_nan(bundle.precision)}"
             )
-    return {name: float(np.abs(found[name] - expected[name]).max()) for name in expected}
+    return found
+
+
+def remedy_for_nan(precision: str) -> str:
+    """What to do about a bundle of this precision that computes NaN or infinite values."""
+    if precision == "fp32":
+        return (
+            "Nothing has more range than its float32: try device='cpu', and look for values that "
+            "are not finite, or huge, in the checkpoint."
+        )
+    return "Export the checkpoint again with --precision fp32."
+
+
+def read_reference(bundle: Bundle) -> NamedArrays:
+    """The values that `sample` gave when the bundle was made: its names, shapes and dtypes.
+
+    Raises:
+        BundleError: the file is missing, damaged, or holds something else.
+    """
+    shapes = {
+        "image_features": (_SAMPLED_TOKENS, bundle.size.d_model),
+        "top_log_probs": (len(_ANSWER), TOP_K),
+    }
+    path = bundle.folder / REFERENCE
+    try:
+        with open_plain(path) as file, zipfile.ZipFile(file) as archive:
+            if sorted(archive.namelist()) != sorted(f"{name}.npy" for name in shapes):
+                raise ValueError(f"it holds {', '.join(archive.namelist())!r:.80}")
+            return {name: _read_array(archive, name, shape) for name, shape in shapes.items()}
+    except (OSError, ValueError, EOFError, NotImplementedError, RuntimeError) as error:
+        raise _bad_reference(path, error) from error  # RuntimeError: an encrypted archive
+    except (zipfile.BadZipFile, zlib.error) as error:
+        raise _bad_reference(path, error) from error
+
+
+def _bad_reference(path: Path, error: Exception) -> BundleError:
+    return BundleError(
+        f"{path} is not a reference that florence-export writes: {error}. Copy it again, or export "
+        "the bundle again."
+    )
+
+
+def _read_array(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...]) -> Any:
+    """A float32 array of this shape; no more than that is unpacked, and nothing unpickled."""
+    most = _NPY_HEADER_BYTES + 4 * int(np.prod(shape))
+    with archive.open(f"{name}.npy") as member:
+        content = io.BytesIO(member.read(most + 1))
+    if np.lib.format.read_magic(content) != (1, 0):
+        raise ValueError(f"{name} is of another version of numpy's format than 1.0")
+    found, by_columns, dtype = np.lib.format.read_array_header_1_0(content)
+    values = content.read()
+    if (found, by_columns, dtype) != (shape, False, np.dtype(np.float32)):
+        raise ValueError(f"{name} is {dtype} {found!s:.40}, expected float32 {shape}")
+    if len(values) != 4 * int(np.prod(shape)):
+        raise ValueError(f"{name} is cut short, or has more values than its shape")
+    array = np.frombuffer(values, np.float32).reshape(shape)
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} has values that are not finite")
+    return array
 
 
 def write_reference(bundle: Bundle, backend: Backend, folder: Path) -> None:

@@ -11,7 +11,7 @@ from numbers import Real
 from typing import Any, TypeAlias
 
 from .errors import RequestError
-from .regions import BoxLike, check_region, is_location_text, location_tokens
+from .regions import BoxLike, RelativeBox, check_region, is_location_text, location_tokens
 
 TasksLike: TypeAlias = "str | Task | Request | Sequence[str | Task]"
 """A task, several of them, or a `Request` that is made already."""
@@ -79,8 +79,9 @@ class Task:
 _HOW_TO_GIVE = {
     Needs.TEXT: "Pass text='...' (on the command line: --text '...').",
     Needs.REGION: (
-        "Pass region=(x1, y1, x2, y2) in pixels (on the command line: --region x1,y1,x2,y2), "
-        "or text='<loc_x1><loc_y1><loc_x2><loc_y2>'."
+        "Pass region=(x1, y1, x2, y2) in pixels (on the command line: --region x1,y1,x2,y2), a "
+        "RelativeBox in fractions (--region 10%,20%,50%,60%), or "
+        "text='<loc_x1><loc_y1><loc_x2><loc_y2>'."
     ),
 }
 
@@ -203,7 +204,7 @@ def prompt_for(
     Args:
         task: `OD` or `<OD>`.
         text: for tasks that take one; region tasks take four location tokens.
-        region: left, top, right, bottom in pixels, in place of those tokens.
+        region: left, top, right, bottom in pixels, or a `RelativeBox`, in place of those tokens.
         image_size: width and height of the picture that is asked about; None checks all but
             whether a region fits it.
 
@@ -291,7 +292,7 @@ def request_for(
     request = Request(
         tasks=named,
         text=text,
-        region=None if region is None else tuple(region),
+        region=_as_tuple(region),
     )
     request.prompts(None)
     needs = {task.needs for task in request.tasks}
@@ -301,6 +302,10 @@ def request_for(
     if region is not None and Needs.REGION not in needs:
         raise RequestError(f"None of {names} takes a region. Leave the region out.")
     return request
+
+
+def _as_tuple(region: Sequence[float] | None) -> tuple[float, ...] | None:
+    return region if region is None or isinstance(region, RelativeBox) else tuple(region)
 
 
 def request_for_prompt(prompt: str) -> Request:

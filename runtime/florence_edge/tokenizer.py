@@ -4,15 +4,20 @@ import codecs
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 
 from .errors import BundleError
+from .files import open_plain, read_json
 from .options import GenerationConfig
 from .search import Ints
 
 OnText = Callable[[str], object]
 """Called with each new piece of an answer's text."""
+
+_MOST_BYTES = 64 << 20  # of a tokenizer.json; Florence-2's has 4 MB
+_MOST_IDS = 1 << 24  # as many as a model may have (`contract.ModelSize.check`)
 
 _MARKERS = frozenset({"<s>", "</s>", "<pad>"})
 
@@ -32,16 +37,14 @@ class Tokenizer:
     """Florence-2's byte-level BPE, read from tokenizer.json."""
 
     def __init__(self, path: Path, generation: GenerationConfig) -> None:
-        try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:
-            raise BundleError(
-                f"{path} is not a tokenizer: {error}. Export the bundle again."
-            ) from error
+        self._tokenizer = read_tokenizer(path)
         # Saving a tokenizer after training on batches leaves their padding and truncation in it.
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
-        self._begin, self._end = generation.bos_token_id, generation.eos_token_id
+        # What stands around a prompt is the tokenizer's: a generation may end otherwise, too.
+        begin, end = map(self._tokenizer.token_to_id, ("<s>", "</s>"))
+        self._begin = generation.bos_token_id if begin is None else begin
+        self._end = generation.eos_token_id[0] if end is None else end
 
     def prompt_ids(self, prompt: str) -> list[int]:
         """`<s>`, the prompt's tokens, `</s>`; what is not Unicode in the prompt becomes U+FFFD."""
@@ -102,6 +105,58 @@ class Tokenizer:
     def _added(self) -> frozenset[str]:
         return frozenset(
             token.content for token in self._tokenizer.get_added_tokens_decoder().values()
+        )
+
+
+def read_tokenizer(path: Path) -> tokenizers.Tokenizer:
+    """The library's tokenizer of a tokenizer.json, for a bundle or a checkpoint.
+
+    Its ids are checked first: the library makes room for the largest, and ends the process where
+    it finds none.
+
+    Raises:
+        BundleError: the file is missing, or not a tokenizer.
+    """
+    try:
+        with open_plain(path) as file:
+            content = file.read(_MOST_BYTES + 1)
+        _check_ids(read_json(content, most=_MOST_BYTES))
+        return tokenizers.Tokenizer.from_buffer(content)
+    except MemoryError:
+        raise
+    except BaseException as error:  # the library's panics are no Exceptions
+        if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+            raise
+        raise BundleError(
+            f"{path} is not a tokenizer: {error}. Copy it again from where the checkpoint or the "
+            "bundle comes from."
+        ) from error
+
+
+def _check_ids(content: Any) -> None:
+    """Refuse ids that no vocabulary of this size has.
+
+    Raises:
+        ValueError: naming the token.
+    """
+    model = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(model, dict):
+        raise ValueError('it has no "model"')
+    vocabulary = model.get("vocab")
+    added = content.get("added_tokens") or []
+    if not isinstance(vocabulary, dict) or not isinstance(added, list):
+        raise ValueError("its vocabulary is not tokens with their ids")
+    for token, token_id in vocabulary.items():
+        _check_id(token, token_id)
+    for each in added:
+        if isinstance(each, dict):
+            _check_id(each.get("content"), each.get("id"))
+
+
+def _check_id(token: Any, token_id: Any) -> None:
+    if type(token_id) is not int or not 0 <= token_id < _MOST_IDS:
+        raise ValueError(
+            f"{token!r:.40} has the id {token_id!r:.40}, expected 0 to {_MOST_IDS - 1}"
         )
 
 

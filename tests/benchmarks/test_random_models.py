@@ -1,10 +1,9 @@
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 
-from florence_edge.bundle import MANIFEST, Bundle
+from florence_edge.bundle import Bundle
 from florence_edge.errors import RequestError
 from florence_edge_benchmarks.speed import random_models
 from florence_edge_benchmarks.speed.random_models import (
@@ -13,6 +12,8 @@ from florence_edge_benchmarks.speed.random_models import (
     export_bundles,
     make_checkpoint,
 )
+
+from ..helpers.manifests import edit_manifest
 
 TINY = RandomModel(architecture="tiny", image_size=64, precisions=("fp32", "fp16"))
 
@@ -40,10 +41,7 @@ def test_a_bundle_of_real_weights_in_the_work_folder_is_left_alone(
         RequestError, match=r"fp16 is not a bundle of random weights.* Choose another --work"
     ):
         check_work(TINY, tmp_path)
-    manifest = tmp_path / "fp16" / MANIFEST
-    content = json.loads(manifest.read_text())
-    content["model"]["name"] = TINY.name
-    manifest.write_text(json.dumps(content))
+    edit_manifest(tmp_path / "fp16", lambda manifest: manifest["model"].update(name=TINY.name))
     check_work(TINY, tmp_path)
 
 
@@ -63,7 +61,7 @@ def test_an_interrupted_checkpoint_is_made_again(
     real = synthetic.write_checkpoint
 
     def interrupted(folder: Path, *_: object, **__: object) -> None:
-        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(synthetic, "write_checkpoint", interrupted)

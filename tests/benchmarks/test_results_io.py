@@ -58,7 +58,7 @@ def test_a_failed_write_leaves_what_was_there(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "replace", full)
+    monkeypatch.setattr("florence_edge.files.os.rename", full)
     with pytest.raises(RequestError, match=r"No space left on device.* Choose another --output"):
         write_text(path, "after")
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [

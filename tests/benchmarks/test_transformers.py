@@ -23,6 +23,8 @@ from florence_edge_benchmarks.timing import STAGES
 from florence_edge_export.checkpoint.loader import read_checkpoint
 from florence_edge_export.verify.reference import Reference
 
+from ..helpers.assets import Asset
+
 
 @pytest.fixture(scope="module")
 def ours(tiny_bundle: Path) -> BundleSystem:
@@ -95,16 +97,24 @@ def test_a_short_float_is_requested_when_loading(tiny_checkpoint: Path) -> None:
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
 
 
-def test_what_the_native_class_has_no_place_for_is_read_by_us(
+def test_what_the_native_class_has_no_place_for_is_left_out_as_transformers_does(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     safetensors = pytest.importorskip("safetensors.torch")
     folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
     tensors = safetensors.load_file(folder / "model.safetensors")
     (vocabulary,) = {len(t) for name, t in tensors.items() if name.endswith("shared.weight")}
-    bias = torch.arange(float(vocabulary))[None]
-    tensors["final_logits_bias"] = bias
+    tensors["final_logits_bias"] = torch.arange(float(vocabulary))[None]
     safetensors.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     model, reader = load_model(folder, VARIANTS["transformers"])
+    assert reader == FROM_PRETRAINED
+    assert model.lm_head.bias is None
+
+
+def test_microsofts_layout_is_put_into_transformers_class(asset: Asset) -> None:
+    safetensors = pytest.importorskip("safetensors.torch")
+    folder = asset("tiny-microsoft-layout")
+    model, reader = load_model(folder, VARIANTS["transformers"])
     assert reader == OUR_READER
+    bias = safetensors.load_file(folder / "model.safetensors")["language_model.final_logits_bias"]
     assert torch.equal(model.lm_head.bias, bias[0])

@@ -11,7 +11,12 @@ import onnx_ir as ir
 import pytest
 
 from florence_edge import contract
-from florence_edge_calibration.fp16 import convert_to_float16
+from florence_edge_calibration.fp16 import (
+    LARGEST_HALF,
+    beyond_half,
+    convert_to_float16,
+    operator_of,
+)
 from florence_edge_export.checkpoint.loader import MINIATURE
 
 from .half_errors import KINDS, Models, caches, export_both, half_errors, pixels, record
@@ -128,13 +133,53 @@ def test_every_output_is_finite_and_close(kind: str, models: Models) -> None:
     assert max(errors.values()) < KINDS[kind].tolerance, errors
 
 
-def test_a_weight_beyond_float16_is_cut_to_its_largest() -> None:
-    model = _linear(np.array([[1e9, -1e9, 1e-9, 2.0]], dtype=np.float32))
+@pytest.mark.parametrize("value", [1e9, -65536.0, float("inf"), float("nan")])
+def test_a_node_with_a_weight_beyond_float16_stays_float32(value: float) -> None:
+    weight = np.array([[value, 1e-9, 2.0]], dtype=np.float32)
+    model = _linear(weight)
+    (node,) = model.graph
+    assert beyond_half(node)
     convert_to_float16(model, frozenset())
     tensor = model.graph.initializers["w"].const_value
     assert tensor is not None
-    np.testing.assert_array_equal(tensor.numpy(), np.array([[65504, -65504, 0, 2]], np.float16))
-    assert tensor.dtype == HALF
+    np.testing.assert_array_equal(tensor.numpy(), weight)
+    assert [node.op_type for node in model.graph] == ["Cast", "MatMul", "Cast"]
+    assert (model.graph.inputs[0].dtype, model.graph.outputs[0].dtype) == (HALF, HALF)
+
+
+def test_float16s_largest_weight_is_float16() -> None:
+    model = _linear(np.array([[LARGEST_HALF, -LARGEST_HALF]], dtype=np.float32))
+    convert_to_float16(model, frozenset())
+    assert model.graph.initializers["w"].dtype == HALF
+
+
+def test_int8_weights_whose_scale_is_too_large_stay_float32() -> None:
+    text = """(float[1, 2] x) => (float[1, 2] y)
+    <int8[2, 2] q = {1, 2, 3, 4}, float s = {600.0}> {
+        w = DequantizeLinear(q, s)
+        y = MatMul(x, w)
+    }"""
+    model = _model(text)
+    convert_to_float16(model, frozenset())
+    dequantize = next(node for node in model.graph if node.op_type == "DequantizeLinear")
+    assert dequantize.outputs[0].dtype == FLOAT  # 128 * 600 is more than 65,504
+
+
+def test_what_is_lifted_stays_float32_under_both_decoders_names() -> None:
+    model = _linear(np.ones((4, 4), dtype=np.float32))
+    (node,) = model.graph
+    node.name = "decoder/layers.0/self_attn/MatMul_node_25"
+    assert operator_of(node) == "decoder/layers.0/self_attn/MatMul"
+    convert_to_float16(model, frozenset(), lifted={"decoder/layers.0/self_attn/MatMul"})
+    assert model.graph.initializers["w"].dtype == FLOAT
+
+
+def test_what_graphs_exchange_may_stay_float32() -> None:
+    model = _linear(np.ones((4, 4), dtype=np.float32))
+    convert_to_float16(model, frozenset(), exchanged=True)
+    assert model.graph.initializers["w"].dtype == HALF
+    assert (model.graph.inputs[0].dtype, model.graph.outputs[0].dtype) == (FLOAT, FLOAT)
+    assert _runs(model, x=np.ones((1, 4), np.float32))["y"].dtype == np.float32
 
 
 def test_a_weight_that_both_sides_read_is_kept_in_both_types() -> None:

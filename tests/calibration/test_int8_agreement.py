@@ -49,7 +49,7 @@ def test_where_nothing_was_decided_nothing_is_lost() -> None:
     nothing = total([])
     assert nothing.positions == 0
     assert nothing.as_json()["top1_agreement"] == 0
-    assert replace(nothing, positions=3).loss == pytest.approx(1 - 0 / 1) or nothing.decided == 0
+    assert replace(nothing, positions=3).loss == 0
 
 
 # --- scripted models
@@ -75,7 +75,8 @@ class Scripted:
             full[0, token] = value
         full[0, best] = -0.1
         order = np.argsort(-full, axis=1, kind="stable")[:, :4]
-        return Scores(np.take_along_axis(full, order, axis=1), order, lambda: full)
+        top = np.take_along_axis(full, order, axis=1)
+        return Scores(top, order, lambda: full, lambda: np.zeros(len(full), np.float32))
 
 
 def scripted(*preferred: Sequence[int], **more: Any) -> Scripted:
@@ -98,6 +99,20 @@ def test_a_model_that_prefers_the_same_agrees_everywhere() -> None:
     assert (found.positions, found.equal, found.decided, found.decided_equal) == (4, 4, 3, 3)
     assert found.drop == pytest.approx(-1.0 + 4 * 0.1)
     assert model.fed == [[2], [0], [11], [12], [13]]
+
+
+def test_scores_that_are_not_finite_agree_nowhere_and_are_counted() -> None:
+    """Their ids are chance: here they are even the right ones."""
+    model = scripted([9, 11, 12, 13, 2])
+    scores = model._scores
+    model._scores = lambda best: replace(  # type: ignore[method-assign]
+        scores(best), top_log_probs=np.full((1, 4), np.nan, np.float32)
+    )
+    found = _follow(model, [TRANSCRIPT])
+    assert (found.positions, found.equal, found.decided_equal, found.broken) == (4, 0, 0, 4)
+    assert found.loss == 1
+    assert found.as_json()["not_finite"] == 4
+    assert total([found, SOME]).broken == 4
 
 
 def test_forced_positions_are_not_asked_about() -> None:

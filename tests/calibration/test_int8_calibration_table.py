@@ -1,6 +1,7 @@
 """calibration.json: what is written is what is read, and nothing else is taken for it."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,13 +74,11 @@ def test_an_interrupted_save_leaves_the_old_table(
     table: CalibrationTable, saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = saved.read_bytes()
-    write = Path.write_text
 
-    def half(path: Path, text: str, **options: Any) -> int:
-        write(path, text[: len(text) // 2], **options)
+    def interrupted(_: int) -> None:  # what was written may be half of it by then
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Path, "write_text", half)
+    monkeypatch.setattr(os, "fsync", interrupted)
     with pytest.raises(KeyboardInterrupt):
         table.save(saved)
     assert saved.read_bytes() == before
@@ -104,6 +103,9 @@ _SPOILS: dict[str, Callable[[dict[str, Any]], object]] = {
     "counts that are null": _first(_set("counts", None)),
     "too few extremes": _first(_set("lows", [0.0])),
     "extremes that are words": _first(_set("highs", ["high"])),
+    "extremes that are NaN": _first(_set("highs", [float("nan")])),
+    "extremes beyond float32": _first(lambda each: each["highs"].__setitem__(0, 1e39)),
+    "a lowest value above the highest": _first(lambda each: each["lows"].__setitem__(0, 1e9)),
     "no picture size": _set("image_size", None),
 }
 

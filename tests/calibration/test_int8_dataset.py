@@ -9,6 +9,7 @@ from PIL import Image
 
 from florence_edge.errors import RequestError
 from florence_edge.image import pixels
+from florence_edge.image_file import ImageOptions
 from florence_edge.regions import is_location_text
 from florence_edge.tasks import TASKS, Needs
 from florence_edge_calibration.int8.dataset import (
@@ -56,6 +57,43 @@ def test_just_enough_pictures_serve_whatever_their_format(tmp_path: Path) -> Non
     paint(tmp_path / "deeper", 4, suffix=".JPG")
     (tmp_path / "notes.txt").write_text("no picture")
     assert len(folder_samples(tmp_path, 16)) == 8
+
+
+def test_all_formats_are_found_and_the_rest_is_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for suffix in (".jp2", ".jfif", ".JPE", ".pnm"):
+        paint(tmp_path / suffix[1:], 2, suffix=suffix)
+    (tmp_path / "broken.webp").symlink_to(tmp_path / "gone")
+    for name in ("notes.txt", "boxes.json"):
+        (tmp_path / name).touch()
+    with caplog.at_level(logging.WARNING):
+        assert len(folder_samples(tmp_path, 16)) == 8
+    said = [record.getMessage() for record in caplog.records]
+    assert said[0] == f"{tmp_path}: 2 files that are not pictures left out."
+    assert len(said) == 2
+    assert "broken.webp is a broken link" in said[1]
+
+
+def test_too_few_pictures_are_said_with_what_else_there_is(tmp_path: Path) -> None:
+    paint(tmp_path, 3)
+    (tmp_path / "raw.heic").touch()
+    with pytest.raises(RequestError, match=r"has 3 pictures \(1 file that is not a picture left"):
+        folder_samples(tmp_path, 16)
+
+
+def test_the_largest_picture_is_the_callers_to_choose(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    paint(tmp_path, 8)
+    most = ImageOptions(max_pixels=24 * 24)
+    assert len(folder_samples(tmp_path, 16, most)) == 8
+    with (
+        caplog.at_level(logging.WARNING),
+        pytest.raises(RequestError, match="has 0 pictures that serve"),
+    ):
+        folder_samples(tmp_path, 16, ImageOptions(max_pixels=24 * 24 - 1))
+    assert caplog.text.count("is too large") == 8
 
 
 def test_pictures_that_cannot_be_read_are_named_and_left_out(

@@ -50,6 +50,15 @@ def test_what_is_always_zero_gives_a_limit_of_zero(method: str) -> None:
     assert METHODS[method](histogram_of(np.zeros((50, 2))), np.ones(2)) == 0
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("size", [1e6, 1e11])
+def test_magnitudes_beyond_the_histogram_are_not_cut(method: str, size: float) -> None:
+    """All its last bin says of them is that they are beyond 55,000."""
+    values = normal(1000, channels=3) * np.array([1, size, 2])
+    largest = np.float32(np.abs(values).max())
+    assert METHODS[method](histogram_of(values), np.ones(3)) == largest
+
+
 def test_minmax_cuts_nothing() -> None:
     values = normal(1000, channels=3) * np.array([1, 50, 2])
     assert limit_by_minmax(histogram_of(values), np.ones(3)) == np.float32(np.abs(values).max())

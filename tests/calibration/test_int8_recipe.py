@@ -11,7 +11,7 @@ import pytest
 from florence_edge import contract
 from florence_edge.bundle import Bundle
 from florence_edge.errors import RequestError
-from florence_edge_calibration.int8.calibration_table import CalibrationTable
+from florence_edge_calibration.int8.calibration_table import CalibrationTable, empty_table
 from florence_edge_calibration.int8.quantize import Quantization, layer_names, quantize
 from florence_edge_calibration.int8.recipe import (
     TARGETS,
@@ -57,23 +57,47 @@ def test_everything_is_quantized_that_is_not_kept(
 ) -> None:
     found = made(floats, table, target, {})
     for name in layers(floats):
-        conv_on_cpu = target == "cpu" and name.endswith(".conv")
-        assert stored_as(found, name) == {FLOAT if conv_on_cpu else INT8}, name
+        expected = INT8
+        if target == "cpu" and name.endswith(".conv"):
+            expected = FLOAT
+        elif target == "tensorrt" and (
+            not name.startswith(("decoder.", "text_encoder.shared"))
+            or name.endswith("encoder_attn.out_proj")
+        ):
+            expected = HALF
+        assert stored_as(found, name) == {expected}, name
+
+
+def test_for_gpus_no_activation_is_rounded_and_no_table_needed(floats: Bundle) -> None:
+    recipe = Recipe(target="tensorrt")
+    assert not recipe.rounds_activations
+    found = quantize(floats, empty_table(floats), recipe)
+    assert found.choices == ()
+    for model in found.graphs.values():
+        assert "QuantizeLinear" not in {node.op_type for node in model.graph}
+
+
+def test_for_gpus_what_is_kept_float32_is_kept(floats: Bundle) -> None:
+    recipe = Recipe(target="tensorrt", kept={"vision_encoder.convs.*": "fp32"})
+    found = quantize(floats, empty_table(floats), recipe)
+    for name in layers(floats):
+        if fnmatchcase(name, "vision_encoder.convs.*"):
+            assert stored_as(found, name) == {FLOAT}, name
 
 
 _KEPT: list[tuple[str, Target, FloatPrecision, ir.DataType]] = [
-    ("vision_encoder.blocks.2.0.*", "tensorrt", "fp16", HALF),
-    ("vision_encoder.blocks.2.0.*", "tensorrt", "fp32", FLOAT),
+    ("vision_encoder.blocks.2.0.*", "portable", "fp16", HALF),
+    ("vision_encoder.blocks.2.0.*", "portable", "fp32", FLOAT),
     ("vision_encoder.blocks.2.0.*", "cpu", "fp32", FLOAT),
-    ("vision_encoder.convs.*", "tensorrt", "fp32", FLOAT),
-    ("text_encoder.layers.1.fc?", "tensorrt", "fp16", HALF),
-    ("text_encoder.layers.0.self_attn.k_proj", "tensorrt", "fp32", FLOAT),
+    ("vision_encoder.convs.*", "portable", "fp32", FLOAT),
+    ("text_encoder.layers.1.fc?", "portable", "fp16", HALF),
+    ("text_encoder.layers.0.self_attn.k_proj", "portable", "fp32", FLOAT),
     ("text_encoder.layers.0.self_attn.k_proj", "cpu", "fp32", FLOAT),
-    ("decoder.layers.0.*", "tensorrt", "fp16", HALF),
-    ("decoder.layers.0.*", "tensorrt", "fp32", FLOAT),
+    ("decoder.layers.0.*", "portable", "fp16", HALF),
+    ("decoder.layers.0.*", "portable", "fp32", FLOAT),
     ("decoder.layers.0.*", "cpu", "fp32", FLOAT),
-    ("*.shared", "tensorrt", "fp16", HALF),
-    ("*.shared", "tensorrt", "fp32", FLOAT),
+    ("*.shared", "portable", "fp16", HALF),
+    ("*.shared", "portable", "fp32", FLOAT),
     ("*.shared", "cpu", "fp32", FLOAT),
 ]
 
@@ -102,7 +126,7 @@ def test_of_several_patterns_the_first_that_matches_counts(
     floats: Bundle, table: CalibrationTable
 ) -> None:
     kept: dict[str, FloatPrecision] = {"decoder.layers.0.fc1": "fp32", "decoder.layers.0.*": "fp16"}
-    found = made(floats, table, "tensorrt", kept)
+    found = made(floats, table, "portable", kept)
     assert stored_as(found, "decoder.layers.0.fc1") == {FLOAT}
     assert stored_as(found, "decoder.layers.0.fc2") == {HALF}
 
@@ -110,9 +134,9 @@ def test_of_several_patterns_the_first_that_matches_counts(
 def test_choices_are_made_for_what_is_quantized_only(
     floats: Bundle, table: CalibrationTable
 ) -> None:
-    whole = made(floats, table, "tensorrt", {}).choices
+    whole = made(floats, table, "portable", {}).choices
     assert len(whole) == len(table.activations)
-    kept = made(floats, table, "tensorrt", {"text_encoder.*": "fp16"}).choices
+    kept = made(floats, table, "portable", {"text_encoder.*": "fp16"}).choices
     names = [linear.name for choice in kept for linear in choice.linears]
     assert names
     assert all(name.startswith("vision_encoder.") for name in names)
@@ -124,23 +148,23 @@ def test_a_pattern_that_matches_nothing_is_refused(
 ) -> None:
     message = rf"--keep {re.escape(pattern)} matches no layer.*vision_encoder\..*\.\*'"
     with pytest.raises(RequestError, match=message):
-        made(floats, table, "tensorrt", {pattern: "fp16"})
+        made(floats, table, "portable", {pattern: "fp16"})
 
 
 def test_the_pattern_that_the_message_shows_matches(
     floats: Bundle, table: CalibrationTable
 ) -> None:
     with pytest.raises(RequestError) as caught:
-        made(floats, table, "tensorrt", {"nothing": "fp16"})
+        made(floats, table, "portable", {"nothing": "fp16"})
     (shown,) = re.findall(r"'(.*)'", str(caught.value))
-    assert made(floats, table, "tensorrt", {shown: "fp16"}).graphs
+    assert made(floats, table, "portable", {shown: "fp16"}).graphs
 
 
 def test_a_table_of_another_model_is_refused(
     floats: Bundle, planted_table: CalibrationTable
 ) -> None:
     with pytest.raises(RequestError, match="whose weights are not those of tiny"):
-        made(floats, planted_table, "tensorrt", {})
+        made(floats, planted_table, "portable", {})
 
 
 def test_the_bundles_files_are_not_touched(floats: Bundle, table: CalibrationTable) -> None:
@@ -150,14 +174,14 @@ def test_the_bundles_files_are_not_touched(floats: Bundle, table: CalibrationTab
 
 
 def test_without_float16_all_floats_are_float32(floats: Bundle, table: CalibrationTable) -> None:
-    found = quantize(floats, table, Recipe(target="tensorrt", float16=False))
+    found = quantize(floats, table, Recipe(target="portable", float16=False))
     for model in found.graphs.values():
         assert HALF not in {value.dtype for value in model.graph.initializers.values()}
 
 
 def test_a_scale_is_not_changed_by_float16(floats: Bundle, table: CalibrationTable) -> None:
-    half = made(floats, table, "tensorrt", {}).graphs
-    whole = quantize(floats, table, Recipe(target="tensorrt", float16=False)).graphs
+    half = made(floats, table, "portable", {}).graphs
+    whole = quantize(floats, table, Recipe(target="portable", float16=False)).graphs
     compared = 0
     for graph, model in half.items():
         for name, value in model.graph.initializers.items():

@@ -21,7 +21,7 @@ _WEIGHTS = arrays.arrays(
 )
 
 
-@given(st.floats(0, 60_000, width=32))
+@given(st.floats(2.0**-20, 511, width=32))
 def test_a_scale_is_the_next_number_that_float16_holds(wanted: float) -> None:
     (found,) = representable([wanted])
     assert found == np.float32(np.float16(found))
@@ -33,6 +33,17 @@ def test_a_scale_is_the_next_number_that_float16_holds(wanted: float) -> None:
 
 def test_a_scale_of_nothing_is_not_zero() -> None:
     assert representable(0.0) == 2.0**-24
+
+
+@given(st.floats(2.0**-100, 2.0**-21, width=32) | st.floats(512, 2.0**100, width=32))
+def test_a_scale_beyond_float16_stays_as_it_is(wanted: float) -> None:
+    """What it scales would overflow there, or be rounded away."""
+    np.testing.assert_array_equal(representable([wanted]), np.array([wanted], np.float32))
+
+
+def test_one_tiny_scale_beside_others_is_the_smallest_that_float16_holds() -> None:
+    expected = np.array([2.0**-24, 0.5], np.float32)
+    np.testing.assert_array_equal(representable([1e-12, 0.5]), expected)
 
 
 @given(_WEIGHTS, st.sampled_from([0, 1]))

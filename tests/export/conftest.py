@@ -40,3 +40,16 @@ def microsoft(microsoft_checkpoint: Path, tmp_path: Path) -> Path:
     from . import folders
 
     return folders.copy(microsoft_checkpoint, tmp_path / "microsoft")
+
+
+@pytest.fixture
+def verify_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of the fifteen tasks about one picture, in short answers."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from florence_edge_calibration.scenes import ask_everything
+    from florence_edge_export.verify import compare
+
+    monkeypatch.setattr(compare, "ask_everything", lambda scene: ask_everything(scene)[3:5])
+    monkeypatch.setattr(compare, "SCENES", 1)
+    monkeypatch.setattr(compare, "MAX_NEW_TOKENS", 8)

@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file, save_file
 
+from florence_edge_export.checkpoint.loader import Checkpoint
+
 Tensors = dict[str, npt.NDArray[Any]]
 
 WEIGHTS = "model.safetensors"
@@ -48,3 +50,17 @@ def write_header(path: Path, header: object, data: bytes = b"") -> None:
     """A safetensors file with any header."""
     encoded = header if isinstance(header, bytes) else json.dumps(header).encode()
     path.write_bytes(len(encoded).to_bytes(8, "little") + encoded + data)
+
+
+def assert_same_tensors(one: Checkpoint, other: Checkpoint) -> None:
+    extra = {"final_logits_bias", "multi_modal_projector.visual_temporal_embed.pos_idx_to_embed"}
+    assert one.tensors.keys() - extra == other.tensors.keys() - extra
+    for name in one.tensors.keys() - extra:
+        left, right = one.tensors[name], other.tensors[name]
+        values, expected = left.load(), right.load()
+        assert values.shape == left.shape, name
+        assert expected.shape == right.shape, name
+        if name == "language_model.shared.weight":  # transformers pads the vocabulary
+            shared = min(len(values), len(expected))
+            values, expected = values[:shared], expected[:shared]
+        np.testing.assert_array_equal(values, expected, err_msg=name)

@@ -14,7 +14,7 @@ from florence_edge import Florence2, GenerationOptions
 from florence_edge.generate import generate
 from florence_edge_export import synthetic
 from florence_edge_export.checkpoint.loader import read_checkpoint
-from florence_edge_export.verify.reference import Reference
+from florence_edge_export.verify.reference import Reference, generation_config
 from florence_edge_jetson.machine.system import peak_bytes
 
 from ..helpers.circumstances import circumstances
@@ -124,7 +124,7 @@ def _answer(pair: Pair, found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> 
     answers = Answers([], [])
     answers.add(
         list(hypothesis.token_ids),
-        pair.reference.generate(hidden, generation),
+        pair.reference.generate(hidden, generation_config(generation)),
         lambda ids: pair.reference.log_probs(hidden, ids),
     )
     return answers

@@ -21,7 +21,7 @@ from florence_edge_export.checkpoint.config import read_config
 from florence_edge_export.checkpoint.defaults import read_image_processing
 from florence_edge_export.checkpoint.loader import Checkpoint, read_checkpoint
 from florence_edge_export.export import ExportOptions, export
-from florence_edge_export.verify.reference import Reference
+from florence_edge_export.verify.reference import Reference, generation_config
 
 from . import folders
 
@@ -137,7 +137,9 @@ class Pair:
             text = question.text or None
             found = list(view.run(question.task, text, options=options).token_ids)
             hidden = self.reference.encode(features, self.prompt_ids(view, question.task, text))
-            expected = self.reference.generate(hidden, self.model.generation_config(options))
+            expected = self.reference.generate(
+                hidden, generation_config(self.model.generation_config(options))
+            )
             answers.add(found, expected, lambda ids, h=hidden: self.reference.log_probs(h, ids))
         return answers
 

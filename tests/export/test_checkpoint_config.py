@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from florence_edge.errors import BundleError, RequestError
 from florence_edge_export.checkpoint.config import CheckpointConfig, Layout, model_size, read_config
+from florence_edge_export.checkpoint.loader import read_checkpoint
 
 from ..helpers.assets import DATA, Asset
 from . import folders
@@ -111,19 +112,71 @@ def test_image_feature_sources_of_microsofts_layout_count_tokens(microsoft: Path
         assert read_config(microsoft).vision.image_tokens(64) == tokens
 
 
+_BY_STAGE = (
+    *("embed_dim", "depths", "num_heads", "num_groups"),
+    *("patch_size", "patch_stride", "patch_padding"),
+)
 _SPOILS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "other architecture": (lambda c: c.update(model_type="llava"), "expected 'florence2'"),
     "no architecture": (lambda c: c.pop("model_type"), "expected 'florence2'"),
-    "no vision": (lambda c: c.pop("vision_config"), "lacks or garbles .*vision_config"),
-    "vision is null": (lambda c: c.update(vision_config=None), "lacks or garbles"),
-    "text is a list": (lambda c: c.update(text_config=[]), "lacks or garbles"),
+    "no vision": (
+        lambda c: c.pop("vision_config"),
+        "there is no .vision_config",
+    ),
+    "vision is null": (lambda c: c.update(vision_config=None), "does not describe"),
+    "text is a list": (lambda c: c.update(text_config=[]), "does not describe"),
     "no vocabulary": (lambda c: c["text_config"].pop("vocab_size"), "vocab_size"),
     "text for a number": (lambda c: c["text_config"].update(d_model="wide"), "d_model"),
     "uneven stages": (lambda c: c["vision_config"].update(depths=[1, 1]), "each stage"),
     "uneven heads": (lambda c: c["vision_config"].update(num_heads=[3, 4, 4, 8]), "3 heads"),
     "uneven text heads": (lambda c: c["text_config"].update(decoder_attention_heads=7), "7"),
-    "no layers": (lambda c: c["text_config"].update(decoder_layers=0), "below 1"),
-    "no stride": (lambda c: c["vision_config"].update(patch_stride=[0, 2, 2, 2]), "below 1"),
+    "no layers": (
+        lambda c: c["text_config"].update(decoder_layers=0),
+        "layers is 0",
+    ),
+    "no stride": (
+        lambda c: c["vision_config"].update(patch_stride=[0, 2, 2, 2]),
+        "stride is 0",
+    ),
+    "no heads": (lambda c: c["text_config"].update(decoder_attention_heads=0), "heads is 0"),
+    "no vision heads": (lambda c: c["vision_config"].update(num_heads=[0, 4, 4, 8]), "heads is 0"),
+    "layers without end": (
+        lambda c: c["text_config"].update(decoder_layers=10**9),
+        "decoder_layers is 1000000000, expected 1 to 256",
+    ),
+    "layers as a float": (lambda c: c["text_config"].update(encoder_layers=1e9), "got `float`"),
+    "blocks without end": (
+        lambda c: c["vision_config"].update(depths=[1, 1, 10**9, 1]),
+        "depths is 1000000000",
+    ),
+    "stages without end": (
+        lambda c: c["vision_config"].update(
+            {name: [16] * 10**5 for name in _BY_STAGE}, patch_prenorm=[True] * 10**5
+        ),
+        "number of stages is 100000",
+    ),
+    "a vocabulary without end": (
+        lambda c: c["text_config"].update(vocab_size=10**12),
+        "vocab_size is 1000000000000",
+    ),
+    "positions without end": (
+        lambda c: c["text_config"].update(max_position_embeddings=10**18),
+        "max_position_embeddings is 10",
+    ),
+    "an image table without end": (
+        lambda c: c["vision_config"].update(max_position_embeddings=10**9),
+        "max_position_embeddings is 10",
+    ),
+    "a ratio of nothing": (lambda c: c["vision_config"].update(mlp_ratio=0), "mlp_ratio is 0"),
+    "a negative ratio": (lambda c: c["vision_config"].update(mlp_ratio=-4), "mlp_ratio is -4"),
+    "a ratio without end": (
+        lambda c: c["vision_config"].update(mlp_ratio=1e308),
+        r"mlp_ratio is 1e\+308",
+    ),
+    "a feed-forward without end": (
+        lambda c: c["text_config"].update(encoder_ffn_dim=10**10),
+        "ffn_dim is 10000000000",
+    ),
     "widths apart": (lambda c: c["vision_config"].update(projection_dim=32), "d_model 64"),
     "grey pictures": (lambda c: c["vision_config"].update(in_channels=1), "pictures have 3"),
 }
@@ -148,6 +201,35 @@ def test_a_file_that_is_no_json_object_is_refused(native: Path, content: str) ->
     (native / "config.json").write_text(content)
     with pytest.raises(BundleError, match=r"config\.json"):
         read_config(native)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_numbers_that_are_none_are_refused(native: Path, number: str) -> None:
+    path = native / "config.json"
+    text = path.read_text().replace('"projection_dim"', f'"mlp_ratio": {number}, "projection_dim"')
+    path.write_text(text)
+    with pytest.raises(BundleError, match=r"config\.json is not JSON"):
+        read_config(native)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
+def test_a_file_nested_without_end_is_refused(native: Path, name: str) -> None:
+    (native / "model.safetensors").unlink()
+    (native / name).write_text('{"vision_config":' + "[" * 10**6)
+    with pytest.raises(BundleError, match=name.replace(".", r"\.")):
+        read_checkpoint(native)
+
+
+@pytest.mark.parametrize("side", [10**12, 2**63])
+def test_an_image_size_without_end_is_refused_at_once(native: Path, side: int) -> None:
+    with pytest.raises(RequestError, match="this model takes at most"):
+        model_size(read_config(native), side - side % 32)
+
+
+def test_a_vision_encoder_that_leaves_nothing_of_a_picture_is_refused(native: Path) -> None:
+    folders.edit_config(native, lambda c: c["vision_config"].update(patch_size=[65536, 3, 3, 3]))
+    with pytest.raises(BundleError, match="leaves nothing of a picture: 64 pixels become"):
+        model_size(read_config(native), 64)
 
 
 def test_a_folder_without_config_is_refused(native: Path) -> None:

@@ -80,7 +80,7 @@ def test_a_checkpoint_without_tokenizer_says_where_to_get_one(native: Path) -> N
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\xff", b'{"model": null}'])
 def test_a_file_that_is_no_tokenizer_is_refused(native: Path, content: bytes) -> None:
     (native / "tokenizer.json").write_bytes(content)
-    with pytest.raises(BundleError, match=r"is not a tokenizer.*Fetch it again"):
+    with pytest.raises(BundleError, match=r"is not a tokenizer.*Copy it again"):
         complete_tokenizer(native, 2560)
 
 
@@ -90,6 +90,54 @@ def test_a_tokenizer_with_part_of_the_tokens_is_refused(native: Path) -> None:
 
     folders.edit_json(native / "tokenizer.json", drop)
     with pytest.raises(BundleError, match=r"and 3 in all. Use the tokenizer of the original"):
+        complete_tokenizer(native, 2560)
+
+
+def test_tokens_that_the_model_has_no_embedding_for_are_named(native: Path) -> None:
+    """Added to the tokenizer, and the model was not resized."""
+
+    def add(tokenizer: dict[str, list[dict[str, object]]]) -> None:
+        first = tokenizer["added_tokens"][0]
+        for content, token_id in (("<gripper>", 2559), ("<robot>", 2560), ("<image>", 2561)):
+            tokenizer["added_tokens"].append({**first, "content": content, "id": token_id})
+
+    _fill_up(native, 2559)
+    complete_tokenizer(native, 2560)
+    folders.edit_json(native / "tokenizer.json", add)
+    with pytest.raises(
+        BundleError, match=r"has tokens \(1\) .*<robot> is 2560.*resize_token_embeddings"
+    ):
+        complete_tokenizer(native, 2560)
+    complete_tokenizer(native, 2561)  # <image> is where the picture goes, and never looked up
+
+
+def _fill_up(folder: Path, count: int) -> None:
+    """The tokenizers package gives an added token the next number, whatever the file says."""
+
+    def edit(tokenizer: dict[str, list[dict[str, object]]]) -> None:
+        added = tokenizer["added_tokens"]
+        first, last = added[0], max(int(str(token["id"])) for token in added)
+        for token_id in range(last + 1, count):
+            added.append({**first, "content": f"<filler_{token_id}>", "id": token_id})
+
+    folders.edit_json(folder / "tokenizer.json", edit)
+
+
+@pytest.mark.parametrize("token_id", [2**31, 2**32, -1, 1.5, "7", True])
+def test_an_id_that_no_vocabulary_has_is_refused(native: Path, token_id: object) -> None:
+    """With 2^31 the tokenizers package asks for more memory than there is, and aborts."""
+
+    def edit(tokenizer: dict[str, list[dict[str, object]]]) -> None:
+        tokenizer["added_tokens"][-1]["id"] = token_id
+
+    folders.edit_json(native / "tokenizer.json", edit)
+    with pytest.raises(BundleError, match=r"is not a tokenizer: .*<and>"):
+        complete_tokenizer(native, 2560)
+
+
+def test_a_tokenizer_nested_without_end_is_refused(native: Path) -> None:
+    (native / "tokenizer.json").write_text("[" * 10**6)
+    with pytest.raises(BundleError, match="is not a tokenizer"):
         complete_tokenizer(native, 2560)
 
 

@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +13,7 @@ import pytest
 
 from florence_edge import contract
 from florence_edge.bundle import MANIFEST, TOKENIZER, WEIGHTS, Bundle, sha256
-from florence_edge.errors import BundleError, RequestError
+from florence_edge.errors import BackendError, BundleError, RequestError
 from florence_edge_export import bundle_writer
 from florence_edge_export import export as export_module
 from florence_edge_export.bundle_writer import new_folder
@@ -385,3 +386,52 @@ def test_a_bundle_with_a_foreign_file_in_it_is_not_replaced(
     with pytest.raises(RequestError, match=r"notes\.txt"):
         export("tiny", tiny_checkpoint, bundle, ExportOptions(overwrite=True))
     assert (bundle / "notes.txt").exists()
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        "raise MemoryError",
+        "raise ImportError('libonnxruntime.so: failed to map segment: Cannot allocate memory')",
+        'raise RuntimeError("can\'t start new thread")',
+    ],
+)
+def test_too_little_memory_for_the_reference_is_no_missing_package(
+    native: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: str
+) -> None:
+    """An engine that is installed and does not load ends the export; it used to end with 0."""
+    package = tmp_path / "site" / "onnxruntime"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(failure + "\n")
+    for name in [name for name in sys.modules if name.split(".")[0] == "onnxruntime"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(package.parent)
+    with pytest.raises(BackendError, match=r"memory|threads"):
+        export("x", native, tmp_path / "b", ExportOptions())
+    assert not (tmp_path / "b").exists()
+
+
+def test_without_onnx_runtime_a_bundle_has_no_reference_and_says_so(
+    native: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    export("x", native, tmp_path / "b", ExportOptions())
+    assert "reference.npz is left out: that needs ONNX Runtime" in caplog.text
+    assert not (tmp_path / "b" / "reference.npz").exists()
+
+
+@pytest.mark.parametrize("named", ["absolute", "relative", "a dot", "a hub's id"])
+def test_a_manifest_names_the_checkpoint_and_not_where_it_lay(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "secret" / "my-tune"))
+    monkeypatch.chdir(folder if named == "a dot" else folder.parent)
+    model = {"absolute": str(folder), "relative": "./my-tune/", "a dot": "."}.get(named, "me/tune")
+    export(model, folder, tmp_path / "bundle", ExportOptions())
+    text = (tmp_path / "bundle" / MANIFEST).read_text(encoding="utf-8")
+    assert "secret" not in text
+    name = "me/tune" if named == "a hub's id" else "my-tune"
+    assert json.loads(text)["model"]["name"] == name == Bundle.load(tmp_path / "bundle").model

@@ -1,6 +1,5 @@
 """The decoder that updates its caches in place: beside the portable one, and built by TensorRT."""
 
-import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from florence_edge_export.export import ExportOptions, check_options, export
 from florence_edge_export.int8.export import Int8Options
 from florence_edge_export.tensorrt_build.build import BuildRequest, build_engines
 
+from ..helpers.manifests import edit_manifest
 from . import folders
 
 Arrays = dict[str, Any]
@@ -182,9 +182,8 @@ def test_a_manifest_that_promises_it_wrongly_is_refused(
     tiny_bundle: Path, tmp_path: Path, damage: str
 ) -> None:
     copy = folders.copy(tiny_bundle, tmp_path / "bundle")
-    content = json.loads((copy / "manifest.json").read_text())
-    content["in_place"] = 64 if damage == "unlisted" else "64"
-    (copy / "manifest.json").write_text(json.dumps(content))
+    size = 64 if damage == "unlisted" else "64"
+    edit_manifest(copy, lambda manifest: manifest.update(in_place=size))
     message = "does not list decoder.inplace.onnx" if damage == "unlisted" else "in_place"
     with pytest.raises(BundleError, match=message):
         Bundle.load(copy)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from florence_edge import Florence2
 from florence_edge.bundle import Bundle
 from florence_edge.errors import BundleError
+from florence_edge_calibration.int8 import agreement as agreement_module
 from florence_edge_calibration.int8.agreement import Agreement
 from florence_edge_calibration.int8.dataset import scene_samples
 from florence_edge_calibration.int8.recipe import Recipe, pattern_of
@@ -23,7 +24,15 @@ from florence_edge_export.export import ExportOptions, export
 from florence_edge_export.int8 import export as int8_export
 from florence_edge_export.int8 import gate as gate_module
 from florence_edge_export.int8.export import Int8Options, pass_gate
-from florence_edge_export.int8.gate import Cost, Gate, Passage, Trial, lift, open_gate
+from florence_edge_export.int8.gate import (
+    Cost,
+    Gate,
+    Passage,
+    Trial,
+    lift,
+    log_progress,
+    open_gate,
+)
 
 from .test_int8_export import fidelity
 
@@ -46,7 +55,7 @@ def close(worst: tuple[str, float], task: str, loss: float) -> bool:
     return worst[0] == task and abs(worst[1] - loss) < 1e-9
 
 
-RECIPE = Recipe(target="tensorrt", kept={"decoder.shared": "fp32"})
+RECIPE = Recipe(target="portable", kept={"decoder.shared": "fp32"})
 NAMES = [f"text_encoder.layers.{index}.self_attn" for index in range(40)]
 
 
@@ -156,6 +165,16 @@ def test_the_worst_task_decides() -> None:
     assert tried.verdict(0.01) == "OCR loses 0.0200 of its positions, where the budget is 0.01"
 
 
+def test_a_bundle_that_is_not_finite_somewhere_never_holds() -> None:
+    broken = Agreement(
+        positions=1000, equal=999, decided=1000, decided_equal=999, drop=0.0, broken=1
+    )
+    tried = Trial({"OD": agreement(0.0), "OCR": broken}, Cost(1, 1))
+    assert tried.worst[1] < 0.01
+    assert not tried.holds(0.01)
+    assert tried.verdict(0.01) == "Scores are not finite at 1 positions"
+
+
 # --- with models
 
 
@@ -192,6 +211,16 @@ def test_too_few_positions_to_judge_by_are_refused(
 
 
 @pytest.mark.usefixtures("short_answers")
+def test_a_model_that_is_decided_nowhere_ends_early(
+    tiny_model: Florence2, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate_module, "MIN_POSITIONS", 20)
+    monkeypatch.setattr(agreement_module, "TIE", 100.0)
+    with pytest.raises(BundleError, match=r"decided at 0 of \d+ positions.*Is this checkpoint tra"):
+        gate_of(tiny_model, 2)
+
+
+@pytest.mark.usefixtures("short_answers")
 def test_what_holds_at_once_is_written_once(
     tiny_model: Florence2, written: list[Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,7 +235,24 @@ def test_what_holds_at_once_is_written_once(
     )
 
 
-def test_blocks_are_ranked_by_their_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_told_every_quarter_of_a_minute_with_the_time_left(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    seconds = iter([0.0, 10.0, 20.0, 30.0, 60.0, 70.0])
+    caplog.set_level("INFO")
+    progress = log_progress("Ranking", "blocks", clock=lambda: next(seconds))
+    for done in range(1, 6):
+        progress(done * 2, 20 if done < 5 else 10)
+    assert caplog.messages == [
+        "Ranking: 4 of 20 blocks, about 1 min left",  # 80 seconds
+        "Ranking: 8 of 20 blocks, about 2 min left",
+        "Ranking: 10 of 10 blocks",
+    ]
+
+
+def test_blocks_are_ranked_by_their_errors(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     errors = {"a": 0.1, "b": 0.7, "c": 0.3}
     asked: list[Sequence[Any]] = []
 
@@ -216,11 +262,14 @@ def test_blocks_are_ranked_by_their_errors(monkeypatch: pytest.MonkeyPatch) -> N
             yield Sensitivity(graph="g", block=block, error=error, saved=0.0, agreement=None)
 
     monkeypatch.setattr(gate_module, "sweep", sweep)
+    monkeypatch.setattr(gate_module, "blocks_of", lambda _: {"g": list(errors)})
+    caplog.set_level("INFO")
     model: Any = SimpleNamespace(bundle="floats")
     nothing: Any = None
     samples: Any = ["one", "two", "three"]
     gate = Gate(model=model, teacher=nothing, table=nothing, samples=samples, budget=0.0)
     assert gate.rank_blocks(RECIPE) == ["b", "c", "a"]
+    assert caplog.messages == ["Ranking: 3 of 3 blocks"]
     assert asked == [("floats", None, RECIPE, ["one", "two"])]
 
 
@@ -234,7 +283,7 @@ _RANKED = (
 
 def export_miniature(output: Path, budget: float, checkpoint: Path | None = None) -> Bundle:
     """The miniature, or another checkpoint under its name: with scenes to judge by."""
-    options = Int8Options(samples=8, budget=budget)
+    options = Int8Options(target="portable", samples=8, budget=budget)
     export(
         MINIATURE,
         checkpoint or find_checkpoint(MINIATURE),

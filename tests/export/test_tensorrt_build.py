@@ -13,6 +13,7 @@ import pytest
 from florence_edge import contract
 from florence_edge.bundle import Bundle
 from florence_edge.errors import BackendError, BundleError, RequestError
+from florence_edge.files import lock
 from florence_edge.tensorrt.find import find_engines
 from florence_edge.tensorrt.install import TensorRT, find_tensorrt
 from florence_edge.tensorrt.manifest import ENGINE_MANIFEST, fingerprint
@@ -28,6 +29,7 @@ from florence_edge_export.tensorrt_build.builder import BuildProgress, Built, Ev
 from florence_edge_export.tensorrt_build.memory_forecast import FreeMemory
 from florence_edge_export.tensorrt_build.worker import why_it_ended
 
+from ..helpers.disk import check_synced_before_it_got_its_name, recorded
 from . import folders
 
 pytest.importorskip("tensorrt_rtx_bindings")
@@ -116,7 +118,7 @@ def test_an_interrupted_build_leaves_what_was_there(
     kept = folders.copy(built.folder, tmp_path / "engines" / built.folder.name)
 
     def interrupt(_: BuildProgress) -> None:
-        assert len(list(kept.parent.iterdir())) == 2, "the set under way lies beside"
+        assert len(list(kept.parent.iterdir())) == 3, "the set under way and its lock lie beside"
         raise KeyboardInterrupt
 
     request = BuildRequest(
@@ -127,6 +129,21 @@ def test_an_interrupted_build_leaves_what_was_there(
     assert [path.name for path in kept.parent.iterdir()] == [kept.name]
     assert len(list(kept.iterdir())) == 4
     assert multiprocessing.active_children() == []
+
+
+@pytest.mark.usefixtures("copied")
+def test_engines_are_on_the_disk_before_they_get_their_name(bundle: Bundle, tmp_path: Path) -> None:
+    for refresh in (False, True):
+        with recorded() as events:
+            outcome = build(bundle, tmp_path, refresh=refresh)
+        check_synced_before_it_got_its_name(events, outcome.folder)
+
+
+@pytest.mark.usefixtures("copied")
+def test_two_builds_of_one_set_are_one_too_many(bundle: Bundle, tmp_path: Path) -> None:
+    folder = build(bundle, tmp_path).folder
+    with lock(folder), pytest.raises(RequestError, match="is being written by another process"):
+        build(bundle, tmp_path, refresh=True)
 
 
 @pytest.mark.usefixtures("copied")

@@ -20,6 +20,7 @@ from florence_edge_export.tensorrt_build.builder import Built, Job
 from florence_edge_export.tensorrt_build.cli import main
 from florence_edge_export.tensorrt_build.compare import Drift, EngineComparison
 
+from ..helpers.manifests import edit_manifest
 from . import folders
 
 pytest.importorskip("tensorrt_rtx_bindings")
@@ -89,9 +90,7 @@ def test_a_bundle_for_the_cpu_is_refused(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = folders.copy(tiny_bundle, tmp_path / "bundle")
-    manifest = copy / "manifest.json"
-    content = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps({**content, "target": "cpu"}))
+    edit_manifest(copy, lambda manifest: manifest.update(target="cpu"))
     message = refused(capsys, copy, "--compute-capability", "8.6")
     assert "made for cpu" in message
     assert "Run: florence-export" in message

@@ -19,6 +19,7 @@ from florence_edge.tensorrt.manifest import (
     sources,
 )
 from florence_edge.tensorrt.profiles import EngineOptions, profile_index, profiles
+from florence_edge_calibration.probes import make_probes
 from florence_edge_export.tensorrt_build import compare as compare_module
 from florence_edge_export.tensorrt_build.compare import (
     POSITION,
@@ -28,7 +29,6 @@ from florence_edge_export.tensorrt_build.compare import (
     compare,
     describe,
     drifts,
-    error,
     inputs,
     onnx_with_all_outputs,
     open_polygraphy,
@@ -71,17 +71,20 @@ def ort_runner(path: Path, name: str) -> Any:
     return OnnxrtRunner(SessionFromOnnx(str(path), providers=["CPUExecutionProvider"]), name=name)
 
 
-def test_errors_are_in_standard_deviations_of_what_is_expected() -> None:
-    expected = np.array([0.0, 2.0, 4.0, 6.0], dtype=np.float32)
-    found = expected + np.array([0, 0, 0, np.sqrt(5)], dtype=np.float32)
-    assert error(found, expected) == pytest.approx(1)
-    assert error(expected.astype(np.float16), expected) == 0
+@pytest.mark.parametrize("broken", ["found", "expected"])
+def test_nan_on_either_side_drifts_and_is_the_worst(broken: str) -> None:
+    some, other = {"first": np.arange(4.0), "second": np.arange(4.0)}, np.arange(4.0)
+    nan = {"first": np.array([0, 1, np.nan, 3]), "second": other}
+    found = drifts(some, nan) if broken == "found" else drifts(nan, some)
+    assert found == (Drift("first", float("inf")), Drift("second", 0.0))
+    comparison = EngineComparison(graph="decoder", limit=0.3, drifts=found)
+    assert comparison.first == comparison.worst == found[0]
 
 
-def test_a_value_that_is_not_finite_or_another_shape_is_infinitely_far() -> None:
-    expected = np.ones(3, dtype=np.float32)
-    assert error(np.array([1, np.nan, 1], dtype=np.float32), expected) == float("inf")
-    assert error(np.ones(4, dtype=np.float32), expected) == float("inf")
+def test_the_vision_encoder_is_compared_about_a_scene(bundle: Bundle) -> None:
+    """Noise and ramps have no large activations."""
+    pixels = inputs(bundle, BEAMS)[contract.VISION_ENCODER]["pixels"]
+    np.testing.assert_array_equal(pixels, make_probes(bundle)[0].pixels)
 
 
 def test_drifts_keep_the_order_of_computation_and_leave_ids_out() -> None:

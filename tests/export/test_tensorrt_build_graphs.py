@@ -16,6 +16,7 @@ from florence_edge.bundle import Bundle
 from florence_edge.tensorrt.install import find_tensorrt
 from florence_edge.tensorrt.manifest import read_manifest
 from florence_edge.tensorrt.profiles import EngineOptions, Profile, Range, profiles
+from florence_edge_calibration.int8.recipe import Target
 from florence_edge_calibration.scenes import draw_scene, generate_scenes
 from florence_edge_export import synthetic
 from florence_edge_export.checkpoint.loader import MINIATURE, find_checkpoint
@@ -48,12 +49,15 @@ def build(bundle: Bundle, options: EngineOptions, engine_dir: Path) -> BuildOutc
     )
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    ("precision", "target"),
+    [("fp32", "tensorrt"), ("fp16", "tensorrt"), ("int8", "tensorrt"), ("int8", "portable")],
+)
 def test_every_graph_of_the_miniature_builds_without_a_warning(
-    precision: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    precision: str, target: Target, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     checkpoint = find_checkpoint(MINIATURE)
-    int8 = Int8Options(samples=PICTURES, budget=None)
+    int8 = Int8Options(target=target, samples=PICTURES, budget=None)
     options = ExportOptions(precision=precision, int8=int8)
     export(MINIATURE, checkpoint, tmp_path / "bundle", options)
     bundle = Bundle.load(tmp_path / "bundle")
@@ -112,7 +116,7 @@ def base_bundle(precision: str, folder: Path, *, in_place: int | None = None) ->
     pictures.mkdir()
     for scene in generate_scenes(0, 2 * PICTURES):  # every fourth is kept for the gate
         draw_scene(scene, 256).save(pictures / f"{scene.seed}.png")
-    int8 = Int8Options(images=pictures, budget=None)
+    int8 = Int8Options(target="portable", images=pictures, budget=None)
     options = ExportOptions(precision=precision, int8=int8, in_place=in_place)
     export("base", folder / "checkpoint", folder / "bundle", options)
     return Bundle.load(folder / "bundle")

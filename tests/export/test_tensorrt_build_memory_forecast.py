@@ -4,7 +4,7 @@ import onnx
 import pytest
 
 from florence_edge import contract
-from florence_edge.bundle import MANIFEST, WEIGHTS, Bundle
+from florence_edge.bundle import WEIGHTS, Bundle
 from florence_edge.errors import BackendError, BundleError
 from florence_edge.tensorrt.profiles import EngineOptions, profiles
 from florence_edge_export.tensorrt_build.memory_forecast import (
@@ -17,6 +17,7 @@ from florence_edge_export.tensorrt_build.memory_forecast import (
 )
 from florence_edge_jetson.machine.system import Tree
 
+from ..helpers.manifests import edit_manifest
 from . import folders
 
 NEEDED = Forecast(graph="decoder", weights_mb=300, activations_mb=100, workspace_mb=1024)
@@ -49,15 +50,15 @@ def test_a_bundle_of_an_older_export_is_counted_with_all_its_weights(
     bundle: Bundle, tmp_path: Path
 ) -> None:
     older = folders.copy(bundle.folder, tmp_path / "older")
-    folders.edit_json(older / MANIFEST, lambda content: content.pop("weight_bytes"))
+    edit_manifest(older, lambda content: content.pop("weight_bytes"))
     found = weight_bytes(Bundle.load(older), older / "decoder.onnx")
     assert found == (older / WEIGHTS).stat().st_size
 
 
 def test_garbled_sizes_of_weights_are_refused(bundle: Bundle, tmp_path: Path) -> None:
     copy = folders.copy(bundle.folder, tmp_path / "copy")
-    folders.edit_json(copy / MANIFEST, lambda content: content.update(weight_bytes="many"))
-    with pytest.raises(BundleError, match=r"weight_bytes.*Export the bundle again"):
+    edit_manifest(copy, lambda content: content.update(weight_bytes="many"))
+    with pytest.raises(BundleError, match=r"weight_bytes.*export the bundle again"):
         weight_bytes(Bundle.load(copy), copy / "decoder.onnx")
 
 

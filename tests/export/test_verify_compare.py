@@ -11,6 +11,8 @@ from florence_edge.bundle import FIDELITY, MANIFEST
 from florence_edge.errors import BundleError, MissingPackageError
 from florence_edge.tasks import TASKS
 from florence_edge_export import export as export_module
+from florence_edge_export.checkpoint.config import read_config
+from florence_edge_export.checkpoint.defaults import read_generation
 from florence_edge_export.checkpoint.loader import read_checkpoint
 from florence_edge_export.export import ExportOptions, export
 from florence_edge_export.graphs.weights import GraphWeights
@@ -21,6 +23,12 @@ from . import folders
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
+
+import torch
+import transformers
+from transformers.modeling_outputs import BaseModelOutput
+
+from florence_edge_export.verify.reference import Reference
 
 
 @pytest.fixture
@@ -67,16 +75,6 @@ def test_one_changed_weight_fails_and_names_the_graph(
     with pytest.raises(BundleError, match=f"{graph} differs from transformers by .*report it"):
         export("x", native, tmp_path / "b", ExportOptions(verify=True))
     assert not (tmp_path / "b").exists()
-
-
-@pytest.mark.usefixtures("_briefly")
-def test_a_value_that_is_not_finite_fails(
-    native: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    name = "model.language_model.decoder.layers.1.fc2.bias"
-    _export_something_else(monkeypatch, native, tmp_path, lambda t: t[name].fill(np.nan))
-    with pytest.raises(BundleError, match="decoder gives values that are not finite"):
-        export("x", native, tmp_path / "b", ExportOptions(verify=True))
 
 
 @pytest.mark.usefixtures("_briefly")
@@ -175,6 +173,58 @@ def test_a_tie_is_judged_where_the_answers_part(
     comparison = object.__new__(compare._Comparison)
     comparison._reference = Scored()  # type: ignore[assignment]
     assert comparison._gap(np.zeros(1), found, expected) == gap
+
+
+@pytest.mark.usefixtures("verify_briefly")
+@pytest.mark.parametrize("setting", [{"repetition_penalty": 5.0}, {"max_new_tokens": 3}], ids=str)
+def test_a_generation_setting_that_was_lost_is_noticed(
+    native: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: dict[str, float]
+) -> None:
+    """The reference generates by what transformers reads in the folder, not by the bundle."""
+    without = read_generation(native, read_config(native))
+    folders.edit_json(native / "generation_config.json", lambda config: config.update(setting))
+    export("x", native, tmp_path / "b", ExportOptions(verify=True))
+    monkeypatch.setattr(export_module, "read_generation", lambda *_: without)
+    with pytest.raises(BundleError, match="Answers differ from transformers"):
+        export("x", native, tmp_path / "lost", ExportOptions(verify=True))
+
+
+@pytest.mark.parametrize("most", [3, 12])
+@pytest.mark.parametrize("length_penalty", [1.0, -0.5])
+def test_hypotheses_are_scored_as_transformers_scores_them(
+    native: Path, length_penalty: float, most: int
+) -> None:
+    reference = Reference(read_checkpoint(native))
+    own = reference.own_generation(3, most)
+    own.length_penalty = length_penalty
+    own.return_dict_in_generate = own.output_scores = True
+    features = np.random.default_rng(0).standard_normal((1, 5, 64)).astype(np.float32)
+    hidden = reference.encode(features, [0, 40, 41, 2])
+    found = reference.model.generate(
+        encoder_outputs=BaseModelOutput(last_hidden_state=torch.from_numpy(hidden)),
+        attention_mask=torch.ones(hidden.shape[:2], dtype=torch.long),
+        generation_config=own,
+    )
+    comparison = object.__new__(compare._Comparison)
+    comparison._reference = reference
+    score = comparison.score(hidden, found.sequences[0].tolist(), own)
+    assert score == pytest.approx(float(found.sequences_scores[0]), rel=1e-5)
+
+
+def test_hypotheses_of_equal_scores_are_a_tie(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though one is the beginning of the other, or their first difference is large."""
+    verdicts = []
+    for difference in (0.0, compare.TIE / 2, compare.TIE * 2, float("nan")):
+        comparison = object.__new__(compare._Comparison)
+        monkeypatch.setattr(compare._Comparison, "_gap", lambda *_: float("inf"))
+        scores = iter((-1.0, -1.0 + difference))
+        monkeypatch.setattr(compare._Comparison, "score", lambda *_, scores=scores: next(scores))
+        own = transformers.GenerationConfig(num_beams=3)
+        verdicts.append(comparison._verdict(np.zeros(1), [2, 0, 5, 2], [2, 0, 4, 2], own))
+    assert verdicts == ["tie", "tie", "different", "different"]
+    own = transformers.GenerationConfig(num_beams=1)
+    assert comparison._verdict(np.zeros(1), [2, 0, 5, 2], [2, 0, 4, 2], own) == "different"
+    assert comparison._verdict(np.zeros(1), [2, 0, 5, 2], [2, 0, 5, 2], own) == "equal"
 
 
 def _export_something_else(

@@ -3,7 +3,7 @@
 #
 #   visit.sh keep DIR      keep the parts of wheels that this call brought, in /tmp/visit
 #   visit.sh install       put the wheels together and install them to /tmp/visit/site
-#   visit.sh STAGE...      tests, rtx, speed, graphs, steps, multi-step: each writes into $OUT, and a stage
+#   visit.sh STAGE...      tests, rtx, speed, eager, steps, multi-step: each writes into $OUT, and a stage
 #                          that fails does not stop the next (exit status 1 at the end)
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit
@@ -88,7 +88,7 @@ stage() {
             ;;
         rtx) try rtx.log "$python" tests/gpu/engine_validity.py "$out/engine_validity.json" ;;
         speed) speed speed.json ;;
-        graphs) FLORENCE_ORT_GRAPHS=1 speed speed_graphs.json ;;
+        eager) FLORENCE_CUDA_GRAPHS=0 speed speed_eager.json ;;
         steps)
             ours steps.log florence_edge_export.cli miniature --precision fp16 \
                 --in-place-decoder 256 --output "$visit/in-place" --overwrite
@@ -104,7 +104,7 @@ stage() {
             try multi_step.log "$python" tests/gpu/multi_step.py "$visit/miniature" tensorrt \
                 "$out/multi_step_tensorrt.json"
             ;;
-        *) die "there is no stage $1: tests, rtx, speed, graphs, steps, multi-step" ;;
+        *) die "there is no stage $1: tests, rtx, speed, eager, steps, multi-step" ;;
     esac
 }
 
@@ -115,7 +115,7 @@ speed() {
         --beams 1,3 --rounds 10 --work "$visit/${1%.json}" --output "$out/$1"
 }
 
-[ $# -gt 0 ] || die "say what: keep DIR, install, or stages (tests, rtx, speed, graphs, steps, multi-step)"
+[ $# -gt 0 ] || die "say what: keep DIR, install, or stages (tests, rtx, speed, eager, steps, multi-step)"
 mkdir -p "$out" "$visit"
 case $1 in
     keep) keep "${2:-}" ;;

@@ -20,7 +20,7 @@ _EXTRAS = {
     "debug": ("polygraphy",),
     "ros": ("rosbags", "ruamel"),
     "nvml": ("pynvml",),
-    "dev": ("skimage", "tensorrt_rtx"),
+    "dev": ("pandas", "skimage", "tensorrt_rtx"),
 }
 _FROM_ELSEWHERE = {
     "cupy": "pip install cupy-cuda13x",

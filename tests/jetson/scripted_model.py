@@ -38,7 +38,9 @@ class Reciter:
         top = np.tile([LOG_PROB, -9.0, -9.5, -10.0], (rows, 1)).astype(np.float32)
         others = [other for other in (4, 5, 6, 7) if other != token][:3]
         ids = np.tile([token, *others], (rows, 1))
-        return [Scores(top, ids, lambda: self._full(top, ids))] * self._images
+        return [
+            Scores(top, ids, lambda: self._full(top, ids), lambda: np.zeros(len(top), np.float32))
+        ] * self._images
 
     def _full(self, top: npt.NDArray[np.float32], ids: Ints) -> npt.NDArray[np.float32]:
         full = np.full((len(top), 60_000), -30, dtype=np.float32)

@@ -1,9 +1,11 @@
+import errno
 import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,10 +18,11 @@ from PIL import Image
 
 pytest.importorskip("rosbags", reason="install florence-edge[ros]")
 
-from rosbags.rosbag2 import Reader, StoragePlugin, Writer
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer
 
 from florence_edge import Florence2, GenerationOptions
 from florence_edge.errors import FlorenceEdgeError, MissingPackageError
+from florence_edge.files import lock
 from florence_edge_jetson.robots.bag.answer import (
     ANNOTATED,
     ANSWERS,
@@ -33,6 +36,7 @@ from florence_edge_jetson.robots.bag.reader import open_reader, open_typestore
 from florence_edge_jetson.robots.ros import message_types
 from florence_edge_jetson.robots.ros.images import rgb_from_image
 
+from ..helpers.disk import check_synced_before_it_got_its_name, recorded
 from .scripted_model import BOXES, HEIGHT, LOG_PROB, WIDTH, Rgb, noise, scripted_model
 
 TYPESTORE = open_typestore()
@@ -89,11 +93,14 @@ def record(
     storage: StoragePlugin = StoragePlugin.SQLITE3,
     make: Make = raw,
     change: Callable[[list[Any]], list[Any]] = list,
+    packed: CompressionMode = CompressionMode.NONE,
 ) -> Path:
     """A recording of a camera and of something else; `change` may change its messages."""
     messages = change([make(picture, number) for number, picture in enumerate(pictures)])
     kind = message_types.COMPRESSED_IMAGE if make is png else message_types.IMAGE
-    with Writer(path, version=8, storage_plugin=storage) as writer:
+    new = Writer(path, version=8, storage_plugin=storage)
+    new.set_compression(packed, CompressionFormat.ZSTD)
+    with new as writer:
         camera = writer.add_connection(TOPIC, kind, typestore=TYPESTORE)
         other = writer.add_connection("/chatter", message_types.STRING, typestore=TYPESTORE)
         for number, message in enumerate(messages):
@@ -259,6 +266,52 @@ def test_a_storage_file_alone_is_read_as_well(
     assert answer(file, tmp_path / "out").done == 4
 
 
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("packed", [CompressionMode.FILE, CompressionMode.MESSAGE])
+def test_a_packed_recording_is_read_as_an_open_one(
+    answer: Answer, tmp_path: Path, storage: StoragePlugin, packed: CompressionMode
+) -> None:
+    def answers(folder: Path) -> list[Any]:
+        spoken = [json.loads(each.message.data) for each in recorded_messages(folder)[ANSWERS]]
+        return [(each["stamp"], each["token_ids"], each["result"]) for each in spoken]
+
+    answer(record(tmp_path / "open", storage=storage), tmp_path / "expected")
+    expected = answers(tmp_path / "expected")
+    assert len(expected) == 4
+    folder = record(tmp_path / "in", storage=storage, packed=packed)
+    sources = [folder]
+    if packed is CompressionMode.FILE:
+        (file,) = folder.glob("*.zstd")
+        assert file.name in ("in.db3.zstd", "in.mcap.zstd")
+        sources.append(file)
+    before = set(Path(tempfile.gettempdir()).glob("florence-bag-*"))
+    for number, source in enumerate(sources):
+        answer(source, tmp_path / f"out{number}")
+        assert answers(tmp_path / f"out{number}") == expected
+        files = {file.suffix for file in (tmp_path / f"out{number}").iterdir()}
+        assert files == {".yaml", ".mcap" if storage is StoragePlugin.MCAP else ".db3"}
+    assert set(Path(tempfile.gettempdir()).glob("florence-bag-*")) == before
+
+
+@pytest.mark.parametrize("encoding", ["bayer_rggb8", "nv12", "8UC3"])
+def test_frames_of_machine_vision_cameras_are_answered(
+    answer: Answer, tmp_path: Path, encoding: str
+) -> None:
+    pytest.importorskip("cv2", reason="install florence-edge[bayer]")
+
+    def camera(picture: Rgb, number: int) -> Any:
+        message = raw(picture, number, encoding)
+        if encoding != "8UC3":
+            rows = HEIGHT * 3 // 2 if encoding == "nv12" else HEIGHT
+            message.step = WIDTH
+            message.data = np.resize(picture.reshape(-1), rows * WIDTH)
+        return message
+
+    pictures = [noise(seed)[: HEIGHT // 2 * 2, : WIDTH // 2 * 2] for seed in range(2)]
+    assert pictures[0].shape == (HEIGHT, WIDTH, 3)
+    assert answer(record(tmp_path / "in", pictures, make=camera), tmp_path / "out").failed == 0
+
+
 # What goes wrong: one message, and nothing is written.
 
 
@@ -290,11 +343,11 @@ def test_a_recording_without_images_says_so(answer: Answer, tmp_path: Path) -> N
 
 
 def test_an_unknown_encoding_ends_it(answer: Answer, tmp_path: Path) -> None:
-    def nv12(picture: Rgb, number: int) -> Any:
-        return raw(picture, number, "nv12")
+    def depth(picture: Rgb, number: int) -> Any:
+        return raw(picture, number, "32FC1")
 
-    message = refused(answer, record(tmp_path / "in", make=nv12), tmp_path / "out")
-    assert "/camera/image carries the encoding 'nv12'" in message
+    message = refused(answer, record(tmp_path / "in", make=depth), tmp_path / "out")
+    assert "/camera/image carries the encoding '32FC1'" in message
 
 
 @pytest.mark.parametrize("encoding", ["yuv422", "uyvy", "yuv422_yuy2", "yuyv"])
@@ -329,8 +382,40 @@ def test_a_file_of_another_kind_is_refused(answer: Answer, tmp_path: Path) -> No
     (tmp_path / "film.mp4").write_bytes(b"film")
     message = refused(answer, tmp_path / "film.mp4", tmp_path / "out")
     assert "film.mp4 cannot be read" in message
-    assert "Name a rosbag2 folder, or its .db3 or .mcap file." in message
+    assert "Name a rosbag2 folder, or its .db3 or .mcap file (which may be packed" in message
     assert "recover" not in message
+
+
+def test_a_pipe_is_no_recording_and_does_not_hang(answer: Answer, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mcap")
+    message = refused(answer, tmp_path / "pipe.mcap", tmp_path / "out")
+    assert "pipe.mcap is a pipe or a device" in message
+    folder = record(tmp_path / "in")
+    (folder / "metadata.yaml").unlink()
+    os.mkfifo(folder / "metadata.yaml")
+    assert "metadata.yaml is a pipe or a device" in refused(answer, folder, tmp_path / "out")
+
+
+def test_a_packed_file_that_is_none_is_refused(answer: Answer, tmp_path: Path) -> None:
+    (tmp_path / "in.mcap.zstd").write_bytes(b"no zstd")
+    message = refused(answer, tmp_path / "in.mcap.zstd", tmp_path / "out")
+    assert f"{tmp_path / 'in.mcap.zstd'} cannot be read (any further): " in message
+
+
+def test_too_little_room_to_unpack_is_called_that(
+    answer: Answer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = record(tmp_path / "in", packed=CompressionMode.FILE)
+    (file,) = folder.glob("*.zstd")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfileobj", full)
+    for source in (file, folder):
+        message = refused(answer, source, tmp_path / "out")
+        assert f"Packed recordings are unpacked in {tempfile.gettempdir()}. Make room" in message
+        assert "damaged" not in message
 
 
 @pytest.mark.parametrize("storage", STORAGES)
@@ -364,6 +449,26 @@ def test_a_recording_that_lacks_frames_says_how_many(answer: Answer, tmp_path: P
     metadata.write_text(metadata.read_text().replace("message_count: 4", "message_count: 6"))
     message = refused(answer, source, tmp_path / "out")
     assert f"{source} ends after 4 of 6 frames: it was cut short" in message
+
+
+def test_a_recording_whose_files_are_missing_is_not_called_damaged(
+    answer: Answer, tmp_path: Path
+) -> None:
+    source = record(tmp_path / "in")
+    next(source.glob("*.db3")).unlink()
+    message = refused(answer, source, tmp_path / "out")
+    assert "files are missing" in message
+    assert f"ros2 bag reindex {source}" in message
+    assert "damaged" not in message
+
+
+def test_a_recording_of_a_newer_kind_says_what_to_update(answer: Answer, tmp_path: Path) -> None:
+    source = record(tmp_path / "in")
+    metadata = source / "metadata.yaml"
+    metadata.write_text(metadata.read_text().replace("version: 8", "version: 99"))
+    message = refused(answer, source, tmp_path / "out")
+    assert "Update the package rosbags" in message
+    assert "damaged" not in message
 
 
 def test_a_garbled_metadata_file_is_no_traceback(answer: Answer, tmp_path: Path) -> None:
@@ -487,9 +592,51 @@ def test_the_old_recording_comes_back_if_the_last_step_fails(
             raise OSError(5, "Input/output error")
         rename(old, new)
 
+    monkeypatch.setattr("florence_edge.files._exchanged", lambda new, target: False)
     monkeypatch.setattr("florence_edge.files.os.rename", failing)
     assert "Input/output error" in refused(answer, source, tmp_path / "out", overwrite=True)
     assert len(recorded_messages(tmp_path / "out")[DETECTIONS]) == 2
+
+
+def test_an_old_recording_that_cannot_come_back_is_kept_and_the_message_says_where(
+    answer: Answer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = record(tmp_path / "in"), tmp_path / "out"
+    answer(source, target, every=2)
+    rename, steps = os.rename, iter([True, False, False])
+
+    def failing(old: Path, new: Path) -> None:
+        if not next(steps):
+            raise OSError(5, "Input/output error")
+        rename(old, new)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("florence_edge.files._exchanged", lambda new, target: False)
+        patch.setattr("florence_edge.files.os.rename", failing)
+        with pytest.raises(FlorenceEdgeError) as raised:
+            answer(source, target, overwrite=True)
+    message = str(raised.value)
+    assert "Nothing was changed" not in message
+    kept = tmp_path / ".out.florence-old"
+    assert f"It is whole, as {kept}: rename it to out." in message
+    kept.rename(target)
+    assert len(recorded_messages(target)[DETECTIONS]) == 2
+
+
+def test_a_recording_is_on_the_disk_before_it_gets_its_name(answer: Answer, tmp_path: Path) -> None:
+    source = record(tmp_path / "in")
+    for overwrite in (False, True):
+        with recorded() as events:
+            answer(source, tmp_path / "out", overwrite=overwrite)
+        check_synced_before_it_got_its_name(events, tmp_path / "out")
+
+
+def test_two_recordings_to_one_place_are_one_too_many(answer: Answer, tmp_path: Path) -> None:
+    source = record(tmp_path / "in")
+    with lock(tmp_path / "out"):
+        message = refused(answer, source, tmp_path / "out")
+    assert "out is being written by another process. Wait" in message
+    assert "Nothing was changed" not in message
 
 
 def test_an_output_that_cannot_be_is_named(answer: Answer, tmp_path: Path) -> None:
@@ -573,7 +720,7 @@ def test_wrong_usage_is_status_two(capsys: pytest.CaptureFixture[str]) -> None:
     assert "usage: florence-bag" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_run_leaves_nothing_behind(
     tiny_bundle: Path, tmp_path: Path, kind: signal.Signals
 ) -> None:
@@ -592,7 +739,9 @@ def test_an_interrupted_run_leaves_nothing_behind(
         text=True,
     ) as process:
         deadline = time.monotonic() + 30
-        while not list(tmp_path.glob(".out-*/out/out.db3")) and time.monotonic() < deadline:
+        while (
+            not list(tmp_path.glob(".out.florence-new/out/out.db3")) and time.monotonic() < deadline
+        ):
             time.sleep(0.02)
         process.send_signal(kind)
         try:
@@ -600,7 +749,7 @@ def test_an_interrupted_run_leaves_nothing_behind(
         finally:
             process.kill()
     assert (process.returncode, out, err) == (
-        130,
+        128 + kind,
         "",
         "florence-bag: stopped; nothing was written.\n",
     )

@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from florence_edge_jetson.doctor import checks_software
 from florence_edge_jetson.doctor.checks_software import MODEL, ProviderTrial, try_providers
 
 
@@ -30,7 +31,7 @@ class FakeRuntime(SimpleNamespace):
     """An ONNX Runtime whose sessions do what a test says."""
 
     def __init__(self, **providers: Any) -> None:
-        super().__init__(providers=providers, forbidden=[])
+        super().__init__(providers=providers, forbidden=[], __file__="nowhere/__init__.py")
 
     def get_available_providers(self) -> list[str]:
         return [f"{name}ExecutionProvider" for name in self.providers]
@@ -40,7 +41,10 @@ class FakeRuntime(SimpleNamespace):
             add_session_config_entry=lambda key, value: self.forbidden.append((key, value))
         )
 
-    def InferenceSession(self, model: bytes, options: object, providers: list[str]) -> Any:
+    def InferenceSession(
+        self, model: bytes, options: object, providers: list[str], enable_fallback: bool
+    ) -> Any:
+        assert not enable_fallback  # it would print
         answer = self.providers[providers[0].removesuffix("ExecutionProvider")]
         return SimpleNamespace(run=lambda outputs, feeds: answer(feeds["x"] + feeds["y"]))
 
@@ -58,6 +62,33 @@ def test_a_provider_that_is_listed_but_built_for_another_gpu_is_found_out() -> N
         ),
         ProviderTrial("CPUExecutionProvider"),
     )
+
+
+def test_a_provider_that_lacks_a_library_is_reported_with_what_brings_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(checks_software, "missing_library", lambda onnxruntime: "libcurand.so.10")
+    runtime = FakeRuntime(CUDA=no_kernel)
+    runtime.__version__ = "1.31.1"
+    trials = try_providers(runtime)
+    (finding,) = checks_software.check_onnxruntime(trials, version="1.31.1", tensorrt=False)
+    assert finding.state == "warn"
+    assert "libcurand.so.10 is not found" in finding.found
+    assert "pip install 'onnxruntime-gpu[cuda,cudnn]==1.31.1'" in finding.fix
+
+
+def test_libraries_of_wheels_are_loaded_before_a_provider_is_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done: list[str] = []
+
+    def run(z: Any) -> list[Any]:
+        done.append("ran")
+        return [z]
+
+    monkeypatch.setattr(checks_software, "preload", lambda onnxruntime: done.append("preloaded"))
+    try_providers(FakeRuntime(CUDA=run))
+    assert done == ["preloaded", "ran"]
 
 
 def test_the_cpu_may_not_stand_in_for_another_provider() -> None:

@@ -127,9 +127,13 @@ def world(
     _, backend = scripted_model(bundle)
     load = Florence2.load
 
-    def scripted(folder: str, device: str, *, engine_dir: str | None) -> Florence2:
+    def scripted(
+        folder: str, device: str, *, engine_dir: str | None, max_pixels: int, deep_range: Any
+    ) -> Florence2:
         assert engine_dir is None
-        load(folder, device).close()  # whatever is wrong with the bundle is found as always
+        load(
+            folder, device, max_pixels=max_pixels, deep_range=deep_range
+        ).close()  # whatever is wrong with the bundle is found as always
         return scripted_model(bundle, backend=backend)[0]
 
     monkeypatch.setattr(Florence2, "load", scripted)
@@ -343,11 +347,11 @@ def test_the_node_takes_no_name_that_rclpy_keeps_for_itself(world: World) -> Non
 def test_a_frame_with_an_unknown_encoding_does_not_stop_the_node(world: World) -> None:
     world.up()
     for number in range(3):
-        world.show(grey(1), number, "nv12")
+        world.show(grey(1), number, "32FC1")
         world.settled("frames failed", number + 1)
     (line,) = world.node.log  # once, not with every frame
     assert line[0] == "warning"
-    assert "/image carries the encoding 'nv12', which is not known here" in line[1]
+    assert "/image carries the encoding '32FC1', which is not known here" in line[1]
     level, message, _ = world.status()
     assert (level, message) == (2, line[1])
     world.show(grey(2))

@@ -15,7 +15,7 @@ CONTENT = bytes(range(256)) * 40
 
 # Writes down what it is asked, and fails where the test says so.
 PYTHON = """#!/usr/bin/env bash
-echo "$FLORENCE_ORT_GRAPHS python $*" >>"$ASKED"
+echo "$FLORENCE_CUDA_GRAPHS python $*" >>"$ASKED"
 case "$*" in *"${FAILS:-nothing}"*) exit 3 ;; esac
 """
 
@@ -88,7 +88,7 @@ def test_a_part_that_was_not_carried_is_noticed(visit: Visit) -> None:
 
 
 def test_every_stage_runs_what_the_readme_says(visit: Visit) -> None:
-    done = visit.run("tests", "rtx", "speed", "graphs", "steps", "multi-step")
+    done = visit.run("tests", "rtx", "speed", "eager", "steps", "multi-step")
     assert done.returncode == 0, done.stdout + done.stderr
     asked = visit.asked.read_text()
     for part in (
@@ -102,7 +102,7 @@ def test_every_stage_runs_what_the_readme_says(visit: Visit) -> None:
     ):
         assert part in asked
     of_speed = [line for line in asked.splitlines() if "transformers" in line]
-    assert [line.startswith("1 ") for line in of_speed] == [False, True]
+    assert [line.startswith("0 ") for line in of_speed] == [False, True]
     assert (visit.out / "machine.txt").is_file()
 
 

@@ -11,7 +11,7 @@ import florence_edge
 
 HEAVY = [
     *("torch", "transformers", "onnx", "onnxscript", "onnx_ir", "onnxruntime", "openvino"),
-    *("tensorrt", "cuda", "supervision", "scipy", "cv2", "av", "gi", "matplotlib"),
+    *("tensorrt", "cuda", "supervision", "scipy", "cv2", "av", "gi", "matplotlib", "pandas"),
     *("safetensors", "huggingface_hub", "trackers"),
 ]
 # Graphs, their passes and the miniature's training are subclasses of what these define; all else
@@ -20,7 +20,7 @@ WRITTEN_IN = ["onnx", "onnxscript", "onnx_ir", "ml_dtypes", "safetensors", "torc
 ABSENT = [
     *("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda", "cupy", "pycuda"),
     *("supervision", "cv2", "av", "gi", "trackers", "matplotlib", "rosbags", "rclpy", "pynvml"),
-    *("polygraphy", "pycocotools", "pycocoevalcap"),
+    *("pandas", "polygraphy", "pycocotools", "pycocoevalcap"),
 ]
 PACKAGES = [
     "florence_edge",

@@ -24,6 +24,7 @@ IMPORTED_AS = {
     "nvidia-cuda-nvrtc-cu12": "nvidia",
     "nvidia-ml-py": "pynvml",
     "onnxruntime-gpu": "onnxruntime",
+    "opencv-python": "cv2",
     "pytest": "",
     "ruff": "",
     "scikit-image": "skimage",
@@ -34,7 +35,7 @@ IMPORTED_AS = {
     "tensorrt-rtx-cu13-libs": "",
 }
 TOOLS = {
-    *("build", "pytest-cov", "twine"),
+    *("build", "pytest-cov", "pytest-xdist", "twine"),
     *("mkdocs", "mkdocs-material", "mkdocstrings", "mkdocstrings-python", "pymdown-extensions"),
 }
 

@@ -19,24 +19,30 @@ from .scripted_machine import (  # noqa: F401 - fixtures
 
 @pytest.fixture(scope="session")
 def pointing_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model with a bias for location tokens: whatever it is asked, it points somewhere."""
+    """The tiny model with a bias for location tokens: whatever it is asked, it points somewhere.
+
+    In Microsoft's layout, since transformers ignores the bias in its own.
+    """
     exporting = pytest.importorskip("florence_edge_export.export")
-    from safetensors.numpy import load_file, save_file
+    from ..export import folders
+    from ..export.microsoft_twin import write_twin
 
     folder = tmp_path_factory.mktemp("pointing")
-    shutil.copytree(tiny_checkpoint, folder / "checkpoint")
-    weights = folder / "checkpoint" / "model.safetensors"
-    tensors = load_file(weights)
+    twin = write_twin(tiny_checkpoint, folder / "checkpoint")
     tokenizer = tokenizers.Tokenizer.from_file(str(tiny_checkpoint / "tokenizer.json"))
-    (vocabulary,) = {len(t) for name, t in tensors.items() if name.endswith("shared.weight")}
-    bias = np.zeros((1, vocabulary), dtype=np.float32)
+    tensors = folders.read(twin)
+    bias = np.zeros_like(tensors["language_model.final_logits_bias"])
     locations = [tokenizer.token_to_id(f"<loc_{i}>") or 0 for i in range(1000)]
     bias[0, locations] = 9
-    save_file({**tensors, "final_logits_bias": bias}, weights, metadata={"format": "pt"})
-    exporting.export(
-        "pointing", folder / "checkpoint", folder / "bundle", exporting.ExportOptions()
-    )
+    folders.write(twin, {**tensors, "language_model.final_logits_bias": bias})
+    exporting.export("pointing", twin, folder / "bundle", exporting.ExportOptions())
     return folder / "bundle"
+
+
+@pytest.fixture
+def fresh_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny bundle that a test may change."""
+    return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ In a capture nothing runs, and what a real capture forbids is refused.
 """
 
 import ctypes
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,8 +57,13 @@ class FakeCuda:
     queue: list[Operation] = field(default_factory=list)
     captured: list[Operation] | None = None
     _next: int = 1
+    _lock: Any = field(default_factory=threading.RLock)
 
     def __call__(self, name: str, *arguments: Any) -> Any:
+        with self._lock:  # memory is freed by whichever thread drops it last, as a driver allows
+            return self._call(name, *arguments)
+
+    def _call(self, name: str, *arguments: Any) -> Any:
         assert len(arguments) == sum(not isinstance(kind, Out) for kind in FUNCTIONS[name]), name
         assert self.captured is None or name not in _IN_NO_CAPTURE, f"{name} during a capture"
         self.calls.append(name)

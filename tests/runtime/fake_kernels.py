@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from florence_edge import contract
 from florence_edge.cuda.kernels import PRECISION_BITS
-from florence_edge.search import repeated_ngram_tokens
+from florence_edge.logits_process import repeated_ngram_tokens
 
 View = Callable[[int, tuple[int, ...], Any], npt.NDArray[Any]]
 Threads = tuple[int, int, int]

@@ -1,4 +1,7 @@
-"""A decoder without a model: what comes next is a function of what came before."""
+"""A decoder without a model: what comes next is a function of what came before.
+
+A script may give logits instead of log-probabilities: a `Scripted(..., logits=True)` normalizes.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -16,14 +19,19 @@ START, EOS = 2, 2
 DEFAULTS = GenerationConfig(
     num_beams=1,
     max_new_tokens=8,
+    min_new_tokens=0,
     no_repeat_ngram_size=0,
+    repetition_penalty=1.0,
     length_penalty=1.0,
     early_stopping=False,
     forced_bos_token_id=-1,
     forced_eos_token_id=-1,
+    suppress_tokens=(),
+    begin_suppress_tokens=(),
+    bad_words_ids=(),
     decoder_start_token_id=START,
     bos_token_id=0,
-    eos_token_id=EOS,
+    eos_token_id=(EOS,),
     pad_token_id=1,
 )
 
@@ -31,11 +39,14 @@ DEFAULTS = GenerationConfig(
 class Scripted:
     """Follows each row's past through the parents it is given, and scores by an image's script."""
 
-    def __init__(self, scripts: Sequence[Script], *, top_k: int | None = None) -> None:
+    def __init__(
+        self, scripts: Sequence[Script], *, top_k: int | None = None, logits: bool = False
+    ) -> None:
         self.parents: list[list[list[int]]] = []
         self.full_reads = 0
         self._scripts = scripts
         self._top_k = top_k
+        self._logits = logits
         self._pasts: list[list[Past]] = []
 
     def step(self, tokens: Ints, parents: Ints) -> list[Scores]:
@@ -50,14 +61,19 @@ class Scripted:
             for script, rows in zip(self._scripts, self._pasts, strict=True)
         ]
 
-    def _scores(self, log_probs: Float32s) -> Scores:
+    def _scores(self, scripted: Float32s) -> Scores:
+        log_probs, normalizers = scripted, np.zeros(len(scripted), np.float32)
+        if self._logits:
+            log_probs = np.array([log_softmax(row) for row in scripted])
+            normalizers = scripted.max(axis=1) - log_probs.max(axis=1)
         order = np.argsort(-log_probs, axis=1, kind="stable")[:, : self._top_k]
 
         def full() -> Float32s:
             self.full_reads += 1
             return log_probs
 
-        return Scores(np.take_along_axis(log_probs, order, axis=1), order, full)
+        top = np.take_along_axis(log_probs, order, axis=1)
+        return Scores(top, order, full, lambda: normalizers)
 
 
 def search_for(
@@ -67,9 +83,15 @@ def search_for(
     return searched(script, generation, top_k=top_k).best()
 
 
-def searched(script: Script, generation: GenerationConfig, *, top_k: int | None = None) -> Search:
+def searched(
+    script: Script,
+    generation: GenerationConfig,
+    *,
+    top_k: int | None = None,
+    logits: bool = False,
+) -> Search:
     """A search that is done."""
-    decoder, search = Scripted([script], top_k=top_k), open_search(generation)
+    decoder, search = Scripted([script], top_k=top_k, logits=logits), open_search(generation)
     rows = search.rows
     (scores,) = decoder.step(np.full((1, rows), START), np.zeros((1, rows), dtype=np.int64))
     while not (step := search.advance(scores)).done:
@@ -80,18 +102,32 @@ def searched(script: Script, generation: GenerationConfig, *, top_k: int | None 
 def random_script(
     seed: int, vocabulary: int, *, scale: float = 1.0, habit: float = 0.0, eos: float = 0.0
 ) -> Script:
-    """Log-probabilities that depend on the whole past.
+    """Log-probabilities that depend on the whole past; see `random_logits`."""
+    logits = random_logits(seed, vocabulary, scale=scale, habit=habit, eos=eos)
+    return lambda past: log_softmax(logits(past))
+
+
+def random_logits(
+    seed: int,
+    vocabulary: int,
+    *,
+    scale: float = 1.0,
+    habit: float = 0.0,
+    eos: float = 0.0,
+    shift: float = 0.0,
+) -> Script:
+    """Logits that depend on the whole past.
 
     `habit` weighs a part that does not, so that the same tokens come again and again; `eos` raises
-    the logit of the end token.
+    the logit of the end token, `shift` all.
     """
     habits = np.random.default_rng(seed).standard_normal(vocabulary) * habit
 
-    def script(past: Past) -> Float32s:
+    def script(past: Past) -> npt.NDArray[np.float32]:
         news = np.random.default_rng([seed, *past]).standard_normal(vocabulary) * scale
-        logits = habits + news
+        logits = habits + news + shift
         logits[EOS] += eos
-        return log_softmax(logits)
+        return logits.astype(np.float32)
 
     return script
 

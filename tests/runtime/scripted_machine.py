@@ -15,7 +15,7 @@ from PIL import Image
 
 from florence_edge import TASKS, Florence2, GenerationOptions, contract
 from florence_edge.backends.gpu import GpuBackend
-from florence_edge.bundle import Bundle, StoredFile
+from florence_edge.bundle import Bundle, StoredFile, sha256
 from florence_edge.cuda import device as cuda_device
 from florence_edge.results.result import Result
 from florence_edge.tasks import Needs
@@ -72,7 +72,7 @@ def place_engines(
         plan = engines / manifests.plan_name(graph)
         _, onnx = manifests.source(bundle, graph, options)
         plan.write_text(str(onnx), encoding="utf-8")
-        plans[plan.name] = StoredFile(plan.stat().st_size, "0" * 64)
+        plans[plan.name] = StoredFile(plan.stat().st_size, sha256(plan))
     manifest = EngineManifest(
         layout=manifests.LAYOUT_VERSION,
         producer="test",

@@ -1,6 +1,9 @@
 """florence-run --answers: a file of JSON lines that a later run goes on with."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,9 @@ import pytest
 from PIL import Image
 
 from florence_edge.cli.main import main
+from florence_edge.files import hold
+
+from ..helpers.disk import recorded
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -55,6 +61,10 @@ def rewrite(tmp_path: Path, *kept: int) -> None:
     path = tmp_path / "out.jsonl"
     whole = path.read_text().splitlines(keepends=True)
     path.write_text("".join(whole[number] for number in kept))
+
+
+def texts(tmp_path: Path) -> list[tuple[str, str]]:
+    return [(line["image"], line["raw_text"]) for line in lines(tmp_path)]
 
 
 def names(tmp_path: Path) -> list[str]:
@@ -129,6 +139,66 @@ def test_a_torn_last_line_is_taken_off(run: Run, tmp_path: Path, torn: str) -> N
     assert names(tmp_path) == list("abcd")
 
 
+@pytest.mark.parametrize("kept", [0, 10, -1])
+def test_zeros_that_a_power_cut_left_are_taken_off(run: Run, tmp_path: Path, kept: int) -> None:
+    """The length of a file may be on the disk before its content is."""
+    run()
+    whole = texts(tmp_path)
+    path = tmp_path / "out.jsonl"
+    content = path.read_bytes().splitlines(keepends=True)
+    last = content.pop()[:kept]
+    path.write_bytes(b"".join(content) + last + bytes(5000) + b"}\n")
+    assert run("--resume")[0] == 0
+    assert texts(tmp_path) == whole
+    path.write_bytes(bytes(5000))
+    assert run("--resume")[0] == 0
+    assert texts(tmp_path) == whole
+
+
+@pytest.mark.parametrize("resume", [["--resume"], []])
+def test_a_file_that_another_process_writes_is_left_to_it(
+    run: Run, tmp_path: Path, resume: list[str]
+) -> None:
+    run()
+    rewrite(tmp_path, 0, 1)
+    path = tmp_path / "out.jsonl"
+    before = path.read_text()
+    with path.open("a") as file:
+        hold(file.fileno(), path)
+        status, _, err = run(*resume)
+        assert (status, path.read_text()) == (1, before)
+        assert "out.jsonl is being written by another process. Wait" in err
+    assert run("--resume")[0] == 0
+    assert len(lines(tmp_path)) == 4
+
+
+def test_two_processes_that_resume_one_file_write_each_answer_once(
+    tiny_bundle: Path, photos: Path, run: Run, tmp_path: Path
+) -> None:
+    command = "import sys; from florence_edge.cli.main import main; sys.exit(main())"
+    asked = ["--task", "OD", "--answers", str(tmp_path / "out.jsonl"), "--resume"]
+    short = ["--beams", "1", "--max-new-tokens", "8", "--threads", "1"]
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", command, str(tiny_bundle), str(photos), *asked, *short],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    errors = [process.communicate(timeout=60)[1] for process in both]
+    refused = ["is being written by another process" in error for error in errors]
+    assert [process.returncode for process in both] == [int(each) for each in refused]
+    assert not all(refused)
+    assert names(tmp_path) == list("abcd")
+
+
+def test_answers_are_brought_to_the_disk(run: Run, tmp_path: Path) -> None:
+    with recorded() as events:
+        run()
+    assert ("sync", str(tmp_path / "out.jsonl")) in events
+
+
 def test_another_task_is_another_question(run: Run, tmp_path: Path) -> None:
     run(task="OD")
     assert run("--resume", task="CAPTION")[0] == 0
@@ -160,7 +230,7 @@ def test_a_picture_that_fails_has_a_line_with_its_error_and_is_tried_again(
     assert err.splitlines()[-1] == "florence-run: 1 of 4 images failed."
     assert names(tmp_path) == list("abcd")
     assert list(lines(tmp_path)[1]) == ["image", "error"]
-    assert "not an image that Pillow can read" in lines(tmp_path)[1]["error"]
+    assert "not an image in a format that is opened here" in lines(tmp_path)[1]["error"]
     assert run("--resume")[0] == 1
     assert names(tmp_path) == list("abcd")  # it still cannot be read: that is reported already
     (photos / "b.png").write_bytes(good)
@@ -326,3 +396,30 @@ def test_a_video_has_no_batches(tiny_bundle: Path, capsys: pytest.CaptureFixture
         main([str(tiny_bundle), "--source", "0", "--task", "OD", "--batch", "2"])
     assert leaving.value.code == 2
     assert "--batch does not go with --source" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("resume", "reason"), [((), "a pipe that nobody reads"), (("--resume",), "a pipe that nobody")]
+)
+def test_a_pipe_that_nobody_reads_is_refused_at_once(
+    run: Run, tmp_path: Path, resume: tuple[str, ...], reason: str
+) -> None:
+    os.mkfifo(tmp_path / "out.jsonl")
+    status, _, err = run(*resume)
+    assert status == 1
+    assert reason in err
+
+
+def test_a_pipe_that_is_read_takes_answers_and_cannot_be_gone_on_with(
+    run: Run, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "out.jsonl")
+    reader = os.open(tmp_path / "out.jsonl", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert run()[0] == 0
+        assert len(os.read(reader, 1 << 20).splitlines()) == 5
+        status, _, err = run("--resume")
+        assert status == 1
+        assert "is not a file, so there is nothing to go on with" in err
+    finally:
+        os.close(reader)

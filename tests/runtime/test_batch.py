@@ -1,5 +1,6 @@
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -227,8 +228,30 @@ def test_leaving_early_ends_in_batches_as_well(tiny_model: Florence2, folder: Pa
 
 
 def test_a_batch_of_none_is_refused_at_once(tiny_model: Florence2) -> None:
-    with pytest.raises(RequestError, match="batch is 0; it must be 1 or more"):
+    with pytest.raises(RequestError, match="batch is 0; it must be a whole number from 1 to 1024"):
         run_many(tiny_model, [], "OD", batch=0)
+
+
+@pytest.mark.parametrize("batch", [1025, 10**6, True, 2.5, "2"])
+def test_a_batch_that_no_engine_answers_at_once_is_refused(
+    tiny_model: Florence2, batch: int
+) -> None:
+    with pytest.raises(RequestError, match="must be a whole number from 1 to 1024"):
+        run_many(tiny_model, [], "OD", batch=batch)
+
+
+def test_a_batch_takes_the_memory_of_the_pictures_that_there_are(
+    tiny_model: Florence2, folder: Path
+) -> None:
+    (first, *_) = sorted(folder.iterdir())
+    tracemalloc.start()
+    try:
+        (answered,) = run_many(tiny_model, [first], "OD", options=SHORT, batch=1024)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert answered.results
+    assert most < 30_000_000
 
 
 # What runs ahead.

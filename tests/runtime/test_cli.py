@@ -1,6 +1,9 @@
+import io
 import json
 import os
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +16,8 @@ from PIL import Image
 
 from florence_edge import TASKS, Florence2, GenerationOptions, __version__
 from florence_edge.cli.main import main
+
+from ..helpers.disk import check_synced_before_it_got_its_name, recorded
 
 SIZE = (80, 60)
 KEYS = [
@@ -85,6 +90,42 @@ def test_the_answer_is_that_of_the_library(run: Run, photo: Path, tiny_model: Fl
     assert {k: v for k, v in answer.items() if k not in ("image", "seconds")} == {
         k: v for k, v in expected.items() if k != "seconds"
     }
+
+
+def test_every_setting_of_the_command_line_is_the_librarys(
+    run: Run, photo: Path, tiny_model: Florence2
+) -> None:
+    settings = {
+        "min_new_tokens": 6,
+        "no_repeat_ngram_size": 2,
+        "repetition_penalty": 1.5,
+        "length_penalty": 0.3,
+    }
+    given = [
+        part
+        for name, value in settings.items()
+        for part in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    (answer,) = lines(run(photo, "--task", "OD", "--beams", "3", *given, "--json")[1])
+    options = GenerationOptions(num_beams=3, max_new_tokens=12, **settings)  # type: ignore[arg-type]
+    assert tuple(answer["token_ids"]) == tiny_model.run(photo, "OD", options=options).token_ids
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--repetition-penalty", "nan"), "repetition_penalty is nan; it must be"),
+        (("--length-penalty", "-9"), "length_penalty is -9.0; it must be a number from -1 to 10"),
+        (("--min-new-tokens", "-1"), "min_new_tokens is -1; it must be"),
+        (("--max-time", "inf"), "max_time is inf; it must be"),
+    ],
+)
+def test_settings_out_of_range_are_refused(
+    run: Run, photo: Path, given: tuple[str, str], said: str
+) -> None:
+    status, _, err = run(photo, "--task", "OD", *given)
+    assert status != 0
+    assert said in err
 
 
 def test_a_prompt_of_ones_own_is_asked(run: Run, photo: Path) -> None:
@@ -178,10 +219,72 @@ def test_a_broken_picture_is_named_and_the_rest_goes_on(run: Run, photos: Path) 
     status, out, err = run(photos, photos / "gone.jpg", "--task", "OD", "--json")
     assert status == 1
     assert [Path(answer["image"]).name for answer in lines(out)] == ["a.jpg", "b.PNG"]
-    first, second, last = err.splitlines()
-    assert first.startswith(f"florence-run: {broken} is damaged or cannot be read")
+    first, second, last, left_out = err.splitlines()
+    assert first.startswith(f"florence-run: {broken} cannot be decoded: ")
     assert second == f"florence-run: There is no file {photos / 'gone.jpg'}."
     assert last == "florence-run: 2 of 4 images failed."
+    assert left_out == f"florence-run: {photos}: 1 file that is not a picture left out."
+
+
+def test_every_picture_of_a_folder_is_answered_or_fails_and_the_rest_is_counted(
+    run: Run, photos: Path
+) -> None:
+    names = ["c.jp2", "d.pgm", "e.jfif", "f.JPE", "g.Tiff"]
+    with Image.open(photos / "a.jpg") as picture:
+        for name in names:
+            picture.save(photos / name)
+    (photos / "broken.webp").symlink_to(photos / "gone.webp")
+    (photos / "table.csv").touch()
+    (photos / "below").mkdir()
+    status, out, err = run(photos, "--task", "OD", "--json")
+    assert status == 1
+    assert [Path(answer["image"]).name for answer in lines(out)] == ["a.jpg", "b.PNG", *names]
+    assert err.splitlines() == [
+        f"florence-run: {photos / 'broken.webp'} is a broken link: there is no "
+        f"{photos / 'gone.webp'}.",
+        "florence-run: 1 of 8 images failed.",
+        f"florence-run: {photos}: 2 files that are not pictures and 1 folder in it left out.",
+    ]
+
+
+def test_an_empty_path_is_wrong_usage_and_not_this_folder(
+    run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(photos)
+    with pytest.raises(SystemExit) as leaving:
+        run("", "--task", "OD")
+    assert leaving.value.code == 2
+    assert "the path is empty; expected a picture or a folder" in capsys.readouterr().err
+
+
+def test_the_largest_picture_is_named_by_its_pixels(run: Run, photo: Path) -> None:
+    most = SIZE[0] * SIZE[1]
+    assert run(photo, "--task", "OD", "--max-pixels", str(most))[0] == 0
+    status, _, err = run(photo, "--task", "OD", "--max-pixels", str(most - 1))
+    assert status == 1
+    assert f"{photo} is too large: 80 x 60 are 4,800 pixels, and at most 4,799 are read." in err
+    assert "--max-pixels" in err
+
+
+def test_dark_grey_is_scaled_by_its_own_range_on_request(run: Run, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 16, (60, 80), dtype=np.uint16)
+    dark, bright = tmp_path / "dark.png", tmp_path / "bright.png"
+    Image.fromarray(values * 273).save(dark)
+    Image.fromarray((values * 17).astype(np.uint8)).save(bright)
+
+    def answer(*arguments: str | Path) -> Any:
+        (found,) = lines(run(*arguments, "--task", "OD", "--json")[1])
+        return found["token_ids"], found["scores"]
+
+    assert answer(dark, "--deep-range", "own") == answer(bright)
+
+
+def test_a_region_in_percent_is_the_same_as_in_pixels(run: Run, photo: Path) -> None:
+    def answer(region: str) -> Any:
+        (found,) = lines(run(photo, "--task", "REGION_TO_OCR", "--region", region, "--json")[1])
+        return found["text_input"], found["token_ids"]
+
+    assert answer("10%,20%, 50%,60%") == answer("8,12,40,36")
 
 
 def test_a_region_that_fits_one_picture_only_is_refused_for_the_other(
@@ -208,6 +311,7 @@ def test_a_region_that_fits_one_picture_only_is_refused_for_the_other(
         (["--task", "REGION_TO_OCR", "--region", "5,5,1,1"], "has no area"),
         (["--task", "REGION_TO_OCR", "--region=-5,5,10,10"], "leaves the picture"),
         (["--task", "REGION_TO_OCR", "--region", "nan,0,1,1"], "is not a region"),
+        (["--task", "REGION_TO_OCR", "--region", "0.1,0.2,0.5,0.6"], "--region 10%,20%,50%,60%"),
         (["--task", "OD", "--text", "car"], "takes no text"),
         (["--task", "OD", "--region", "1,2,3,4"], "takes no region"),
         (["--prompt", " "], "The prompt is empty"),
@@ -239,7 +343,7 @@ def test_an_answer_longer_than_the_model_can_write_is_refused(
     assert "must be a whole number: 1 to 1024, this model's decoder positions" in err
 
 
-@pytest.mark.parametrize("threads", ["0", "-1"])
+@pytest.mark.parametrize("threads", ["0", "-1", "1025", "100000000"])
 def test_a_number_of_threads_that_cannot_be_is_refused(
     tiny_bundle: Path, photos: Path, threads: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -254,6 +358,10 @@ def test_a_number_of_threads_that_cannot_be_is_refused(
         ["--task", "OD", "--prompt", "What?"],
         ["--task", "OD", "--region", "1,2,3"],
         ["--task", "OD", "--region", "a,b,c,d"],
+        ["--task", "OD", "--region", "10%,20%,50,60"],
+        ["--task", "OD", "--max-pixels", "0"],
+        ["--task", "OD", "--max-pixels", "9" * 5000],
+        ["--task", "OD", "--deep-range", "half"],
         ["--task", "OD", "--beams", "two"],
         ["--task", "OD", "--convention", "torch"],
         ["--task", "OD", "--colour"],
@@ -272,7 +380,7 @@ def test_a_folder_without_pictures_is_named(run: Run, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     status, _, err = run(tmp_path / "empty", "--task", "OD")
     assert status == 1
-    assert f"There is no picture in {tmp_path / 'empty'}. Looked for .bmp, .gif, .jpeg" in err
+    assert f"There is no picture in {tmp_path / 'empty'}. Looked for .apng, .avif, " in err
 
 
 def test_a_folder_called_like_a_picture_is_passed_over(run: Run, photos: Path) -> None:
@@ -304,10 +412,10 @@ def test_an_output_that_is_no_folder_is_named(run: Run, photo: Path, tmp_path: P
 def test_a_folder_that_may_not_be_read_is_an_error_without_traceback(
     run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(path: Path) -> Iterator[Path]:
+    def refuse(path: Path) -> Iterator[Any]:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "iterdir", refuse)
+    monkeypatch.setattr("florence_edge.image_file.os.scandir", refuse)
     status, _, err = run(photos, "--task", "OD")
     assert status == 1
     assert "Permission denied" in err
@@ -321,6 +429,15 @@ def test_stopping_it_is_status_130(run: Run, photo: Path, monkeypatch: pytest.Mo
     status, _, err = run(photo, "--task", "OD")
     assert status == 130
     assert err == "florence-run: stopped.\n"
+
+
+def test_pictures_are_on_the_disk_before_they_get_their_name(
+    run: Run, photo: Path, tmp_path: Path
+) -> None:
+    with recorded() as events:
+        assert run(photo, "--task", "OD", "--output", tmp_path / "out")[0] == 0
+    (written,) = (tmp_path / "out").iterdir()
+    check_synced_before_it_got_its_name(events, written)
 
 
 # As a process of its own.
@@ -366,6 +483,83 @@ def test_a_full_disk_behind_the_output_is_one_message(tiny_bundle: Path, photos:
     assert "No space left on device" in done.stderr
 
 
+def test_a_full_disk_leaves_the_picture_that_was_there(
+    tiny_bundle: Path, photo: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    assert process(tiny_bundle, photo, "--task", "OD", "--output", output).returncode == 0
+    (picture,) = output.iterdir()
+    before = picture.read_bytes()
+
+    def limit() -> None:  # writing beyond fails as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
+
+    assert len(before) > 500
+    done = process(tiny_bundle, photo, "--task", "OD", "--output", output, preexec_fn=limit)
+    assert done.returncode == 1
+    assert f"Cannot write {picture}" in done.stderr
+    assert [path.name for path in output.iterdir()] == [picture.name]
+    assert picture.read_bytes() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_with_one_line_and_leaves_nothing_unfinished(
+    tiny_bundle: Path, photo: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    output = tmp_path / "out"
+    program = f"""
+import os, sys, time
+from PIL import Image
+def save(picture, file):
+    file.write_bytes(b"half")
+    os.kill(os.getpid(), {int(number)})
+    time.sleep(5)
+Image.Image.save = save
+from florence_edge.cli.main import main
+sys.exit(main())
+"""
+    asked = ("--task", "OD", "--max-new-tokens", "5", "--output", str(output))
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tiny_bundle), str(photo), *asked],
+        check=False,
+        text=True,
+        capture_output=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # nohup had it ignored
+    )
+    assert (done.returncode, done.stderr) == (128 + number, "florence-run: stopped.\n")
+    assert not list(output.iterdir())
+
+
+def test_names_do_not_steer_the_terminal(tiny_bundle: Path, photos: Path) -> None:
+    odd = photos / "a\n\x1b[2J\x9b.png"
+    odd.write_bytes((photos / "b.PNG").read_bytes())
+    broken = photos / "b\n\x1b[31m.png"
+    broken.write_text("no picture")
+    for shown in ((), ("--json",)):
+        done = process(tiny_bundle, photos, "--task", "OD", *shown)
+        assert done.returncode == 1
+        for text in (done.stdout, done.stderr):
+            assert not set(text) & {"\x1b", "\x9b"}
+        assert "a\\n\\u001b" in done.stdout if shown else "a\\n\\x1b[2J\\x9b.png:" in done.stdout
+        assert "b\\n\\x1b[31m.png" in done.stderr
+    done = process(tiny_bundle, photos, "--task", "OD", "--x\x1b[2J")
+    assert done.returncode == 2
+    assert "unrecognized arguments: --x\\x1b[2J" in done.stderr
+
+
+def test_a_damaged_exif_is_one_line_and_no_python(tiny_bundle: Path, photo: Path) -> None:
+    file = io.BytesIO()
+    Image.open(photo).convert("RGB").save(
+        file, "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01"
+    )
+    odd = photo.with_name("odd.jpg")
+    odd.write_bytes(file.getvalue())
+    done = process(tiny_bundle, odd, "--task", "OD")
+    assert done.returncode == 0
+    assert "Warning" not in done.stderr
+    assert done.stderr.count("\n") <= 1
+
+
 def test_names_and_texts_in_no_encoding_are_no_stumbling_block(
     tiny_bundle: Path, photos: Path
 ) -> None:
@@ -374,7 +568,8 @@ def test_names_and_texts_in_no_encoding_are_no_stumbling_block(
     ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
     task = ("--task", "OPEN_VOCABULARY_DETECTION", "--text", b"caf\xe9")
     done = process(tiny_bundle, photos, odd, *task, env=ascii_only)
-    assert (done.returncode, done.stderr) == (0, "")
+    left_out = f"florence-run: {photos}: 1 file that is not a picture left out.\n"
+    assert (done.returncode, done.stderr) == (0, left_out)
     assert "\\udce9" in done.stdout
     done = process(tiny_bundle, odd, b"gone-\xe9.png", *task, "--json", env=ascii_only)
     assert done.returncode == 1
@@ -382,17 +577,18 @@ def test_names_and_texts_in_no_encoding_are_no_stumbling_block(
     assert "There is no file gone-\\udce9.png" in done.stderr
 
 
-def test_checking_finds_changed_weights_that_loading_does_not(
+def test_changed_weights_are_found_unless_they_are_not_to_be_verified(
     run: Run, photo: Path, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
     weights = bytearray((bundle / "weights.bin").read_bytes())
     weights[100] ^= 1
     (bundle / "weights.bin").write_bytes(weights)
-    assert run(photo, "--task", "OD", bundle=bundle)[0] == 0
-    status, _, err = run(photo, "--task", "OD", "--check", bundle=bundle)
-    assert status == 1
-    assert "weights.bin is not what was exported" in err
+    assert run(photo, "--task", "OD", "--no-verify", bundle=bundle)[0] == 0
+    for checked in ([], ["--check"], ["--check", "--no-verify"]):
+        status, _, err = run(photo, "--task", "OD", *checked, bundle=bundle)
+        assert status == 1
+        assert "weights.bin is not what was exported" in err
 
 
 def test_an_answer_without_a_region_that_scores_enough_says_so(

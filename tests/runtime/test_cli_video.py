@@ -10,6 +10,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,13 @@ import pytest
 
 pytest.importorskip("av")
 
+from florence_edge.cli import video as video_command
 from florence_edge.cli.main import main
 from florence_edge.results.result import Result
+from florence_edge.video.source import Captured, Frames, Source
 from florence_edge.video.tracking import Tracker
 
-from .videos import read_video, write_video
+from .videos import picture, read_video, write_video
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -52,7 +56,9 @@ def test_each_answered_frame_is_a_line_of_json(run: Run, video: Path) -> None:
     status, out, err = run("--source", video, "--task", "OD,CAPTION", "--every", "2", "--json")
     assert status == 0
     seen = lines(out)
-    assert [list(line) for line in seen] == [["frame", "timestamp", "size", "results", "stats"]] * 3
+    assert [list(line) for line in seen] == [
+        ["frame", "timestamp", "elapsed", "size", "results", "stats"]
+    ] * 3
     assert [list(line["stats"]) for line in seen] == [["fps", "latency", "dropped"]] * 3
     assert all(line["stats"]["fps"] > 0 for line in seen)
     assert [line["frame"] for line in seen] == [0, 2, 4]
@@ -105,6 +111,47 @@ def test_the_answers_are_saved_on_the_frames(run: Run, video: Path, tmp_path: Pa
     assert drawn[3][1].shape == plain[3][1].shape
     assert abs(drawn[3][1].astype(int) - plain[3][1]).max() > 50
     assert sorted(each.name for each in tmp_path.iterdir()) == ["in.mp4", "out.mp4"]
+
+
+def test_what_is_saved_of_a_camera_is_as_long_as_it_was_whatever_the_clock_does(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a board without a battery: first 1970, and then the time comes over the network."""
+    unix = (10.0, 10.2, 1.8e9, 1.8e9 + 0.2, 1.8e9 - 3600, 1.8e9 - 3600)
+
+    def frames() -> Frames:
+        for number, moment in enumerate(unix):
+            yield Captured(timestamp=moment, picture=partial(picture, number))
+            time.sleep(0.2)
+
+    camera = Source(name="the camera", live=True, endless=False, frames=frames)
+    for module in ("cli.video", "video.watch"):
+        monkeypatch.setattr(f"florence_edge.{module}.source_of", lambda *_, **__: camera)
+    out = tmp_path / "out.mp4"
+    begin = time.monotonic()
+    status, _, _ = run("--source", "0", "--task", "OD", "--save", out)
+    took = time.monotonic() - begin
+    times = [time for time, _ in read_video(out)]
+    assert status == 0
+    assert len(times) >= 3
+    assert 0.35 < times[-1] < took
+    assert min(later - earlier for earlier, later in pairwise(times)) > 0.15
+
+
+def test_the_url_of_the_source_is_known_for_it(run: Run, video: Path) -> None:
+    before = video.read_bytes()
+    status, _, err = run("--source", video.as_uri(), "--task", "OD", "--save", video)
+    assert status == 1
+    assert "is the source; it will not be replaced" in err
+    assert video.read_bytes() == before
+
+
+def test_secrets_of_a_url_are_not_printed(run: Run, tmp_path: Path) -> None:
+    url = "http://me:word1@127.0.0.1:9/a?token=word2&x=1"
+    status, out, err = run("--source", url, "--task", "OD", "--save", tmp_path / "a.mp4")
+    assert (status, out) == (1, "")
+    assert "http://me:***@127.0.0.1:9/a?token=***&x=1 cannot be read: Connection refused" in err
+    assert "word" not in err.replace("password", "")
 
 
 def test_the_source_itself_is_not_written_over(run: Run, video: Path) -> None:
@@ -194,17 +241,24 @@ def test_a_window_that_is_closed_while_no_frame_comes_ends_it(
 # As a process of its own.
 
 
+def hang_ups_count() -> None:
+    """nohup had them ignored."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def started(bundle: Path, *arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
     command = "import sys; from florence_edge.cli.main import main; sys.exit(main())"
     return subprocess.Popen(
         [sys.executable, "-c", command, str(bundle), *map(str, arguments), *SHORT],
-        **{"stdout": subprocess.PIPE, **options},
+        **{"stdout": subprocess.PIPE, "preexec_fn": hang_ups_count, **options},
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 0), (signal.SIGHUP, 0), (signal.SIGINT, 130)]
+)
 def test_a_signal_ends_it_cleanly_and_the_video_is_finished(
     tiny_bundle: Path, tmp_path: Path, number: int, status: int
 ) -> None:
@@ -217,7 +271,8 @@ def test_a_signal_ends_it_cleanly_and_the_video_is_finished(
     assert out.read_text() == "old"
     process.send_signal(number)
     begin = time.monotonic()
-    rest, err = process.communicate(timeout=30)
+    rest = process.stdout.read()  # not by communicate(), which forgets what readline() read ahead
+    _, err = process.communicate(timeout=30)
     assert time.monotonic() - begin < 15
     assert process.returncode == status
     assert "Traceback" not in err
@@ -225,6 +280,35 @@ def test_a_signal_ends_it_cleanly_and_the_video_is_finished(
     answered = 3 + len(rest.splitlines())
     assert len(read_video(out)) == answered < 3000
     assert sorted(each.name for each in tmp_path.iterdir()) == ["long.mp4", "out.mp4"]
+
+
+def test_a_hang_up_that_comes_as_several_signals_interrupts_nothing() -> None:
+    """The kernel, the shell and systemd may each send one, also while the video is finished."""
+    several = (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM)
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in set(several)}
+    try:
+        with vars(video_command)["_stopped_by_signals"]() as stop:
+            for number in several:
+                os.kill(os.getpid(), number)
+        for number in several:
+            os.kill(os.getpid(), number)
+        assert stop.by == signal.SIGHUP
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_under_nohup_a_hang_up_ends_nothing() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with vars(video_command)["_stopped_by_signals"]() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.event.is_set()
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.by == signal.SIGTERM
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs limits of Unix")

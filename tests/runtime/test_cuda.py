@@ -237,7 +237,8 @@ def test_pycuda_serves_each_thread_the_gpu_that_it_chose(monkeypatch: pytest.Mon
 class FakeLibrary:
     """A shared object with three functions of the runtime, called as ctypes calls them."""
 
-    def __init__(self) -> None:
+    def __init__(self, status: int = 0) -> None:
+        self.cudaGetDeviceCount = Function(lambda count: status)
         self.cudaGetErrorName = Function(lambda status: b"cudaErrorMemoryAllocation")
         self.cudaMalloc = Function(self._malloc)
         self.cudaMemGetInfo = Function(self._info)
@@ -293,6 +294,102 @@ def test_libraries_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("FLORENCE_CUDA", "ctypes")
     with pytest.raises(BackendError, match=r"libcudart\.so\.13 and .* do not load"):
         open_cuda()
+
+
+INSUFFICIENT_DRIVER, NO_DEVICE = 35, 100
+
+
+def test_a_runtime_that_the_driver_is_too_old_for_gives_way_to_an_older_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """CUDA 13 from somewhere on the library path, over the driver of a CUDA 12."""
+    there = {
+        "libcudart.so.13": FakeLibrary(INSUFFICIENT_DRIVER),
+        "libcudart.so.12": FakeLibrary(),
+    }
+    monkeypatch.setattr(ctypes, "CDLL", there.__getitem__)
+    assert open_libraries()("cudaMalloc", 256) == 4096
+    assert there["libcudart.so.12"].cudaMalloc.argtypes is not None
+    assert there["libcudart.so.13"].cudaMalloc.argtypes is None
+
+
+def test_a_driver_that_is_too_old_for_every_runtime_is_reported_by_the_newest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there = {f"libcudart.so.{cuda}": FakeLibrary(INSUFFICIENT_DRIVER) for cuda in (12, 13)}
+    there["libcudart.so.13"].cudaGetErrorName = Function(
+        lambda status: b"cudaErrorInsufficientDriver"
+    )
+    monkeypatch.setattr(ctypes, "CDLL", there.__getitem__)
+    with pytest.raises(BackendError, match="13 needs 580 or newer, 12 needs 525"):
+        open_libraries()("cudaGetDeviceCount")
+
+
+def scripted_bindings(monkeypatch: pytest.MonkeyPatch, answer: Callable[[str], Any]) -> Any:
+    """cuda.bindings that answer every call so."""
+
+    def call(name: str, *arguments: Any) -> Any:
+        return answer(name)
+
+    monkeypatch.setattr(providers, "open_bindings", lambda: call)
+    monkeypatch.delenv("FLORENCE_CUDA", raising=False)
+    return call
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "cudaErrorInsufficientDriver",  # JetPack 6: bindings of 12.9 over a driver of 12.6
+        "cudaErrorSystemDriverMismatch",
+        "cudaErrorCompatNotSupportedOnDevice",
+        "cudaErrorNoDevice",
+    ],
+)
+def test_bindings_that_the_driver_refuses_give_way_to_the_installed_cuda(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, refusal: str
+) -> None:
+    def answer(name: str) -> Any:
+        raise api.failure(name, refusal)
+
+    scripted_bindings(monkeypatch, answer)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeLibrary())
+    assert open_provider()("cudaMalloc", 256) == 4096
+    (note,) = caplog.records
+    assert refusal in note.getMessage()
+    assert "FLORENCE_CUDA=ctypes" in note.getMessage()
+
+
+def test_bindings_that_find_a_gpu_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    call = scripted_bindings(monkeypatch, lambda name: 1)
+    assert open_provider() is call
+
+
+@pytest.mark.parametrize("libraries", ["absent", "refused"])
+def test_bindings_are_reported_where_the_installed_cuda_does_not_work_either(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, libraries: str
+) -> None:
+    def answer(name: str) -> Any:
+        raise api.failure(name, "cudaErrorInsufficientDriver")
+
+    def load(name: str) -> FakeLibrary:
+        if libraries == "absent":
+            raise OSError(name)
+        return FakeLibrary(NO_DEVICE)
+
+    scripted_bindings(monkeypatch, answer)
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    with pytest.raises(BackendError, match="cudaErrorInsufficientDriver"):
+        open_provider()
+    assert caplog.records == []
+
+
+def test_bindings_that_were_asked_for_do_not_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(name: str) -> Any:
+        raise api.failure(name, "cudaErrorInsufficientDriver")
+
+    call = scripted_bindings(monkeypatch, answer)
+    monkeypatch.setenv("FLORENCE_CUDA", "bindings")
+    assert open_provider() is call
 
 
 # Memory, the stream, graphs.

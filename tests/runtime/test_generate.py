@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from florence_edge.errors import BackendError
 from florence_edge.generate import generate, stop_after
 from florence_edge.options import GenerationConfig
 
@@ -40,6 +41,20 @@ def test_an_image_that_is_done_idles_on_its_own_rows() -> None:
     done = len(short.token_ids) + 1
     assert len(long.token_ids) > done
     assert all(parents[0] == [0, 1] for parents in decoder.parents[done:])
+
+
+@pytest.mark.parametrize("generation", [GREEDY, BEAMS])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_scores_that_are_not_numbers_end_the_generation(
+    generation: GenerationConfig, value: float
+) -> None:
+    """Of the second image, at its third step."""
+
+    def overflows(past: Past) -> np.ndarray:
+        return np.full(VOCABULARY, value) if len(past) == 3 else log_softmax(np.arange(VOCABULARY))
+
+    with pytest.raises(BackendError, match=r"scores are not finite.*--precision fp32"):
+        generate(Scripted([random_script(1, VOCABULARY), overflows]), generation, images=2)
 
 
 def test_the_parents_of_a_search_reach_the_decoder() -> None:

@@ -200,25 +200,32 @@ def test_a_folder_is_no_picture(tmp_path: Path) -> None:
         load_image(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n"])
-def test_a_file_that_is_no_picture_is_named(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is not an image in a format that is opened here"),
+        (b"not an image", "is not an image in a format that is opened here: JPEG, PNG, "),
+        (b"\x89PNG\r\n\x1a\n", "begins as PNG does, but its head cannot be read"),
+    ],
+)
+def test_a_file_that_is_no_picture_is_named(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "letter.jpg"
     path.write_bytes(content)
-    with pytest.raises(ImageError, match=r"letter\.jpg is not an image that Pillow can read"):
+    with pytest.raises(ImageError, match=rf"letter\.jpg {message}"):
         load_image(path)
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "TIFF", "BMP", "WEBP"])
 def test_a_picture_cut_short_is_refused(photo: Image.Image, format: str) -> None:
     whole = encoded(photo.resize((200, 200)), format)
-    with pytest.raises(ImageError, match=r"the image of .* bytes is (damaged|not an image)"):
+    with pytest.raises(ImageError, match=r"image of .* bytes (cannot be decoded|begins as)"):
         load_image(whole[: len(whole) // 2])
 
 
 def test_a_picture_of_pillow_that_turns_out_cut_short_is_refused(photo: Image.Image) -> None:
     whole = encoded(photo.resize((200, 200)), "JPEG")
     opened = Image.open(io.BytesIO(whole[: len(whole) // 2]))  # reads no further than the head
-    with pytest.raises(ImageError, match="the PIL image is damaged"):
+    with pytest.raises(ImageError, match="the PIL image cannot be decoded"):
         load_image(opened)
 
 
@@ -229,18 +236,16 @@ def test_damage_anywhere_gives_a_picture_or_an_image_error(photo: Image.Image, f
     whole = encoded(photo, format, **({"exif": exif} if format in ("JPEG", "PNG", "WEBP") else {}))
     chance = random.Random(0)
     refused = 0
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's, about the damage
-        for _ in range(100):
-            damaged = bytearray(whole)
-            for _ in range(chance.choice([1, 2, 10])):
-                damaged[chance.randrange(len(damaged) // chance.choice([1, 4]))] = chance.choice(
-                    [0, 1, 128, 255]
-                )
-            try:
-                load_image(bytes(damaged))
-            except ImageError:
-                refused += 1
+    for _ in range(100):
+        damaged = bytearray(whole)
+        for _ in range(chance.choice([1, 2, 10])):
+            damaged[chance.randrange(len(damaged) // chance.choice([1, 4]))] = chance.choice(
+                [0, 1, 128, 255]
+            )
+        try:
+            load_image(bytes(damaged))
+        except ImageError:
+            refused += 1
     assert refused > 0
 
 
@@ -279,9 +284,3 @@ def test_anything_else_is_refused_with_what_is_expected(wrong: Any) -> None:
 def test_a_path_that_cannot_exist_is_refused() -> None:
     with pytest.raises(ImageError, match="cannot be read"):
         load_image("a\0b.jpg")
-
-
-def test_a_bomb_is_refused(monkeypatch: pytest.MonkeyPatch, photo: Image.Image) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(ImageError, match=r"damaged or cannot be read: .*pixels"):
-        load_image(encoded(photo, "PNG"))

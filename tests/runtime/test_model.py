@@ -57,7 +57,7 @@ def alike(ours: Result, theirs: Result) -> bool:
 
 def ending_with(model: Florence2, end: int) -> Florence2:
     """The model with another end token, so that its answers end by themselves."""
-    generation = replace(model.bundle.generation, eos_token_id=end)
+    generation = replace(model.bundle.generation, eos_token_id=(end,))
     tokenizer = Tokenizer(model.bundle.folder / "tokenizer.json", generation)
     return Florence2(replace(model.bundle, generation=generation), model.backend, tokenizer)
 

@@ -13,7 +13,7 @@ from florence_edge.backends import ort, ort_cuda
 from florence_edge.backends.gpu_decoder import requested_steps
 from florence_edge.cuda.device import open_cuda
 from florence_edge.cuda.kernels import Kernels
-from florence_edge.search import repeated_ngram_tokens
+from florence_edge.logits_process import repeated_ngram_tokens
 
 from .miniature_answers import assert_same_answers, export_miniature
 from .on_gpu import require_gpu
@@ -100,6 +100,35 @@ def test_in_place_the_answers_are_the_same(
     found = ask(in_place.load(), "CAPTION", pictures[0], options)
     assert_alike(found, ask(tiny_model, "CAPTION", pictures[0], options))
     assert "feed_best" in launched(in_place)
+
+
+# Every rule on every GPU loop: the CPU's answers, which are transformers'.
+RULES: list[dict[str, Any]] = [
+    {"repetition_penalty": 1.6, "no_repeat_ngram_size": 0},
+    {"repetition_penalty": 0.8, "min_new_tokens": 20},
+    {"suppress_tokens": list(range(100, 900)), "begin_suppress_tokens": [7, 8]},
+    {"bad_words_ids": [[7], [8, 9]], "eos_token_id": list(range(2, 90))},
+]
+
+
+@pytest.mark.parametrize("steps", ["1", "4"])
+@pytest.mark.parametrize("beams", [1, 3])
+def test_under_every_rule_answers_are_those_of_the_cpu(
+    machine: Machine,
+    in_place: Machine,
+    tiny_model: Florence2,
+    pictures: list[Image.Image],
+    monkeypatch: pytest.MonkeyPatch,
+    beams: int,
+    steps: str,
+) -> None:
+    monkeypatch.setenv("FLORENCE_MULTI_STEP", steps)
+    for each in (machine, in_place):
+        model = each.load()
+        for rules in RULES:
+            options = GenerationOptions(num_beams=beams, max_new_tokens=40, **rules)
+            found = ask(model, "CAPTION", pictures[0], options)
+            assert_alike(found, ask(tiny_model, "CAPTION", pictures[0], options))
 
 
 def launched(machine: Machine) -> set[str]:
@@ -203,6 +232,27 @@ def test_all_log_probabilities_are_those_of_the_step_asked_about(
         token = int(expected.top_ids[0, 0])
 
 
+def test_who_weighs_tokens_gets_their_logits_and_no_more_steps_ahead(
+    pair: tuple[Driven, Driven], machine: Machine
+) -> None:
+    ahead, alone = pair
+    begun, token = [], 5
+    for position in range(30):
+        before = len(machine.cuda.kernels)
+        found = ahead.feed(token)
+        if "feed_best" in machine.cuda.kernels[before:]:
+            begun.append(position)
+        expected = alone.feed(token)
+        np.testing.assert_allclose(found.top_log_probs, expected.top_log_probs, atol=1e-5)
+        if position >= 11:
+            normalizer = found.log_normalizer()
+            np.testing.assert_allclose(normalizer, expected.log_normalizer(), rtol=1e-5)
+            np.testing.assert_allclose(found.full(), expected.full(), atol=1e-5)
+        token = int(expected.top_ids[0, 0])
+    assert len(begun) > 1
+    assert begun[-1] <= 11
+
+
 def test_no_run_goes_beyond_the_caches(machine: Machine) -> None:
     """The scripted CUDA refuses to place a row where there is none."""
     driven = Driven(machine)
@@ -220,8 +270,10 @@ def test_a_full_that_failed_is_not_asked_again(
     for fails_in in range(1, 4):
         driven = Driven(machine)
         token = 5
-        for _ in range(3):
+        for position in range(3):
             scores = driven.feed(token)
+            if position == 1:
+                scores.full()  # captures the step: a capture that fails is no failure of the step
             token = int(scores.top_ids[0, 0])
         machine.cuda.fails_at = len(machine.cuda.calls) + fails_in
         with pytest.raises(BackendError):

@@ -1,3 +1,4 @@
+import ctypes
 import weakref
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,9 +10,10 @@ import pytest
 from PIL import Image
 
 from florence_edge import TASKS, BackendError, Florence2, GenerationOptions, RequestError, contract
-from florence_edge.backends import ort, ort_cuda
+from florence_edge.backends import ort, ort_cuda, ort_libraries
 from florence_edge.bundle import Bundle
 from florence_edge.cuda import device as cuda_device
+from florence_edge.cuda.api import failure
 
 from .fake_cuda import FakeCuda
 from .fake_tensorrt import GRAPHS, numpy_type, run_graph
@@ -42,12 +44,11 @@ class Binding:
 
 @dataclass
 class Session:
-    """A session on the scripted GPU; like the provider, it has finished when a run returns."""
+    """A session on the scripted GPU: a run is enqueued, and may be captured if it was opened so."""
 
     cuda: FakeCuda
     path: str
     settings: dict[str, str]
-    replayed: dict[int, Binding] = field(default_factory=dict)
 
     def io_binding(self) -> Binding:
         return Binding(self.cuda, int(self.settings["device_id"]))
@@ -59,17 +60,17 @@ class Session:
         return GRAPHS[self.path].get_outputs()
 
     def run_with_iobinding(self, binding: Binding, options: Any) -> None:
-        assert self.cuda.captured is None
-        number = options and int(options.get_run_config_entry("gpu_graph_id"))
-        assert (number is not None) == ("enable_cuda_graph" in self.settings)
-        if number is not None:  # what was captured is replayed, whatever is bound now
-            binding = self.replayed.setdefault(number, binding)
+        assert options.get_run_config_entry("disable_synchronize_execution_providers") == "1"
+        if "enable_cuda_graph" in self.settings:
+            assert options.get_run_config_entry("gpu_graph_id") == "-1"  # it captures nothing
+        else:
+            assert self.cuda.captured is None
         assert self.cuda.others[int(self.settings["user_compute_stream"])] == ("stream",)
-        self.cuda.run()
         values = (*self.get_inputs(), *self.get_outputs())
         assert set(binding.bound) == {value.name for value in values}
         assert all(binding.types[value.name] is numpy_type(value) for value in values)
-        run_graph(GRAPHS[self.path], self.cuda, binding.bound)
+        bound = dict(binding.bound)
+        self.cuda.enqueue(lambda: run_graph(GRAPHS[self.path], self.cuda, bound))
 
 
 @pytest.fixture
@@ -122,7 +123,7 @@ def test_caches_grow_on_the_device(
 
 
 @pytest.mark.parametrize("num_beams", [1, 2])
-def test_graphs_of_onnxruntimes_own_give_the_same_answers(
+def test_steps_without_graphs_give_the_same_answers(
     fake: FakeCuda,
     tiny_bundle: Path,
     tiny_model: Florence2,
@@ -130,16 +131,24 @@ def test_graphs_of_onnxruntimes_own_give_the_same_answers(
     monkeypatch: pytest.MonkeyPatch,
     num_beams: int,
 ) -> None:
-    monkeypatch.setenv(ort_cuda.GRAPHS, "1")
-    model = Florence2.load(tiny_bundle, "cuda")
+    monkeypatch.setenv("FLORENCE_CUDA_GRAPHS", "0")
     options = GenerationOptions(num_beams=num_beams, max_new_tokens=80)  # two capacities
-    for each in (options, SHORT, options):  # and two shapes, in turns
-        found = ask(model, "CAPTION", picture, each)
-        assert_alike(found, ask(tiny_model, "CAPTION", picture, each))
+    found = ask(Florence2.load(tiny_bundle, "cuda"), "CAPTION", picture, options)
+    assert_alike(found, ask(tiny_model, "CAPTION", picture, options))
+    assert "cudaStreamBeginCapture" not in fake.calls
+    monkeypatch.setenv("FLORENCE_CUDA_GRAPHS", "yes")
+    with pytest.raises(RequestError, match="is 'yes'; expected 1 or 0"):
+        Florence2.load(tiny_bundle, "cuda")
+    assert fake.held == []
 
 
-def test_a_decoder_that_cannot_be_captured_names_what_asked_for_it(
-    fake: FakeCuda, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_decoder_that_onnxruntime_keeps_out_of_graphs_runs_without(
+    fake: FakeCuda,
+    tiny_bundle: Path,
+    tiny_model: Florence2,
+    picture: Image.Image,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def refuse(bundle: Bundle, name: str, provider: tuple[str, dict[str, str]]) -> Session:
         if "enable_cuda_graph" in provider[1]:
@@ -147,15 +156,38 @@ def test_a_decoder_that_cannot_be_captured_names_what_asked_for_it(
         return Session(fake, str(bundle.graph_file(name)), provider[1])
 
     monkeypatch.setattr(ort_cuda, "open_session", refuse)
-    assert Florence2.load(tiny_bundle, "cuda")
-    monkeypatch.setenv(ort_cuda.GRAPHS, "1")
-    with pytest.raises(
-        BackendError, match=r"graph capture feature\..*FLORENCE_ORT_GRAPHS=1 was set"
-    ):
-        Florence2.load(tiny_bundle, "cuda")
-    monkeypatch.setenv(ort_cuda.GRAPHS, "yes")
-    with pytest.raises(RequestError, match="is 'yes'; expected 1 or 0"):
-        Florence2.load(tiny_bundle, "cuda")
+    found = ask(Florence2.load(tiny_bundle, "cuda"), "CAPTION", picture, SHORT)
+    assert_alike(found, ask(tiny_model, "CAPTION", picture, SHORT))
+    assert "cudaStreamBeginCapture" not in fake.calls
+    assert caplog.text.count("This session cannot use the graph capture feature.") == 1
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+@pytest.mark.parametrize(
+    "refused", ["cudaStreamBeginCapture", "cudaStreamEndCapture", "cudaGraphInstantiate"]
+)
+def test_a_capture_that_is_refused_is_said_once_and_the_answer_is_the_same(
+    fake: FakeCuda,
+    tiny_bundle: Path,
+    tiny_model: Florence2,
+    picture: Image.Image,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    refused: str,
+    num_beams: int,
+) -> None:
+    def refuse(*arguments: Any) -> None:
+        fake.captured = None
+        raise failure(refused, "cudaErrorStreamCaptureInvalidated")
+
+    monkeypatch.setattr(fake, refused, refuse)
+    model = Florence2.load(tiny_bundle, "cuda")
+    for options in (SHORT, GenerationOptions(num_beams=num_beams, max_new_tokens=80)):
+        found = ask(model, "CAPTION", picture, options)
+        assert_alike(found, ask(tiny_model, "CAPTION", picture, options))
+    assert caplog.text.count("cannot be captured") == 1
+    assert fake.calls.count(refused) == 1
+    assert "cudaGraphLaunch" not in fake.calls
 
 
 def test_a_step_brings_the_top_k_to_the_host_and_nothing_else(
@@ -169,16 +201,24 @@ def test_a_step_brings_the_top_k_to_the_host_and_nothing_else(
     ids, mask = np.full((1, 5), 9), np.ones((1, size.image_tokens + 5), dtype=np.int64)
     decoder = model.backend.prefill(features, ids, mask, beams=1)
     start, same = np.full((1, 1), 2), np.zeros((1, 1), dtype=np.int64)
-    decoder.step(start, same)
+    decoder.step(start, same)  # ONNX Runtime allocates
     fake.calls.clear()
     decoder.step(start, same)
     assert fake.calls == [
         "cudaSetDevice",
+        "cudaStreamBeginCapture",
         "cudaMemcpyAsync",  # position and token
         "cuLaunchKernel",  # the new rows
         "cudaMemcpyAsync",  # the top K
+        "cudaStreamEndCapture",
+        "cudaGraphInstantiate",
+        "cudaGraphDestroy",  # what it was instantiated from
+        "cudaGraphLaunch",
         "cudaStreamSynchronize",
     ]
+    fake.calls.clear()
+    decoder.step(start, same)
+    assert fake.calls == ["cudaSetDevice", "cudaGraphLaunch", "cudaStreamSynchronize"]
 
 
 def test_frames_on_the_gpu_stay_there(
@@ -277,6 +317,104 @@ def test_an_onnxruntime_without_cuda_is_an_error_before_anything_is_opened(
     monkeypatch.setattr(ort_cuda, "available", lambda: ["CPUExecutionProvider"])
     with pytest.raises(BackendError, match=r"CUDA did not become active.*florence-edge\[gpu\]"):
         Florence2.load(tiny_bundle, "cuda")
+
+
+def package(folder: Path, *, cuda_version: str = "13.0", **functions: Any) -> Any:
+    """A module onnxruntime in a folder of packages; `preload_dlls` is one of its functions."""
+    capi = folder / "onnxruntime" / "capi"
+    capi.mkdir(parents=True, exist_ok=True)
+    (capi / "libonnxruntime_providers_cuda.so").touch()
+    path = folder / "onnxruntime" / "__init__.py"
+    return SimpleNamespace(
+        __file__=str(path), __version__="1.31.1", cuda_version=cuda_version, **functions
+    )
+
+
+@pytest.mark.parametrize(
+    ("beside", "cuda_version", "preloads"),
+    [
+        ("nvidia/cu13/lib/libcublasLt.so.13", "13.0", True),
+        ("nvidia/cublas/lib/libcublasLt.so.12", "12.2", True),
+        ("nvidia/cublas/lib/libcublasLt.so.12", "13.0", False),  # another program's CUDA
+        ("nvidia/cu13/lib/libnvrtc.so.13", "13.0", False),  # NVRTC alone, with the system's CUDA
+        ("numpy/__init__.py", "13.0", False),
+    ],
+)
+def test_libraries_are_loaded_from_wheels_of_the_right_cuda_only(
+    tmp_path: Path, beside: str, cuda_version: str, preloads: bool
+) -> None:
+    (tmp_path / beside).parent.mkdir(parents=True)
+    (tmp_path / beside).touch()
+    loaded: list[bool] = []
+    onnxruntime = package(
+        tmp_path, cuda_version=cuda_version, preload_dlls=lambda: loaded.append(True)
+    )
+    ort_libraries.preload(onnxruntime)
+    assert bool(loaded) is preloads
+
+
+def test_on_a_jetson_nothing_is_loaded_over_the_systems_libraries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel = tmp_path / "nvidia" / "cu13" / "lib" / "libcublasLt.so.13"
+    wheel.parent.mkdir(parents=True)
+    wheel.touch()
+    release = tmp_path / "nv_tegra_release"
+    release.touch()
+    monkeypatch.setattr(ort_libraries, "L4T_RELEASE", release)
+    onnxruntime = package(tmp_path, preload_dlls=lambda: pytest.fail("they were loaded"))
+    ort_libraries.preload(onnxruntime)
+    remedy = ort_libraries.remedy_for(onnxruntime, "libcublasLt.so.13")
+    assert "apt install nvidia-jetpack-runtime" in remedy
+    assert "pip" not in remedy
+
+
+@pytest.mark.parametrize(("jetson", "missing"), [(True, ""), (False, "libcudnn.so.9")])
+def test_which_cudnn_a_jetson_has_is_jetpacks_affair(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jetson: bool, missing: str
+) -> None:
+    def load(name: str, mode: int = 0) -> None:
+        if name == "libcudnn.so.9":
+            raise OSError(f"{name}: cannot open shared object file: No such file or directory")
+
+    release = tmp_path / "nv_tegra_release"
+    if jetson:
+        release.touch()
+    monkeypatch.setattr(ort_libraries, "L4T_RELEASE", release)
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    assert ort_libraries.missing_library(package(tmp_path)) == missing
+
+
+def test_an_onnxruntime_that_cannot_load_from_wheels_is_left_alone(tmp_path: Path) -> None:
+    wheel = tmp_path / "nvidia" / "cublas" / "lib" / "libcublasLt.so.12"
+    wheel.parent.mkdir(parents=True)
+    wheel.touch()
+    ort_libraries.preload(package(tmp_path, cuda_version="12.2"))
+
+
+@pytest.mark.parametrize(
+    ("absent", "said"),
+    [
+        ("libcublasLt.so.13", "libcublasLt.so.13 is not found. Run: pip install 'onnxruntime-gpu["),
+        (
+            "libcuda.so.1",
+            "libcuda.so.1 is not found. It comes with NVIDIA's driver: install that, ",
+        ),
+    ],
+)
+def test_a_library_that_the_provider_lacks_is_named_with_the_command_that_brings_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, absent: str, said: str
+) -> None:
+    def load(name: str, mode: int = 0) -> None:
+        if name.endswith("providers_cuda.so"):
+            raise OSError(f"{absent}: cannot open shared object file: No such file or directory")
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    monkeypatch.setattr(ort, "import_onnxruntime", lambda: package(tmp_path))
+    monkeypatch.setattr(ort, "available", lambda: [ort_cuda.PROVIDER, "CPUExecutionProvider"])
+    with pytest.raises(BackendError) as raised:
+        ort.check_active(ort_cuda.PROVIDER, ["CPUExecutionProvider"])
+    assert said in str(raised.value)
 
 
 def test_a_provider_that_gave_way_to_the_cpu_is_an_error() -> None:

@@ -1,3 +1,4 @@
+import itertools
 import json
 import re
 import time
@@ -162,18 +163,170 @@ def test_spans_point_at_the_characters_that_made_the_region(
             assert [int(coordinate) for coordinate in ring] == bins[: len(ring)]
 
 
+# Long numbers: the originals hold them in int64, and turn native coordinates into int32.
+
+_digits = st.one_of(
+    st.integers(9, 19).flatmap(lambda n: st.text("0123456789", min_size=n, max_size=n)),
+    st.sampled_from(
+        [
+            *("2147483647", "2147483648", str(2**53 + 1), str(2**63 - 1), "9" * 18),
+            *("0" * 40 + "7", "33554431", "4294967295", "999999999", "12345678901"),
+        ]
+    ),
+    st.integers(0, 999).map(str),
+)
+
+
+@pytest.mark.parametrize("task", ONE_TASK_OF_EACH_KIND)
+@settings(max_examples=300, derandomize=True, deadline=None, database=None)
+@given(numbers=st.lists(_digits, min_size=4, max_size=9), image_size=sizes)
+def test_numbers_of_up_to_nineteen_digits_are_read_as_transformers_reads_them(
+    transformers_says: Reference, task: str, numbers: list[str], image_size: tuple[int, int]
+) -> None:
+    if max(map(int, numbers)) >= 2**63:
+        return
+    locations = "".join(f"<loc_{number}>" for number in numbers)
+    for text in (f"car{locations}", f"car<poly>{locations}<sep>{locations}</poly>"):
+        ours = parse(task, text, image_size=image_size)
+        assert ours == transformers_says(task, text, image_size)
+
+
+def test_long_numbers_by_hand() -> None:
+    text = "car<loc_999999999><loc_9999999999><loc_1><loc_2>"
+    assert parse("OD", text, image_size=(1000, 1000))["<OD>"]["bboxes"] == [
+        [1_000_000_000, -(2**31), 1, 2]
+    ]
+    microsoft = parse("OD", text, image_size=(1000, 1000), convention="microsoft")
+    assert microsoft["<OD>"]["bboxes"] == [[1e9, 1e10, 1.5, 2.5]]
+
+
 @pytest.mark.parametrize("kind", list(AnswerKind))
-def test_numbers_too_long_for_the_reference_are_not_found(kind: AnswerKind) -> None:
-    text = "car" + f"<loc_{'9' * 30}>" * 8
+@pytest.mark.parametrize("digits", [str(2**63), "9" * 30, "9" * 5000])
+def test_regions_with_numbers_too_long_for_the_originals_are_not_found(
+    kind: AnswerKind, digits: str
+) -> None:
+    """They fail on the whole text; a region beside is still read here."""
+    text = "car" + f"<loc_{digits}>" * 8
     assert find_regions(kind, text, image_size=THOUSAND, convention="native") == ()
+    beside = text + "dog" + located(*range(8)) * (kind is not AnswerKind.PURE_TEXT)
+    found = find_regions(kind, beside, image_size=THOUSAND, convention="native")
+    labels = {region.label for region in found}
+    named = kind not in (AnswerKind.PURE_TEXT, AnswerKind.BOXES, AnswerKind.POLYGONS)
+    assert labels == ({"dog"} if named else {""} if found else set())
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_a_long_rambling_answer_takes_no_time(task: str) -> None:
-    text = "word " * 20_000  # searched from each of its characters, this takes minutes
+def test_a_number_that_is_left_over_may_have_any_length(transformers_says: Reference) -> None:
+    text = "car" + located(1, 2, 3, 4) + f"<loc_{'9' * 30}>"
+    assert parse("OD", text, image_size=THOUSAND) == transformers_says("<OD>", text, THOUSAND)
+    assert parse("OD", text, image_size=THOUSAND)["<OD>"]["bboxes"] == [[1, 2, 3, 4]]
+
+
+# Adversarial alphabets: whatever the regular expressions of the originals find, and no less fast.
+
+ALPHABETS = {
+    "brackets": ["<", ">", "a"],
+    "locations": ["<loc_1>", "<loc_22>", "<loc_", ">", "<", "a", "\n"],
+    "quads": ["<loc_1>" * 7, "<loc_1>" * 8, "<loc_1>", "\n", "a", ">"],
+    "boxes": ["<loc_1>" * 3, "<loc_1>" * 4, "a", " ", "\n", "<", "loc_1>"],
+    "polygons": ["<poly>", "</poly>", "<sep>", "<loc_1>", "<loc_2>", "a"],
+    "open": ["<poly>", "<loc_1>", "<sep>", "<poly><poly>", "\n"],
+    "markers": ["<s>", "</s>", "<pad>", "<", "s>", "/s>", "a", "<loc_1>"],
+    "spaces": [" ", "\n", "\t", "a", "<loc_1>" * 4, "<loc_1>" * 8],
+    "digits": ["<loc_", "1", "2", ">", "loc_", "<"],
+}
+
+
+_texts_of_few_letters = st.sampled_from(list(ALPHABETS.values())).flatmap(
+    lambda letters: st.lists(st.sampled_from(letters), max_size=30).map("".join)
+)
+
+
+@pytest.mark.parametrize("task", ONE_TASK_OF_EACH_KIND)
+@settings(max_examples=500, derandomize=True, deadline=None, database=None)
+@given(text=_texts_of_few_letters)
+def test_texts_of_few_letters_are_read_as_transformers_reads_them(
+    transformers_says: Reference, task: str, text: str
+) -> None:
+    ours = parse(task, text, image_size=THOUSAND)
+    assert ours == transformers_says(task, text, THOUSAND)
+
+
+# Where Microsoft's own rules differ: these are its expressions.
+
+_MICROSOFT_QUADS = re.compile("(.+?)" + r"<loc_(\d+)>" * 8)
+_PARTS = r"(?:<loc_\d+>|<sep>|<poly>|</poly>){4,}"
+_MICROSOFT_PHRASE = r"^\s*(.*?)(?=<od>|</od>|<box>|</box>|<bbox>|</bbox>|<loc_|<poly>)"
+
+
+def _microsoft_polygons(text: str, chunks: str) -> list[tuple[str, list[list[float]]]]:
+    found = []
+    for marker in ("<s>", "</s>", "<pad>"):
+        text = text.replace(marker, "")
+    for chunk in re.findall(chunks, text):
+        phrase = re.search(_MICROSOFT_PHRASE, re.sub(r"^loc_\d+>", "", chunk, count=1))
+        if not phrase:
+            continue
+        things = [chunk]
+        if "<poly>" in chunk and "</poly>" in chunk:
+            things = re.findall("<poly>(.*?)</poly>", chunk)
+        for thing in things:
+            rings = []
+            for ring in re.findall(r"((?:<loc_\d+>)+)(?:<sep>|$)", thing):
+                bins = [int(number) + 0.5 for number in re.findall(r"<loc_(\d+)>", ring)]
+                rings.append(bins[: len(bins) // 2 * 2])
+            if rings:
+                found.append((phrase.group().strip(), rings))
+    return found
+
+
+@settings(max_examples=800, derandomize=True, deadline=None, database=None)
+@given(text=_texts_of_few_letters)
+def test_texts_of_few_letters_are_read_as_microsofts_expressions_read_them(text: str) -> None:
+    found = microsoft("OCR_WITH_REGION", text)
+    expected = _MICROSOFT_QUADS.findall(text.replace("<s>", ""))
+    assert found["labels"] == [label for label, *_ in expected]
+    assert found["quad_boxes"] == [[int(b) + 0.5 for b in bins] for _, *bins in expected]
+    bare = microsoft("REGION_TO_SEGMENTATION", text)
+    polygons = _microsoft_polygons(text, _PARTS)
+    assert list(zip(bare["labels"], bare["polygons"], strict=True)) == polygons
+    if "<poly>" in text:
+        labelled = microsoft("OPEN_VOCABULARY_DETECTION", text)
+        polygons = _microsoft_polygons(text, "[^<]+" + _PARTS)
+        pairs = zip(labelled["polygons_labels"], labelled["polygons"], strict=True)
+        assert list(pairs) == polygons
+
+
+REPEATED = [
+    *(">", "<", " ", "\n", "a", "<loc_", "<loc_1", "1", "<poly>", "</poly>", "<sep>", "<s>"),
+    *("<loc_1>", "<loc_1>" * 7 + ">", "<loc_1>a", "\n" + "<loc_1>" * 8, "a>" * 9 + "\n"),
+    *(" " * 9 + "a\n", "a" + "<loc_1>" * 4, "<poly><loc_1><loc_2><sep></poly>", "<s></s>"),
+    *("<poly>" + "<loc_1>" * 5, "<loc_1>" * 5 + "<sep>", "<<loc_1>", "<s<s>>", "word "),
+]
+ENDS = ["", "x" + "<loc_1>" * 8, "x\n<poly><loc_1><loc_2></poly>"]
+
+
+@pytest.mark.parametrize("task", ONE_TASK_OF_EACH_KIND)
+def test_a_text_of_a_million_characters_is_read_in_seconds(task: str) -> None:
+    """The originals take 45 seconds for 40,000 `>`, and a square more for the million."""
+    text = "".join(
+        letters * (1_000_000 // len(REPEATED) // len(letters)) + ENDS[i % 3]
+        for i, letters in enumerate(REPEATED)
+    )
     started = time.perf_counter()
     parse(task, text, image_size=THOUSAND)
-    assert time.perf_counter() - started < 2
+    parse(task, ">" * 200_000, image_size=THOUSAND)
+    assert time.perf_counter() - started < 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("letters", REPEATED)
+@pytest.mark.parametrize("task", ONE_TASK_OF_EACH_KIND)
+def test_a_million_characters_of_any_kind_are_read_in_seconds(task: str, letters: str) -> None:
+    for end, convention in itertools.product(ENDS, CONVENTIONS):
+        text = letters * (1_000_000 // len(letters)) + end
+        started = time.perf_counter()
+        parse(task, text, image_size=THOUSAND, convention=convention)
+        assert time.perf_counter() - started < 20
 
 
 # Microsoft's own rules, by hand.

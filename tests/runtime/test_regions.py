@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from florence_edge.errors import RequestError
 from florence_edge.regions import (
     Region,
+    RelativeBox,
     box_of_locations,
+    check_region,
     dequantize,
     is_location_text,
     location_tokens,
@@ -63,6 +65,45 @@ def test_a_box_may_be_a_numpy_array() -> None:
 def test_an_impossible_region_is_refused_with_what_to_do(box: Any, what_to_do: str) -> None:
     with pytest.raises(RequestError, match=what_to_do):
         location_tokens(box, SIZE)
+
+
+def test_a_region_in_fractions_is_the_same_as_in_pixels() -> None:
+    relative = RelativeBox(0.1, 0.2, 0.5, 0.6)
+    assert location_tokens(relative, SIZE) == location_tokens((64, 96, 320, 288), SIZE)
+    assert location_tokens(RelativeBox(0, 0, 1, 1), SIZE) == location_tokens((0, 0, 640, 480), SIZE)
+    assert check_region(relative) == (0.1, 0.2, 0.5, 0.6)
+
+
+@pytest.mark.parametrize("fractions", [(0.1, 0.2, 0.5, 0.6), (0, 0, 1, 1), (0.5, 0, 1.0, 0.25)])
+def test_fractions_that_are_given_as_pixels_are_refused_with_both_ways(
+    fractions: tuple[float, ...],
+) -> None:
+    with pytest.raises(RequestError, match="seems to be in fractions of the picture") as refusal:
+        check_region(fractions)
+    numbers = ", ".join(f"{number:g}" for number in fractions)
+    percent = ",".join(f"{100 * number:g}%" for number in fractions)
+    assert f"RelativeBox({numbers})" in str(refusal.value)
+    assert f"--region {percent}" in str(refusal.value)
+
+
+def test_two_pixels_are_a_region() -> None:
+    assert check_region((0, 0, 2, 1)) == (0, 0, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [
+        (RelativeBox(0, 0, 1.01, 1), "fractions go from 0 to 1"),
+        (RelativeBox(10, 20, 200, 180), "fractions go from 0 to 1"),
+        (RelativeBox(0.5, 0, 0.5, 1), "has no area"),
+        (RelativeBox(-0.1, 0, 0.5, 1), "leaves the picture"),
+        (RelativeBox(float("nan"), 0, 1, 1), "is not a region"),
+    ],
+)
+def test_an_impossible_region_in_fractions_is_refused(box: RelativeBox, message: str) -> None:
+    for check in (check_region, lambda region: location_tokens(region, SIZE)):
+        with pytest.raises(RequestError, match=message):
+            check(box)
 
 
 @settings(max_examples=300, derandomize=True, deadline=None, database=None)

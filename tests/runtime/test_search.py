@@ -6,16 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from florence_edge.generate import generate
+from florence_edge.logits_process import forced_token, repeated_ngram_tokens
 from florence_edge.options import GenerationConfig
-from florence_edge.search import (
-    BeamSearch,
-    Greedy,
-    Scores,
-    Search,
-    forced_token,
-    open_search,
-    repeated_ngram_tokens,
-)
+from florence_edge.search import BeamSearch, Greedy, Scores, Search, open_search
 
 from .scripted import (
     DEFAULTS,
@@ -25,6 +19,7 @@ from .scripted import (
     Script,
     Scripted,
     log_softmax,
+    random_logits,
     random_script,
     search_for,
     searched,
@@ -41,7 +36,8 @@ def always(*logits: float) -> Script:
 def scores_of(log_probs: list[list[float]], *, top_k: int | None = None) -> Scores:
     full = np.array(log_probs, dtype=np.float32)
     order = np.argsort(-full, axis=1, kind="stable")[:, :top_k]
-    return Scores(np.take_along_axis(full, order, axis=1), order, lambda: full)
+    top = np.take_along_axis(full, order, axis=1)
+    return Scores(top, order, lambda: full, lambda: np.zeros(len(full), np.float32))
 
 
 # Greedy search.
@@ -106,7 +102,7 @@ def test_greedy_reads_the_whole_vocabulary_only_when_the_best_are_forbidden() ->
     chosen = []
     for _ in range(3):
         top = scores_of(log_probs, top_k=2)
-        step = search.advance(Scores(top.top_log_probs, top.top_ids, read))
+        step = search.advance(replace(top, full=read))
         chosen.append(int(step.tokens[0]))
     assert chosen == [0, 1, 3]
     assert len(reads) == 1
@@ -299,18 +295,26 @@ def _transformers_answers(stopping: Sequence[Any] = ()) -> Answers:
             "forced_bos_token_id": generation.forced_bos_token_id,
             "forced_eos_token_id": generation.forced_eos_token_id,
         }
+        tokens = {
+            "suppress_tokens": list(generation.suppress_tokens),
+            "begin_suppress_tokens": list(generation.begin_suppress_tokens),
+            "bad_words_ids": [list(word) for word in generation.bad_words_ids],
+        }
         config = GenerationConfig(
             num_beams=generation.num_beams,
             max_new_tokens=generation.max_new_tokens,
+            min_new_tokens=generation.min_new_tokens,
             no_repeat_ngram_size=generation.no_repeat_ngram_size,
+            repetition_penalty=generation.repetition_penalty,
             bos_token_id=generation.bos_token_id,
-            eos_token_id=generation.eos_token_id,
+            eos_token_id=list(generation.eos_token_id),
             pad_token_id=generation.pad_token_id,
             do_sample=False,
             use_cache=False,
             return_dict_in_generate=True,
             output_scores=True,
             **{name: token for name, token in forced.items() if token >= 0},
+            **{name: ids for name, ids in tokens.items() if ids},
         )
         if beams:
             config.length_penalty = generation.length_penalty
@@ -371,6 +375,81 @@ def test_answers_are_those_of_transformers(batch: int, transformers_answers: Ans
         if generation.num_beams > 1:
             for (_, ours), (_, theirs) in zip(answers[:alive], expected, strict=False):
                 assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+def drawn_rules(count: int) -> Iterator[tuple[int, GenerationConfig]]:
+    """The same with every other setting, too."""
+    choices: dict[str, list[Any]] = {
+        "min_new_tokens": [0, 0, 2, 6, 40],
+        "repetition_penalty": [1.0, 1.0, 1.2, 5.0, 0.6],
+        "suppress_tokens": [(), (), (5, 7), tuple(range(20, 39))],
+        "begin_suppress_tokens": [(), (), (EOS,), (3, 4, EOS)],
+        "bad_words_ids": [(), (), ((4,), (6, 8), (EOS,), (START, 0, 5)), ((9, EOS), (5, 5))],
+        "eos_token_id": [(EOS,), (EOS,), (EOS, 9), (9, 11, 12, EOS)],
+    }
+    rng = np.random.default_rng(1)
+    for seed, generation in drawn_generations(count):
+        drawn = {name: values[rng.integers(len(values))] for name, values in choices.items()}
+        rules = replace(generation, **drawn)
+        if seed % 3 == 0:
+            rules = replace(rules, num_beams=1)
+        nothing_left = rules.max_new_tokens == rules.begin_length and (
+            rules.forced_eos_token_id in rules.begin_suppress_tokens
+        )
+        if not nothing_left:
+            yield seed, rules
+
+
+@pytest.mark.filterwarnings("ignore:Unfeasible length constraints")
+@pytest.mark.parametrize("batch", range(8))
+def test_under_every_rule_answers_are_those_of_transformers(
+    batch: int, transformers_answers: Answers
+) -> None:
+    """The scripts give logits: in greedy search a penalty weighs these."""
+    for seed, generation in itertools.islice(drawn_rules(240), batch, None, 8):
+        rng = np.random.default_rng(seed)
+        vocabulary = int(rng.integers(60, 101))
+        scale, habit, eos = rng.choice([0.3, 1, 3]), rng.choice([0, 2]), rng.choice([0, 1, 3])
+        shift = float(rng.choice([-3, 0, 7]))
+        made_up = random_logits(seed, vocabulary, scale=scale, habit=habit, eos=eos, shift=shift)
+        expected = transformers_answers(made_up, generation, vocabulary)
+        answers = kept_answers(searched(made_up, generation, top_k=32, logits=True))
+        alive = sum(score is None or score > -1e8 for _, score in expected)
+        assert [ids for ids, _ in answers[:alive]] == [ids for ids, _ in expected[:alive]]
+        assert alive > 0
+        if generation.num_beams > 1:
+            for (_, ours), (_, theirs) in zip(answers[:alive], expected, strict=False):
+                assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+def test_rules_decide_by_the_top_of_the_scores_as_by_all_of_them() -> None:
+    for seed, generation in drawn_rules(80):
+        script = random_logits(seed, 60, habit=2, shift=3)
+        whole = searched(script, generation, logits=True).best()
+        for top_k in (1, 5, 32):
+            found = searched(script, generation, top_k=top_k, logits=True).best()
+            assert found.token_ids == whole.token_ids
+
+
+def test_only_rules_that_raise_or_exhaust_the_top_read_the_whole_vocabulary() -> None:
+    rules = replace(
+        DEFAULTS,
+        max_new_tokens=20,
+        min_new_tokens=20,
+        repetition_penalty=1.3,
+        suppress_tokens=(5, 6),
+        bad_words_ids=((4,), (7, 8)),
+    )
+
+    def reads(**settings: Any) -> int:
+        generation = replace(rules, **settings)
+        decoder = Scripted([random_logits(0, 99)], top_k=32, logits=True)
+        generate(decoder, generation, images=1)
+        return decoder.full_reads
+
+    assert reads() == reads(num_beams=3) == 0
+    assert reads(repetition_penalty=0.9) == reads(repetition_penalty=0.9, num_beams=3) == 20
+    assert reads(suppress_tokens=tuple(range(3, 99))) > 0
 
 
 def kept_answers(search: Search) -> list[tuple[tuple[int, ...], float]]:

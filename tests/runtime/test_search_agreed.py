@@ -20,10 +20,15 @@ _configs = st.builds(
     num_beams=st.integers(1, 5),
     max_new_tokens=st.integers(1, 12),
     no_repeat_ngram_size=st.integers(0, 3),
-    length_penalty=st.floats(-2, 3),
+    length_penalty=st.floats(-1, 3),
     early_stopping=st.sampled_from([True, False, "never"]),
     forced_bos_token_id=st.sampled_from([-1, 0]),
     forced_eos_token_id=st.sampled_from([-1, EOS]),
+    min_new_tokens=st.integers(0, 4),
+    repetition_penalty=st.sampled_from([1.0, 0.5, 1.5]),
+    suppress_tokens=st.sampled_from([(), (5,)]),
+    begin_suppress_tokens=st.sampled_from([(), (EOS, 6)]),
+    bad_words_ids=st.sampled_from([(), ((7,), (8, 9))]),
     **{
         name: st.just(getattr(DEFAULTS, name))
         for name in (
@@ -122,14 +127,15 @@ def test_beams_that_do_not_exist_yet_are_not_asked() -> None:
     search = BeamSearch(replace(DEFAULTS, num_beams=3, forced_bos_token_id=0))
     row = np.log(np.full((3, 9), 1 / 9, dtype=np.float32))
     ids = np.tile(np.arange(9), (3, 1))
-    search.advance(Scores(row, ids, lambda: row))
+    search.advance(Scores(row, ids, lambda: row, lambda: np.zeros(len(row), np.float32)))
     assert search.agreed().tolist() == [START, 0]  # all three rows are the first one
 
 
 def test_scores_that_are_not_numbers_are_no_error_of_their_own() -> None:
     search = BeamSearch(replace(DEFAULTS, num_beams=2))
     row = np.full((2, 9), np.nan, dtype=np.float32)
-    search.advance(Scores(row, np.tile(np.arange(9), (2, 1)), lambda: row))
+    ids = np.tile(np.arange(9), (2, 1))
+    search.advance(Scores(row, ids, lambda: row, lambda: np.zeros(2, np.float32)))
     assert search.agreed().tolist() == [START]
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from florence_edge.search import forced_token, repeated_ngram_tokens
+from florence_edge.logits_process import forced_token, repeated_ngram_tokens
 
 from .scripted import DEFAULTS, EOS
 

@@ -7,6 +7,7 @@ import pytest
 
 from florence_edge.errors import MissingPackageError
 from florence_edge.regions import Region
+from florence_edge.results.formats import ClassIds
 from florence_edge.results.parse import find_regions, parse
 from florence_edge.results.supervision import detections_from_regions
 from florence_edge.tasks import find_task
@@ -40,7 +41,7 @@ def regions_of(task: str, text: str) -> list[Region]:
 
 @pytest.mark.parametrize("task", TEXTS)
 def test_detections_are_those_that_supervision_reads_itself(supervision: Any, task: str) -> None:
-    ours = detections_from_regions(regions_of(task, TEXTS[task]), SIZE)
+    ours = detections_from_regions(regions_of(task, TEXTS[task]), SIZE, ClassIds())
     theirs = supervision.Detections.from_vlm(
         supervision.VLM.FLORENCE_2,
         result=parse(task, TEXTS[task], image_size=SIZE),
@@ -63,17 +64,17 @@ def test_scores_become_confidences_and_labels_classes(supervision: Any) -> None:
         Region(label=label, shape="box", rings=box, score=score)
         for label, score in zip(labels, (0.5, 0.25, 0.75), strict=True)
     ]
-    detections = detections_from_regions(regions, SIZE)
+    detections = detections_from_regions(regions, SIZE, ClassIds())
     assert detections.confidence.tolist() == [0.5, 0.25, 0.75]
     assert detections.class_id.tolist() == [0, 1, 0]
     assert detections.data["class_name"].tolist() == labels
 
 
 def test_no_regions_are_no_detections(supervision: Any) -> None:
-    assert len(detections_from_regions([], SIZE)) == 0
+    assert len(detections_from_regions([], SIZE, ClassIds())) == 0
 
 
 def test_without_supervision_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "supervision", None)
     with pytest.raises(MissingPackageError, match=r"pip install 'florence-edge\[supervision\]'"):
-        detections_from_regions([], SIZE)
+        detections_from_regions([], SIZE, ClassIds())

@@ -1,7 +1,15 @@
 import pytest
 
 from florence_edge import TASKS, RequestError
-from florence_edge.tasks import AnswerKind, Needs, free_prompt, prompt_for
+from florence_edge.regions import RelativeBox
+from florence_edge.tasks import (
+    AnswerKind,
+    Needs,
+    free_prompt,
+    prompt_for,
+    request_for,
+    requests_for,
+)
 
 SIZE = (640, 480)
 REGION = (34, 160, 597, 371)
@@ -96,3 +104,22 @@ def test_words_of_ones_own_pass_through_as_they_are() -> None:
 def test_an_empty_prompt_is_refused(prompt: str) -> None:
     with pytest.raises(RequestError, match="The prompt is empty"):
         free_prompt(prompt)
+
+
+def test_a_region_in_fractions_goes_through_a_request_to_the_tokens() -> None:
+    relative = RelativeBox(0.1, 0.2, 0.5, 0.6)
+    width, height = 640, 480
+    in_pixels = request_for("REGION_TO_OCR", None, (64, 96, 320, 288)).prompts((width, height))
+    for request in (
+        request_for("REGION_TO_OCR", None, relative),
+        *requests_for("REGION_TO_OCR", None, relative, images=1),
+        *requests_for("REGION_TO_OCR", None, [relative, relative], images=2),
+    ):
+        assert request.prompts((width, height)) == in_pixels
+
+
+def test_fractions_as_pixels_are_refused_before_any_picture_is_read() -> None:
+    with pytest.raises(RequestError, match="seems to be in fractions"):
+        request_for("REGION_TO_OCR", None, (0.1, 0.2, 0.5, 0.6))
+    with pytest.raises(RequestError, match="seems to be in fractions"):
+        prompt_for("REGION_TO_OCR", None, (0.1, 0.2, 0.5, 0.6), (640, 480))

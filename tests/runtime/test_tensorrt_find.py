@@ -1,4 +1,4 @@
-import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +17,14 @@ from florence_edge.tensorrt.manifest import (
     fingerprint,
     plan_name,
     read_manifest,
+    read_plan,
     sources,
     write_manifest,
 )
 from florence_edge.tensorrt.profiles import EngineOptions, profiles
 
 from ..helpers.engines import ORIN
+from ..helpers.manifests import edit_manifest
 
 AHEAD_OF_TIME = TargetDevice(
     gpu=None,
@@ -219,27 +221,64 @@ def test_the_nearest_of_several_is_named(bundle: Bundle) -> None:
         find_engines(bundle, ORIN)
 
 
-@pytest.mark.parametrize("damage", ["cut", "missing", "garbled", "layout", "field"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "missing", "garbled", "nested", "edited", "digest", "layout", "field"]
+)
 def test_damaged_engines_are_passed_over_with_a_warning(
     bundle: Bundle, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
     folder = place(bundle)
     manifest = folder / ENGINE_MANIFEST
-    content = json.loads(manifest.read_text())
     if damage == "cut":
         (folder / plan_name(contract.DECODER)).write_bytes(b"p")
     elif damage == "missing":
         (folder / plan_name(contract.DECODER)).unlink()
     elif damage == "garbled":
         manifest.write_text("{")
+    elif damage == "nested":
+        manifest.write_text("[" * 100_000)
+    elif damage == "edited":
+        manifest.write_text(manifest.read_text().replace('"batch": 1', '"batch": 8'))
+    elif damage == "digest":
+        manifest.write_text(manifest.read_text().replace('"digest"', '"other"'))
     elif damage == "layout":
-        manifest.write_text(json.dumps({**content, "layout": LAYOUT_VERSION + 1}))
+        edit_manifest(
+            folder, lambda content: content.update(layout=LAYOUT_VERSION + 1), ENGINE_MANIFEST
+        )
     else:
-        manifest.write_text(json.dumps({**content, "device": {"gpu": "Orin"}}))
+        edit_manifest(folder, lambda content: content.update(device={"gpu": "O"}), ENGINE_MANIFEST)
     with pytest.raises(BackendError, match="There are no TensorRT engines"):
         find_engines(bundle, ORIN)
     assert "cannot be used" in caplog.text
     assert "--refresh" in caplog.text
+
+
+def test_no_bit_of_an_engine_manifest_can_flip(bundle: Bundle) -> None:
+    folder = place(bundle)
+    path = folder / ENGINE_MANIFEST
+    content, before = path.read_bytes(), read_manifest(folder)
+    for at in range(len(content)):
+        flipped = bytes([content[at] ^ 1 << at % 8])
+        path.write_bytes(content[:at] + flipped + content[at + 1 :])
+        try:
+            assert read_manifest(folder) == before
+        except BackendError:
+            continue
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+def test_a_plan_that_is_no_file_is_refused_at_once(bundle: Bundle, kind: str) -> None:
+    folder = place(bundle)
+    path = folder / plan_name(contract.DECODER)
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(BackendError, match=r"cannot be used: .*it is a "):
+        read_plan(folder, manifest_of(bundle, ORIN, DEFAULT), contract.DECODER)
 
 
 def test_the_command_leaves_out_what_is_the_default(bundle: Bundle, tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 import json
 import re
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tokenizers
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from florence_edge.errors import BundleError
@@ -56,8 +58,14 @@ def engine(file: Path) -> tokenizers.Tokenizer:
 def test_text_survives_the_way_to_ids_and_back(tokenizer: Tokenizer, text: str) -> None:
     ids = tokenizer.prompt_ids(text)
     assert ids[0] == DEFAULTS.bos_token_id
-    assert ids[-1] == DEFAULTS.eos_token_id
+    assert (ids[-1],) == DEFAULTS.eos_token_id
     assert tokenizer.decode(ids) == f"<s>{text}</s>"
+
+
+def test_a_prompt_ends_as_the_tokenizer_says_whatever_ends_an_answer(file: Path) -> None:
+    other = replace(DEFAULTS, bos_token_id=5, eos_token_id=(9, 2))
+    expected = Tokenizer(file, DEFAULTS).prompt_ids("a car")
+    assert Tokenizer(file, other).prompt_ids("a car") == expected
 
 
 @given(st.text())
@@ -239,9 +247,48 @@ def test_text_that_is_no_unicode_is_encoded_all_the_same(tokenizer: Tokenizer) -
     assert tokenizer.decode(tokenizer.prompt_ids(from_the_command_line)) == "<s>caf\ufffd</s>"
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"\x00\xff", b'{"version": "9.0"}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"{}", b"[1]", b"\x00\xff", b'{"version": "9.0"}', b'{"model": []}'),
+        *(b'{"model": {"vocab": []}}', b'{"model": {"vocab": {}}, "added_tokens": {"id": 1}}'),
+        *(b'{"model": {"vocab": {}}}', b'{"model": {"type": "BPE", "vocab": {}, "merges": [[1]]}}'),
+        *(b"[" * 100_000, b'{"model":' * 100_000 + b"1" + b"}" * 100_000),
+        *(b'{"model": {"vocab": {"a": NaN}}}', b'{"model": {"vocab": {"a": 1e999}}}'),
+    ],
+)
 def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_bytes(content)
-    with pytest.raises(BundleError, match=r"tokenizer\.json is not a tokenizer: .* Export"):
+    with pytest.raises(BundleError, match=r"tokenizer\.json is not a tokenizer: .* Copy it again"):
         Tokenizer(path, DEFAULTS)
+
+
+@pytest.mark.parametrize("token_id", [2**31, 2**32 - 1, 2**24, -1, 1.5, True, None, "5"])
+@pytest.mark.parametrize("place", ["vocabulary", "added"])
+def test_an_id_that_no_vocabulary_has_is_refused_before_the_library_ends_the_process(
+    tiny_bundle: Path, tmp_path: Path, token_id: object, place: str
+) -> None:
+    content = json.loads((tiny_bundle / "tokenizer.json").read_text(encoding="utf-8"))
+    if place == "added":
+        content["added_tokens"][-1]["id"] = token_id
+    else:
+        content["model"]["vocab"]["zzz"] = token_id
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(BundleError, match=r"has the id .*, expected 0 to 16777215"):
+        Tokenizer(path, DEFAULTS)
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_no_damage_to_a_tokenizer_is_a_traceback(
+    tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    content = bytearray((tiny_bundle / "tokenizer.json").read_bytes())
+    for _ in range(data.draw(st.integers(1, 6))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("damaged") / "tokenizer.json"
+    path.write_bytes(content)
+    with suppress(BundleError):
+        Tokenizer(path, DEFAULTS).prompt_ids("A cat sits on a mat.")

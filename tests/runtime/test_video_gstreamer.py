@@ -2,6 +2,7 @@
 
 import builtins
 import sys
+from itertools import count
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -26,6 +27,7 @@ class Sample:
         rows = np.zeros((2, 16), np.uint8)
         rows[:, :15] = number
         self.data = rows.tobytes()
+        self.pts = number * 100_000_000  # nanoseconds
 
     def get_caps(self) -> Any:
         values = {"format": self.layout, "width": 5, "height": 2}
@@ -33,7 +35,9 @@ class Sample:
 
     def get_buffer(self) -> Any:
         return SimpleNamespace(
-            map=lambda flags: (True, SimpleNamespace(data=self.data)), unmap=lambda view: None
+            map=lambda flags: (True, SimpleNamespace(data=self.data)),
+            unmap=lambda view: None,
+            pts=self.pts,
         )
 
 
@@ -43,6 +47,7 @@ class FakeGst(ModuleType):
     State = SimpleNamespace(PAUSED="paused", PLAYING="playing", NULL="null")
     StateChangeReturn = SimpleNamespace(NO_PREROLL="live")
     MapFlags = SimpleNamespace(READ=1)
+    CLOCK_TIME_NONE = 2**64 - 1
     MessageType = SimpleNamespace(ERROR=2)
 
     def __init__(
@@ -80,6 +85,7 @@ class FakeGst(ModuleType):
             set_state=self._set_state,
             get_by_name=lambda name: sink if name == self._sink else None,
             get_bus=lambda: bus,
+            connect=lambda signal, callback: None,
         )
 
     def _set_state(self, state: str) -> str:
@@ -135,6 +141,43 @@ def test_a_pipeline_that_is_not_live_keeps_its_frames_until_they_are_taken(insta
     install(gst)
     list(source_of(PIPELINE, live=False).frames())
     assert gst.launched[0].endswith("appsink name=florence max-buffers=2 sync=false")
+
+
+def test_a_pipeline_that_is_not_live_has_the_times_of_its_frames(
+    install: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = [Sample(70), Sample(71), Sample(72), Sample(5), Sample(6)]  # in tenths of a second
+    samples[2].pts = FakeGst.CLOCK_TIME_NONE
+    install(FakeGst(samples))
+    monkeypatch.setattr("time.time", lambda: pytest.fail("the clock of the system was read"))
+    times = [captured.timestamp for captured in source_of(PIPELINE, live=False).frames()]
+    assert times == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+
+
+def test_a_pipeline_of_cv2_that_is_not_live_has_the_times_of_its_frames(install: Any) -> None:
+    install(cv2=fake_cv2("YES", frames=3))
+    times = [captured.timestamp for captured in source_of(COUNTED, live=False).frames()]
+    assert times == pytest.approx([0, 0.1, 0.2])
+
+
+@pytest.mark.parametrize("fails", ["parse", "run", "open"])
+def test_the_secrets_of_a_pipeline_are_not_shown(
+    install: Any, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    pipeline = "rtspsrc location=rtsp://me:word@host/a?token=word user-pw=word ! decodebin"
+    gst = FakeGst([], error=f"Could not open {pipeline}")
+
+    def refuse(pipeline: str) -> Any:
+        error = RuntimeError()
+        error.message = f"no property in {pipeline}"  # type: ignore[attr-defined]
+        raise error
+
+    if fails == "parse":
+        monkeypatch.setattr(gst, "parse_launch", refuse)
+    install(None if fails == "open" else gst, cv2=fake_cv2("YES", opens=False))
+    with pytest.raises(SourceError, match=r"rtsp://me:\*\*\*@host/a\?token=\*\*\*") as raised:
+        list(source_of(pipeline).frames())
+    assert "word" not in str(raised.value)
 
 
 def test_a_camera_that_ends_was_lost_unless_its_frames_were_to_be_counted(install: Any) -> None:
@@ -199,11 +242,15 @@ def fake_cv2(built: str, frames: int = 0, *, opens: bool = True, channels: int =
     bgr = np.zeros((2, 5, channels), np.uint8)
     bgr[..., 0] = 200
     given = iter([(True, bgr)] * frames + [(False, None)])
+    positions = count(5000.0, 100.0)
     capture = SimpleNamespace(
-        isOpened=lambda: opens, read=lambda: next(given), release=lambda: cv2.released.append(1)
+        get=lambda which: next(positions),
+        isOpened=lambda: opens,
+        read=lambda: next(given),
+        release=lambda: cv2.released.append(1),
     )
     cv2: Any = ModuleType("cv2")
-    cv2.released, cv2.CAP_GSTREAMER = [], 1800
+    cv2.released, cv2.CAP_GSTREAMER, cv2.CAP_PROP_POS_MSEC = [], 1800, 0
     cv2.getBuildInformation = lambda: f"  Video I/O:\n    GStreamer:   {built}\n"
     cv2.VideoCapture = lambda pipeline, api: capture
     return cv2

@@ -27,6 +27,9 @@ from florence_edge.errors import SourceError
 from florence_edge.video.capture import Latest, Waiting
 from florence_edge.video.sources import source_of
 
+from .test_video_doors import served
+from .videos import write_stream
+
 pytestmark = pytest.mark.filterwarnings("ignore:DynamicImporter:ImportWarning")  # gi's own
 
 
@@ -37,6 +40,15 @@ def require_gst(*more: str) -> None:
             gi.require_version(name, "1.0")
         except ValueError:
             pytest.skip(f"gi has no {name} here")
+
+
+def require_elements(*names: str) -> None:
+    from gi.repository import Gst
+
+    Gst.init(None)
+    for name in names:
+        if Gst.ElementFactory.find(name) is None:
+            pytest.skip(f"GStreamer has no {name} here (plugins-good, plugins-bad, libav)")
 
 
 def test_a_pipeline_gives_every_frame_with_its_padding_removed() -> None:
@@ -71,6 +83,33 @@ def test_a_pipeline_that_fails_says_so_soon(pipeline: str, message: str) -> None
     with pytest.raises(SourceError, match=message):
         list(source_of(pipeline, timeout=0.5).frames())
     assert time.monotonic() - begin < 5
+
+
+HLS = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n"
+
+
+@pytest.mark.parametrize(
+    "pipeline", ["filesrc location={} ! decodebin", "uridecodebin uri=file://{} ! videoconvert"]
+)
+def test_a_playlist_does_not_lead_a_pipeline_to_other_files(tmp_path: Path, pipeline: str) -> None:
+    require_gst()
+    require_elements("hlsdemux", "avdec_mpeg2video")
+    secret = write_stream(tmp_path / "secret.ts", *(n / 10 for n in range(5)))
+    playlist = tmp_path / "list.m3u8"
+    playlist.write_text(HLS.format(f"file://{secret}"))
+    assert len(list(source_of(pipeline.format(secret), live=False).frames())) > 0
+    with pytest.raises(SourceError, match=r"a playlist that leads to file:///.*secret\.ts"):
+        list(source_of(pipeline.format(playlist), live=False).frames())
+
+
+def test_a_playlist_may_lead_a_pipeline_over_http(tmp_path: Path) -> None:
+    require_gst()
+    require_elements("hlsdemux", "avdec_mpeg2video", "souphttpsrc")
+    write_stream(tmp_path / "a.ts", *(n / 10 for n in range(5)))
+    (tmp_path / "list.m3u8").write_text(HLS.format("a.ts"))
+    with served(tmp_path) as url:
+        pipeline = f"uridecodebin uri={url}/list.m3u8 ! videoconvert"
+        assert len(list(source_of(pipeline, live=False).frames())) > 0
 
 
 SERVER = """

@@ -74,6 +74,14 @@ def test_an_object_that_comes_later_has_a_number_of_its_own(tracker: Tracker) ->
     assert new not in (None, number)
 
 
+@pytest.mark.parametrize("back", [0.0, 0.5, 0.9, 1.1, -36_000.0])
+def test_numbers_go_on_where_the_clock_falls_back(tracker: Tracker, back: float) -> None:
+    for n in range(12):
+        (number,) = follow(tracker, n / 10, at(100 + n))
+    again = [follow(tracker, back + n / 10, at(112 + n)) for n in range(20)]
+    assert again == [[number]] * 20
+
+
 def test_each_task_is_followed_by_itself() -> None:
     pytest.importorskip("trackers")
     tracker = Tracker.open(2)

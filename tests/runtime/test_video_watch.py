@@ -14,7 +14,9 @@ pytest.importorskip("av")
 from florence_edge import Florence2, GenerationOptions, RequestError, SourceError, Watching, watch
 from florence_edge.image import ImageLike
 
-from .videos import picture, write_video
+from .videos import picture, write_stream, write_video
+
+NAN: Any = float("nan")
 
 SHORT = GenerationOptions(num_beams=1, max_new_tokens=8)
 
@@ -31,6 +33,34 @@ def test_every_frame_of_a_file_is_answered_as_the_picture_would_be(
         assert stats.fps > 0
         assert 0 < stats.latency < 60
     assert index == 4
+
+
+def test_how_much_passed_does_not_depend_on_the_clock_of_the_system(
+    tiny_model: Florence2, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a board without a battery, when the time comes over the network."""
+    real, jumps = time.time, iter([0.0, 3600.0, 3600.0, -7200.0])
+    monkeypatch.setattr("florence_edge.video.sources.time.time", lambda: real() + next(jumps))
+
+    def camera() -> Iterator[np.ndarray]:
+        for number in range(4):
+            yield picture(number)
+            time.sleep(0.1)
+
+    begin = time.monotonic()
+    watched = watch(tiny_model, camera(), "OD", options=SHORT, how=Watching(live=True))
+    elapsed = [frame.elapsed for frame, _, _ in watched]
+    assert elapsed[0] == 0.0
+    assert elapsed == sorted(set(elapsed))
+    assert len(elapsed) > 1
+    assert elapsed[-1] < time.monotonic() - begin < 60
+
+
+def test_of_a_file_what_passed_is_its_own_time(tiny_model: Florence2, tmp_path: Path) -> None:
+    path = write_stream(tmp_path / "a.ts", 36_000.0, 36_000.1, 36_000.2, 5.0, 5.1)
+    frames = [frame for frame, _, _ in watch(tiny_model, path, "OD", options=SHORT)]
+    assert [frame.timestamp for frame in frames] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4], abs=1e-4)
+    assert [frame.elapsed for frame in frames] == [frame.timestamp for frame in frames]
 
 
 def test_several_tasks_cost_one_encoding(
@@ -125,6 +155,9 @@ def test_leaving_it_early_closes_the_source_and_ends_its_threads(tiny_model: Flo
     [
         ("COUNT", {}, RequestError, "There is no task 'COUNT'"),
         ("OD", {"how": Watching(every=0)}, RequestError, "every is 0"),
+        ("OD", {"how": Watching(every=NAN)}, RequestError, "every is nan"),
+        ("OD", {"how": Watching(patience=NAN)}, RequestError, "patience is nan"),
+        ("OD", {"how": Watching(timeout=NAN)}, RequestError, "timeout is nan"),
         ("OD", {"how": Watching(patience=-1)}, RequestError, "patience is -1"),
         ("OD", {"how": Watching(timeout=-1)}, RequestError, "timeout is -1"),
         ("OD", {"options": GenerationOptions(num_beams=99)}, RequestError, "num_beams is 99"),

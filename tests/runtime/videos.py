@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -41,6 +42,26 @@ def write_video(
             frame = av.VideoFrame.from_ndarray(picture(number, size), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+    return path
+
+
+def write_stream(path: Path, *times: float) -> Path:
+    """MPEG-TS with a picture at each of these seconds, also where they fall back."""
+    whole = b""
+    for number, time in enumerate(times):  # a part each, since a muxer wants times that grow
+        encoder = av.CodecContext.create("mpeg2video", "w")
+        encoder.width, encoder.height, encoder.pix_fmt = *SIZE, "yuv420p"
+        encoder.time_base, encoder.framerate = Fraction(1, 25), Fraction(25)
+        frame = av.VideoFrame.from_ndarray(picture(number % 10), format="rgb24")
+        with av.open(str(path), "w", format="mpegts") as container:
+            stream = container.add_stream("mpeg2video", rate=25)
+            stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
+            for packet in (*encoder.encode(frame), *encoder.encode(None)):
+                packet.stream, packet.time_base = stream, Fraction(1, 90000)
+                packet.pts = packet.dts = round(time * 90000)
+                container.mux(packet)
+        whole += path.read_bytes()
+    path.write_bytes(whole)
     return path
 
 

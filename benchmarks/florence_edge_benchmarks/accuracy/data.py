@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from florence_edge.errors import RequestError
+from florence_edge.files import open_plain
 from florence_edge.results.parse import parse
 from florence_edge.tasks import Task, find_task
 from florence_edge_calibration.metrics import Boxes
@@ -351,7 +352,8 @@ def _tables(files: Iterable[Path]) -> dict[str, list[Row]]:
     tables: dict[str, list[Row]] = {name: [] for name in _TABLES}
     for file in files:
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
+            with open_plain(file) as opened:  # json takes NaN, which a row's own message names
+                found = json.load(opened)
         except (OSError, ValueError, RecursionError) as error:
             raise RequestError(f"{file} cannot be read: {error}. Expected COCO's JSON.") from error
         if not isinstance(found, dict) or not isinstance(found.get("images"), list):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from florence_edge import Florence2, GenerationConfig
+from florence_edge.image_file import ImageOptions
 
 from ..machine import describe_machine
 from ..results import AccuracyResult
@@ -26,6 +27,7 @@ def measure_accuracy(
     *,
     device: SystemDevice = CPU,
     threads: int | None = None,
+    image_options: ImageOptions | None = None,
 ) -> AccuracyResult:
     """Let the bundle in `folder` answer, free-running, and grade the answers task by task.
 
@@ -34,8 +36,14 @@ def measure_accuracy(
             could be asked.
     """
     check_gradable(truth, ask_options)
+    images = image_options or ImageOptions()
     model = Florence2.load(
-        folder, device.device, threads=threads, engine_precision=device.precision or None
+        folder,
+        device.device,
+        threads=threads,
+        engine_precision=device.precision or None,
+        max_pixels=images.max_pixels,
+        deep_range=images.deep_range,
     )
     with model:
         config = model.generation_config(ask_options.options)

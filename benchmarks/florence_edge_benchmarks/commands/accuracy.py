@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from florence_edge import GenerationOptions
+from florence_edge.image_arguments import add_image_arguments, image_options_from
 
 from ..accuracy.ask import AskOptions
 from ..accuracy.data import VQA, read_truth
@@ -48,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="cpu", metavar="D", help="such as openvino+bf16")
     parser.add_argument("--threads", type=count, metavar="N")
+    add_image_arguments(parser)
     parser.add_argument("--output", type=Path, metavar="FILE", help="result as JSON")
 
 
@@ -69,6 +71,7 @@ def run(arguments: argparse.Namespace) -> str:
         ask_options,
         device=parse_device(arguments.device),
         threads=arguments.threads,
+        image_options=image_options_from(arguments),
     )
     if arguments.output:
         write_result(arguments.output, result)

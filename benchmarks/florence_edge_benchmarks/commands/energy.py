@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 from florence_edge import Florence2, GenerationOptions
+from florence_edge.image_arguments import add_image_arguments, picture_path
 from florence_edge_jetson.power.energy import MeasurementPlan
 from florence_edge_jetson.power.meter import open_meter
 
@@ -29,7 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="exported folder")
     parser.add_argument("--task", default="OD", help="default: OD")
     parser.add_argument("--text", help="what the task takes beside the picture")
-    parser.add_argument("--image", type=Path, metavar="FILE", help="default: a generated scene")
+    parser.add_argument(
+        "--image", type=picture_path, metavar="FILE", help="default: a generated scene"
+    )
+    add_image_arguments(parser)
     parser.add_argument("--beams", type=count, metavar="N", help="default: the model's")
     parser.add_argument("--max-new-tokens", type=count, metavar="N", help="longest answer")
     parser.add_argument("--device", default="cpu", help="engine (default cpu)")
@@ -62,6 +66,8 @@ def run(arguments: argparse.Namespace) -> str:
         device.device,
         threads=arguments.threads,
         engine_precision=device.precision or None,
+        max_pixels=arguments.max_pixels,
+        deep_range=arguments.deep_range,
     )
     settings = {
         "model": model.bundle.model,

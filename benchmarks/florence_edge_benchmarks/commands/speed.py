@@ -9,6 +9,7 @@ from pathlib import Path
 
 from florence_edge import GenerationOptions
 from florence_edge.errors import FlorenceEdgeError, RequestError
+from florence_edge.image_arguments import picture_path
 from florence_edge_calibration.int8.recipe import TARGETS
 from florence_edge_jetson.machine.system import usable_cores
 
@@ -102,7 +103,9 @@ def _add_workload(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="exactly so many tokens, wherever the model would end: 50, or CAPTION:20,OD:100",
     )
-    parser.add_argument("--image", type=Path, metavar="FILE", help="default: a generated scene")
+    parser.add_argument(
+        "--image", type=picture_path, metavar="FILE", help="default: a generated scene"
+    )
 
 
 def _add_rounds(parser: argparse.ArgumentParser) -> None:
@@ -137,7 +140,7 @@ def _add_systems(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         default="",
         metavar="MODEL",
-        help="what to compare with; default: the bundle's own",
+        help="what to compare with; default: the bundle's own, if that is a hub id or 'miniature'",
     )
     parser.add_argument(
         "--optimum-python",

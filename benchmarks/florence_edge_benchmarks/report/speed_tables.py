@@ -136,8 +136,8 @@ def _note(rows: Sequence[SystemRow], *, on_gpu: bool) -> str:
 
 
 _HOST = (
-    " Host a token is what decoding takes but for waiting for the GPU: search and launches. "
-    "ONNX Runtime waits within its runs, which are left out whole; of transformers it is not known."
+    " Host a token is what decoding takes but for waiting for the GPU: search and launches; of "
+    "transformers it is not known."
 )
 
 

@@ -4,14 +4,14 @@ What can be known before anything is measured is checked here: whether some bund
 all, and whether a bundle and a checkpoint are the same model.
 """
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from florence_edge import Device
 from florence_edge.bundle import MANIFEST, Bundle
-from florence_edge.errors import FlorenceEdgeError, RequestError
+from florence_edge.errors import BundleNotFoundError, FlorenceEdgeError, RequestError
+from florence_edge.files import read_json
 from florence_edge.image import load_image
 from florence_edge.options import resolve
 
@@ -71,7 +71,12 @@ def check_same_weights(bundle: Path, checkpoint: str) -> None:
     """
     from florence_edge_export.checkpoint.loader import find_checkpoint, read_checkpoint
 
-    folder = find_checkpoint(checkpoint)
+    try:
+        folder = find_checkpoint(checkpoint)
+    except BundleNotFoundError as error:  # a manifest names a folder without its path
+        raise BundleNotFoundError(
+            f"{error} It is what {bundle} was exported from, or what --checkpoint names."
+        ) from error
     if Bundle.load(bundle).checkpoint != read_checkpoint(folder).sha256():
         raise RequestError(
             f"{bundle} was not exported from {folder}: the weights have another hash. Give the "
@@ -232,6 +237,6 @@ def _optimum(bundle: Path, plan: ComparisonPlan, device: str) -> System:
 def named_checkpoint(bundle: Path) -> str:
     """What the bundle's manifest calls its model; a wrong one is found out when it is loaded."""
     try:
-        return str(json.loads((bundle / MANIFEST).read_text("utf-8"))["model"]["name"])
+        return str(read_json(bundle / MANIFEST)["model"]["name"])
     except (OSError, ValueError, KeyError, TypeError):
         return ""

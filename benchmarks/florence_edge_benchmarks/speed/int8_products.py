@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from florence_edge.backends.ort import import_onnxruntime
 from florence_edge.command import run_command
 from florence_edge.errors import MissingPackageError
 from florence_edge.files import write_whole
@@ -105,8 +106,7 @@ def measure(rows: int, inputs: int, outputs: int) -> dict[str, float]:
 
 
 def _open(model: "ModelProto") -> Any:
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     return onnxruntime.InferenceSession(
@@ -129,11 +129,11 @@ def measure_all() -> dict[str, Any]:
     """
     try:
         import onnx  # noqa: F401 - for `variants`
-        import onnxruntime
     except ImportError as error:
         raise MissingPackageError(
             f"{error.name} is not installed. Install florence-edge[cpu,export]."
         ) from error
+    onnxruntime = import_onnxruntime()
     return {
         "command": "python -m florence_edge_benchmarks.speed.int8_products --output FILE",
         "machine": f"{cpu_name()} ({', '.join(cpu_features()) or 'no such flags'})",

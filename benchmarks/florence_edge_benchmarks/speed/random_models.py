@@ -7,6 +7,7 @@ from pathlib import Path
 
 from florence_edge.bundle import Bundle
 from florence_edge.errors import FlorenceEdgeError, MissingPackageError, RequestError
+from florence_edge.files import folder_beside, replace_folder
 from florence_edge_calibration.int8.recipe import Target
 
 from ..systems.workload import SCENE_SEED, scene_picture
@@ -49,9 +50,11 @@ def make_checkpoint(model: RandomModel, work: Path) -> Path:
     folder = work / f"checkpoint-{model.architecture}-{model.seed}-{model.image_size}"
     if not folder.exists():
         logger.info("Making %s", model.name)
-        partial = folder.with_name(f"{folder.name}.part")
-        write_checkpoint(partial, model.architecture, seed=model.seed, image_size=model.image_size)
-        partial.rename(folder)
+        with folder_beside(folder) as partial:
+            write_checkpoint(
+                partial, model.architecture, seed=model.seed, image_size=model.image_size
+            )
+            replace_folder(partial, folder)
     return folder
 
 

@@ -24,14 +24,12 @@ from ..timing import Calls, Steps, Timing, stages_from_calls, torch_cuda
 from .system import CPU, FROM_PRETRAINED, OUR_READER, SystemDevice, Variant
 from .workload import Workload
 
-_BIAS = "final_logits_bias"  # transformers' native class has no place for it
-
 
 def load_model(folder: Path, variant: Variant) -> tuple[Any, str]:
     """The model on the CPU in evaluation mode, and who read the files.
 
     transformers reads its own native layout; Microsoft's needs code from the hub, so there it is
-    florence-export's reader that fills transformers' class.
+    florence-export that fills transformers' class.
 
     Raises:
         BundleError: the checkpoint cannot be used.
@@ -42,7 +40,7 @@ def load_model(folder: Path, variant: Variant) -> tuple[Any, str]:
 
     dtype = getattr(torch, variant.dtype)
     checkpoint = read_checkpoint(folder)
-    if checkpoint.config.layout is not Layout.NATIVE or _BIAS in checkpoint.tensors:
+    if checkpoint.config.layout is not Layout.NATIVE:
         return Reference(checkpoint).model.to(dtype), OUR_READER
     from transformers import Florence2ForConditionalGeneration
 

@@ -74,7 +74,9 @@ class Workload:
     @property
     def options(self) -> GenerationOptions:
         """How to generate."""
-        return GenerationOptions(num_beams=self.beams, max_new_tokens=self.new_tokens)
+        return GenerationOptions(
+            num_beams=self.beams, max_new_tokens=self.new_tokens, min_new_tokens=self.new_tokens
+        )
 
     @property
     def name(self) -> str:

@@ -14,7 +14,8 @@ from florence_edge import Florence2, GenerationOptions
 from florence_edge.backends.base import DecoderSession, Features, join_features
 from florence_edge.generate import generate
 from florence_edge.image import pixels
-from florence_edge.search import Hypothesis, Ints, Scores, forced_token
+from florence_edge.logits_process import forced_token
+from florence_edge.search import Hypothesis, Ints, Scores
 from florence_edge.tasks import Prompt
 
 from .dataset import CalibrationSample, ShowProgress
@@ -37,11 +38,12 @@ class Agreement:
     decided: int
     decided_equal: int
     drop: float  # sum over positions of how much the float model's token lost in log-probability
+    broken: int = 0  # of all positions: scores that are not finite
 
     @property
     def loss(self) -> float:
         """Share of decided positions with another best token: what the gate's budget bounds."""
-        return 1 - self.decided_equal / max(1, self.decided)
+        return 1 - self.decided_equal / self.decided if self.decided else 0.0
 
     def as_json(self) -> dict[str, float]:
         """What fidelity.json holds of a task."""
@@ -52,6 +54,7 @@ class Agreement:
             "loss": round(self.loss, 5),
             "top1_agreement": round(self.equal / positions, 5),
             "mean_log_prob_drop": round(self.drop / positions, 5),
+            **({"not_finite": self.broken} if self.broken else {}),
         }
 
 
@@ -64,6 +67,7 @@ def total(parts: Iterable[Agreement]) -> Agreement:
         decided=sum(part.decided for part in parts),
         decided_equal=sum(part.decided_equal for part in parts),
         drop=sum(part.drop for part in parts),
+        broken=sum(part.broken for part in parts),
     )
 
 
@@ -107,6 +111,12 @@ class TeacherForcing:
     def positions(self) -> int:
         """Positions at which models are compared, in all."""
         return sum(len(each.positions) for batch in self._transcripts for each in batch)
+
+    @property
+    def decided(self) -> int:
+        """Those of them at which the float model is decided."""
+        leads = (each.leads for batch in self._transcripts for each in batch)
+        return sum(lead >= TIE for some in leads for lead in some)
 
     def judge(self, model: Florence2, progress: ShowProgress) -> dict[str, Agreement]:
         """Feed a model the answers: its agreement with the float model, by task."""
@@ -199,8 +209,12 @@ def _follow(decoder: DecoderSession, transcripts: Sequence[Transcript]) -> Agree
 def _compare(transcript: Transcript, step: int, scores: Scores) -> Agreement:
     """One position of one answer."""
     place = transcript.positions.index(step)
-    equal = int(scores.top_ids[0, 0]) == transcript.best[place]
     decided = transcript.leads[place] >= TIE
+    if not np.isfinite(scores.top_log_probs[0, 0]):  # then all of its row are NaN, and ids chance
+        return Agreement(
+            positions=1, equal=0, decided=int(decided), decided_equal=0, drop=0.0, broken=1
+        )
+    equal = int(scores.top_ids[0, 0]) == transcript.best[place]
     token = transcript.token_ids[step + 1]
     return Agreement(
         positions=1,

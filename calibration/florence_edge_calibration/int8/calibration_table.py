@@ -13,11 +13,12 @@ import numpy as np
 from florence_edge import contract
 from florence_edge.bundle import Bundle
 from florence_edge.errors import RequestError
-from florence_edge.files import from_json, write_whole
+from florence_edge.files import from_json, read_json, write_whole
 
 from .histogram import BINS, BINS_AN_OCTAVE, LOWEST_OCTAVE, ChannelHistogram
 
 _FORMAT = 1
+_TABLE_BYTES = 1 << 30  # that of large has some 20 MB
 _BINS = {"count": BINS, "an_octave": BINS_AN_OCTAVE, "lowest_octave": LOWEST_OCTAVE}
 # Counts are stored in steps of an eighth of an octave, one byte each: +-4.4 %, a third of the size.
 _STEPS_AN_OCTAVE = 8
@@ -78,7 +79,7 @@ class CalibrationTable:
             RequestError: it cannot be read, is not a table, or is of another version.
         """
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path, most=_TABLE_BYTES)
             _check_version(path, content)
             stored = from_json(_StoredTable, content)
             activations = {name: _unpack(each) for name, each in stored.activations.items()}
@@ -96,6 +97,18 @@ class CalibrationTable:
             prompts=stored.prompts,
             activations=activations,
         )
+
+
+def empty_table(bundle: Bundle) -> CalibrationTable:
+    """The table of a recipe that rounds no activations."""
+    return CalibrationTable(
+        model=bundle.model,
+        checkpoint=bundle.checkpoint,
+        image_size=bundle.size.image_size,
+        pictures=0,
+        prompts=0,
+        activations={},
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,12 +175,21 @@ def _unpack(stored: _StoredHistogram) -> ChannelHistogram:
     """The histogram of a file.
 
     Raises:
-        ValueError: the counts are not base64, or of another number of channels than the extremes.
+        ValueError: the counts are not base64, or of another number of channels than the extremes,
+            or those are not finite.
         zlib.error: the counts are damaged.
     """
-    steps = np.frombuffer(zlib.decompress(base64.b64decode(stored.counts)), dtype=np.uint8)
+    most = len(stored.lows) * BINS + 1  # however much is said to be in there
+    packed = zlib.decompressobj().decompress(base64.b64decode(stored.counts), most)
+    steps = np.frombuffer(packed, dtype=np.uint8)
     counts = np.rint(2.0 ** (steps / _STEPS_AN_OCTAVE) - 1).astype(np.int64)
-    low, high = (np.array(values, dtype=np.float32) for values in (stored.lows, stored.highs))
+    low, high = (np.array(values, dtype=np.float64) for values in (stored.lows, stored.highs))
     if not low.shape == high.shape == (counts.size // BINS,):
         raise ValueError("an activation has counts of another number of channels than extremes")
-    return ChannelHistogram(min_values=low, max_values=high, counts=counts.reshape(-1, BINS))
+    if not (np.abs([low, high]) <= np.finfo(np.float32).max).all() or (low > high).any():
+        raise ValueError("an activation has extremes that no float32 model has")
+    return ChannelHistogram(
+        min_values=low.astype(np.float32),
+        max_values=high.astype(np.float32),
+        counts=counts.reshape(-1, BINS),
+    )

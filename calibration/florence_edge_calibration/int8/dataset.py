@@ -14,7 +14,9 @@ import numpy as np
 from PIL import Image
 
 from florence_edge.errors import ImageError, ImageNotFoundError, RequestError
-from florence_edge.image import SUFFIXES, load_image
+from florence_edge.image import load_image
+from florence_edge.image_file import SUFFIXES, FolderPictures, ImageOptions
+from florence_edge.image_file import pictures_in as files_in
 from florence_edge.tasks import TASKS, Needs, Prompt, prompt_for
 
 from ..scenes import ask_everything, draw_scene, generate_scene
@@ -72,31 +74,38 @@ def scene_samples(count: int, *, image_size: int, skip: int = 0) -> list[Calibra
     return samples
 
 
-def folder_samples(folder: Path, max_count: int) -> list[CalibrationSample]:
+def folder_samples(
+    folder: Path, max_count: int, options: ImageOptions | None = None
+) -> list[CalibrationSample]:
     """The pictures of a folder, evenly chosen by name where there are more than `max_count`.
 
-    Pictures that cannot be read, or are all one colour, are named in a warning and left out.
+    Pictures that cannot be read (broken links, for example), or are all one colour, are named in a
+    warning and left out; what is not called as pictures are is counted there.
 
     Raises:
         ImageNotFoundError: there is no such folder.
         RequestError: fewer than MIN_PICTURES of its pictures serve.
     """
-    paths = pictures_in(folder)
+    options = options or ImageOptions()
+    found = pictures_in(folder)
+    if found.left_out():
+        logger.warning("%s: %s", folder, found.left_out())
+    paths = list(found.paths)
     if len(paths) > max_count:
         paths = [paths[i * len(paths) // max_count] for i in range(max_count)]
     samples = [
         CalibrationSample(
-            name=str(path), read=partial(load_image, path), prompts=_prompts_about(index)
+            name=str(path), read=partial(load_image, path, options), prompts=_prompts_about(index)
         )
         for index, path in enumerate(paths)
-        if _serves(path)
+        if _serves(path, options)
     ]
     if len(samples) < MIN_PICTURES:
         raise RequestError(f"{folder} has {len(samples)} pictures that serve. {HOW_MANY}")
     return samples
 
 
-def pictures_in(folder: Path) -> list[Path]:
+def pictures_in(folder: Path) -> FolderPictures:
     """The picture files of a folder and those below it, by name; none has been opened.
 
     Raises:
@@ -105,10 +114,11 @@ def pictures_in(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise ImageNotFoundError(f"There is no folder {folder}. {HOW_MANY}")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if len(paths) < MIN_PICTURES:
-        raise RequestError(f"{folder} has {len(paths)} pictures. {HOW_MANY}")
-    return paths
+    found = files_in(folder, below=True)
+    if len(found.paths) < MIN_PICTURES:
+        beside = f" ({found.left_out().removesuffix('.')})" if found.left_out() else ""
+        raise RequestError(f"{folder} has {len(found.paths)} pictures{beside}. {HOW_MANY}")
+    return found
 
 
 def split(
@@ -119,9 +129,9 @@ def split(
     return [sample for i, sample in enumerate(samples) if i % 4 != 3], judged
 
 
-def _serves(path: Path) -> bool:
+def _serves(path: Path, options: ImageOptions) -> bool:
     try:
-        picture = load_image(path)
+        picture = load_image(path, options)
     except ImageError as error:
         logger.warning("Left out: %s", error)
         return False

@@ -18,6 +18,7 @@ LOWEST_OCTAVE = -16  # bin 0 holds what is smaller than 2 ** -16; the last bin, 
 
 # Bin 1 begins at 2 ** LOWEST_OCTAVE; a bin stands for the middle of its range.
 _EDGES = 2.0 ** (LOWEST_OCTAVE + np.arange(BINS) / BINS_AN_OCTAVE)
+LARGEST = float(_EDGES[-1])  # the last bin also counts what is beyond
 CENTRES: Float64s = np.concatenate([[0.0], _EDGES[:-1] * 2 ** (0.5 / BINS_AN_OCTAVE)])  # [BINS]
 
 

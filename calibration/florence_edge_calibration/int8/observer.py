@@ -63,8 +63,9 @@ def calibrate(
     """
     if bundle.precision != "fp32":
         raise BundleError(
-            f"{bundle.folder} is {bundle.precision}; calibration needs the float32 model. "
-            f"Run: florence-export {bundle.model} --output FLOAT_BUNDLE."
+            f"{bundle.folder} is {bundle.precision}; calibration needs the float32 model. It was "
+            f"made of the checkpoint {bundle.model}. Run: florence-export CHECKPOINT --output "
+            "FLOAT_BUNDLE."
         )
     vision, text = (
         ObservedGraph.open(bundle, graph, threads)
@@ -126,8 +127,8 @@ class ObservedGraph:
         for name, observer in self.observers.items():
             if not is_finite(name, outputs):
                 raise BundleError(
-                    f"What {name} reads is not finite for {what}: the activations overflow, or "
-                    "the weights are damaged. Check the checkpoint with florence-export --verify."
+                    f"What {name} reads is not finite for {what}, in float32 already: no precision "
+                    "heals these weights. Take a checkpoint from before its training diverged."
                 )
             observer.update(name, outputs)
         result: npt.NDArray[Any] = own

@@ -1,10 +1,11 @@
 """Quantized graphs from a float bundle's, as a recipe says; the encoders' QDQ and integer products.
 
 Activations of the encoders are quantized by the calibration table's choices (equalize.py), in one
-of two forms. QDQ, pairs of QuantizeLinear and DequantizeLinear, is portable (TensorRT, ONNX Runtime
-on CPU and CUDA): symmetric, zero point 0, weights per output channel, biases float. QOperator, in
+of two forms. QDQ, pairs of QuantizeLinear and DequantizeLinear, is portable (OpenVINO, ONNX
+Runtime, TensorRT): symmetric, zero point 0, weights per output channel, biases float. QOperator, in
 ONNX Runtime's words, is for its CPU alone: its own integer product, with unsigned activations whose
-range need not be symmetric, which x86 multiplies fastest. The decoder is weight_only.py's.
+range need not be symmetric, which x86 multiplies fastest. The target tensorrt has neither: there,
+float16 encoders move fewer bytes (recipe.py). The decoder is weight_only.py's.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +19,7 @@ from florence_edge import contract
 from florence_edge.bundle import Bundle
 from florence_edge.errors import RequestError
 
-from ..fp16 import KEPT_IN_FLOAT32, convert_to_float16
+from ..fp16 import KEPT_IN_FLOAT32, SCORES, convert_to_float16
 from .calibration_table import CalibrationTable
 from .equalize import Choice, FoldTarget, choose, fold
 from .graph_edit import (
@@ -44,7 +45,6 @@ from .weight_only import (
 )
 
 _FLOAT, _INT8, _UINT8 = ir.DataType.FLOAT, ir.DataType.INT8, ir.DataType.UINT8
-_FLOAT32_OUTPUTS = frozenset({"top_log_probs", "log_probs"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +101,7 @@ def quantize_graph(
     cpu = recipe.target == "cpu"
     for embedding in embedding_names(model.graph):
         if recipe.kept_as(embedding) is None:
-            (quantize_embedding_by_columns if cpu else quantize_embedding)(model.graph)
+            (quantize_embedding_by_columns if cpu else quantize_embedding)(model.graph, embedding)
     if name == contract.DECODER:
         kept = frozenset(each.name for each in linears if recipe.kept_as(each.name) is not None)
         (quantize_dynamically if cpu else quantize_weights)(model.graph, kept)
@@ -110,7 +110,9 @@ def quantize_graph(
     else:
         islands += quantize_qdq(model.graph, choices)
     if not cpu and recipe.float16:
-        convert_to_float16(model, _FLOAT32_OUTPUTS, kept=islands)
+        convert_to_float16(
+            model, SCORES, kept=islands, lifted=recipe.lifted, exchanged=recipe.exchanged
+        )
     return choices
 
 

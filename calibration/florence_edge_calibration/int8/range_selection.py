@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .. import Float64s
-from .histogram import BINS_AN_OCTAVE, CENTRES, ChannelHistogram, rounding_errors
+from .histogram import BINS_AN_OCTAVE, CENTRES, LARGEST, ChannelHistogram, rounding_errors
 
 LEVELS = 127  # symmetric int8: -127 ... 127, with zero point 0
 
@@ -77,10 +77,20 @@ def _divergence(counts: Float64s, kept: int) -> float:
     return float(np.sum(p[positive] * np.log(p[positive] / np.maximum(q[positive], 1e-12))))
 
 
+def _in_range(method: RangeMethod) -> RangeMethod:
+    """The method, but for magnitudes beyond the histogram: it cannot tell there what is lost."""
+
+    def limit(histogram: ChannelHistogram, weights: Float64s) -> float:
+        largest = limit_by_minmax(histogram, weights)
+        return method(histogram, weights) if largest <= LARGEST else largest
+
+    return limit
+
+
 METHODS: dict[str, RangeMethod] = {
-    "percentile": limit_by_percentile,
-    "entropy": limit_by_entropy,
-    "mse": limit_by_mse,
+    "percentile": _in_range(limit_by_percentile),
+    "entropy": _in_range(limit_by_entropy),
+    "mse": _in_range(limit_by_mse),
     "minmax": limit_by_minmax,
 }
 DEFAULT_METHOD = "mse"  # the smallest expected error for nearly every block of the miniature

@@ -10,12 +10,25 @@ from typing import Literal
 
 from .range_selection import DEFAULT_METHOD
 
-Target = Literal["tensorrt", "cpu"]
+Target = Literal["tensorrt", "cpu", "portable"]
 FloatPrecision = Literal["fp16", "fp32"]
 
-TARGETS: tuple[Target, ...] = ("tensorrt", "cpu")
+TARGETS: tuple[Target, ...] = ("tensorrt", "cpu", "portable")
 
-_EMBEDDING = ".shared"
+# What stays float16 for a GPU, by bytes and launches of built plans (results/tensorrt/
+# int8_plans.json). TensorRT scales and rounds an int8 product in kernels of their own, where a
+# float16 one does bias, GELU and residual in itself. With every linear in int8 the vision encoder
+# moves no fewer bytes, and with attention's alone, rounded on both sides, 13 % fewer: too few for
+# what rounding costs, when int8 weights halve the decoder's. The cross-attention's output
+# projection reads what is being moved, and its int8 weight would be written out in float16 first.
+_FLOAT_FOR_GPUS = (
+    "vision_encoder.*",
+    "text_encoder.layers.*",
+    "text_encoder.cross.*",
+    "decoder.layers.*.encoder_attn.out_proj",
+)
+
+_TABLES = (".shared", ".lm_head")  # the embedding, and the head where that is not the embedding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,13 +36,17 @@ class Recipe:
     """How to quantize.
 
     Args:
-        target: "tensorrt" is portable: static QDQ, float16 elsewhere; "cpu" is for ONNX Runtime's
-            CPU alone: its integer products, float32 elsewhere.
+        target: "tensorrt" is for GPUs: int8 weights in the decoder and the embedding, which win
+            there, float16 elsewhere. "cpu" is for ONNX Runtime's CPU alone: its integer products,
+            float32 elsewhere. "portable" is static QDQ in the encoders, int8 weights in the decoder
+            and float16 elsewhere, for OpenVINO and ONNX Runtime's CPU.
         method: how clipping limits are chosen (see range_selection.py).
         kept: patterns over names of linears, and the float type those stay in; of several that
             match, the first counts.
         equalize: whether outlier channels are evened out.
-        float16: whether the portable target is float16 elsewhere; float32 is for comparing blocks.
+        float16: whether targets but "cpu" are float16 elsewhere; float32 is for comparing blocks.
+        lifted: operators (see fp16.py) that stay float32 there, because float16 does not hold what
+            they compute; and `exchanged`, whether the features and caches do.
     """
 
     target: Target
@@ -37,22 +54,32 @@ class Recipe:
     kept: Mapping[str, FloatPrecision] = field(default_factory=dict)
     equalize: bool = True
     float16: bool = True
+    lifted: frozenset[str] = frozenset()
+    exchanged: bool = False
+
+    @property
+    def rounds_activations(self) -> bool:
+        """Whether it needs a calibration table: int8 weights alone do not."""
+        return self.target != "tensorrt"
 
     def kept_as(self, name: str) -> FloatPrecision | None:
         """The float type that a linear or an embedding stays in; None if it is quantized."""
         for pattern, precision in self.kept.items():
             if fnmatchcase(name, pattern):
                 return precision
-        return None
+        for_gpus = self.target == "tensorrt" and any(
+            fnmatchcase(name, pattern) for pattern in _FLOAT_FOR_GPUS
+        )
+        return "fp16" if for_gpus else None
 
 
 def block_of(name: str) -> str:
     """The block that a linear is kept in float with, e.g. `text_encoder.layers.0.self_attn`.
 
     BART's fc1 and fc2 have no module of their own; their block is `text_encoder.layers.0.fc`. An
-    embedding is a block.
+    embedding is a block, and so is a head that is not the embedding.
     """
-    if name.endswith(_EMBEDDING):
+    if name.endswith(_TABLES):
         return name
     parent, _, last = name.rpartition(".")
     return f"{parent}.fc" if last.startswith("fc") and parent[-1].isdigit() else parent
@@ -60,6 +87,6 @@ def block_of(name: str) -> str:
 
 def pattern_of(block: str) -> str:
     """The pattern that matches the layers of a block, and no others."""
-    if block.endswith(_EMBEDDING):
+    if block.endswith(_TABLES):
         return block
     return f"{block}?" if block.endswith(".fc") else f"{block}.*"

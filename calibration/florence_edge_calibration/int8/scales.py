@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import Float32s, Float64s
+from ..fp16 import fits_half
 from .histogram import ChannelHistogram, mean_squares, rounding_errors
 from .range_selection import LEVELS
 
@@ -35,8 +36,15 @@ def quantize_weight(weight: Float32s, out_axis: int) -> QuantizedWeight:
 
 
 def representable(scales: npt.ArrayLike) -> Float32s:
-    """The next larger numbers that float16 holds, as float32; zeros become the smallest."""
-    wanted = np.maximum(np.asarray(scales, dtype=np.float32), np.float32(_MIN_SCALE))
+    """The next larger numbers that float16 holds, as float32; zeros become the smallest.
+
+    Scales that are all too small for float16, or of which one is too large, stay as they are; then
+    what reads them stays float32 (see fp16.py).
+    """
+    wanted = np.asarray(scales, dtype=np.float32)
+    if not fits_half(wanted):
+        return np.maximum(wanted, np.finfo(np.float32).tiny)
+    wanted = np.maximum(wanted, np.float32(_MIN_SCALE))
     half = wanted.astype(np.float16)
     larger = np.nextafter(half, np.float16(np.inf))
     return np.where(half.astype(np.float32) < wanted, larger, half).astype(np.float32)

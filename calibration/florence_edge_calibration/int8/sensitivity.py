@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from florence_edge import Florence2, contract
 from florence_edge.backends.base import NamedArrays
 from florence_edge.backends.ort import open_ort
 from florence_edge.bundle import TOKENIZER, Bundle
+from florence_edge.files import folder_beside
 from florence_edge.image import pixels
 from florence_edge.tokenizer import Tokenizer
 
@@ -104,8 +104,8 @@ def _only(block: str, model: ir.Model, recipe: Recipe) -> Recipe | None:
 @contextmanager
 def _variant(bundle: Bundle, graph: str, changed_graph: ir.Model) -> Iterator[Florence2]:
     """The model with one graph replaced; the other files are linked, not copied."""
-    with tempfile.TemporaryDirectory(prefix=".variant-", dir=bundle.folder.parent) as name:
-        folder = Path(name)
+    beside = bundle.folder.resolve()
+    with folder_beside(beside.with_name(f"{beside.name}-variant")) as folder:
         for file in bundle.folder.iterdir():
             if file.is_file() and file.name != f"{graph}.onnx":
                 _link(file, folder / file.name)
@@ -150,7 +150,7 @@ class _FloatGraphs:
         """Error of a changed graph, and the share of time it saves, measured in turns."""
         session = open_session(model, self._bundle.folder)
         found, expected = _joined(self._run(graph, session)), self._expected[graph]
-        error = float(np.sqrt(np.mean((found - expected) ** 2) / np.mean(expected**2)))
+        error = relative_error(found, expected)
         if not timed:
             return error, None
         original = open_session(ir.load(self._bundle.graph_file(graph)), self._bundle.folder)
@@ -198,6 +198,13 @@ class _FloatGraphs:
             "encoder_mask": mask,
             **caches,
         }
+
+
+def relative_error(found: Float64s, expected: Float64s) -> float:
+    """Root mean square error as a share of what was expected; infinite where one is not finite."""
+    if not (np.isfinite(found).all() and np.isfinite(expected).all()):
+        return float("inf")
+    return float(np.sqrt(np.mean((found - expected) ** 2) / max(np.mean(expected**2), 1e-300)))
 
 
 def _joined(arrays: Sequence[npt.NDArray[Any]]) -> Float64s:

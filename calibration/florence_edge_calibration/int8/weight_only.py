@@ -1,15 +1,16 @@
 """int8 for the decoder, and for the embedding of every graph that reads it.
 
 A decoder step multiplies one token a beam: its time is the reading of weights, and the range of its
-activations moves with every token. So for the portable target its weights alone are int8, with a
-scale per output channel behind DequantizeLinear, and activations stay float. For ONNX Runtime's CPU
-its products are DynamicQuantizeMatMul, which finds the range of its input itself.
+activations moves with every token. So for GPUs and the portable target its weights alone are int8,
+with a scale per output channel behind DequantizeLinear, and activations stay float. For ONNX
+Runtime's CPU its products are DynamicQuantizeMatMul, which finds the range of its input itself.
 
 The embedding is stored once, as int8 with a scale per word, for lookup and for the scores:
 [vocabulary, width] behind DequantizeLinear, or [width, vocabulary] as ONNX Runtime's product wants
-it, where lookup gathers columns.
+it, where lookup gathers columns. A head that is not the embedding is treated as one.
 """
 
+import numpy as np
 import onnx_ir as ir
 
 from .graph_edit import (
@@ -23,9 +24,11 @@ from .graph_edit import (
 from .scales import quantize_weight
 
 _FLOAT, _INT8 = ir.DataType.FLOAT, ir.DataType.INT8
-_EMBEDDING = ".shared.weight"
+# The embedding, and the head where a checkpoint has one of its own.
+_EMBEDDINGS = (".shared.weight", ".lm_head.weight")
 # Which input of these operators is the embedding: the lookup of words, and the scores of all words.
 _EMBEDDING_INPUT = {"Gather": 0, "Gemm": 1}
+_ROWS = 8  # TensorRT's products in float16 want their sides to be multiples of it
 
 
 def quantize_weights(graph: ir.Graph, kept: frozenset[str] = frozenset()) -> None:
@@ -77,13 +80,13 @@ def embedding_nodes(graph: ir.Graph) -> list[tuple[ir.Node, ir.Value]]:
     for node in graph:
         place = _EMBEDDING_INPUT.get(node.op_type)
         embedding = None if place is None else node.inputs[place]
-        if embedding is not None and str(embedding.name).endswith(_EMBEDDING):
+        if embedding is not None and str(embedding.name).endswith(_EMBEDDINGS):
             found.append((node, embedding))
     return found
 
 
 def embedding_names(graph: ir.Graph) -> list[str]:
-    """Names of the embeddings that a graph reads: one, or none."""
+    """Names of the embeddings that a graph reads: one, none, or two where the head is its own."""
     return list(dict.fromkeys(embedding_name(value) for _, value in embedding_nodes(graph)))
 
 
@@ -92,14 +95,25 @@ def embedding_name(embedding: ir.Value) -> str:
     return str(embedding.name).removesuffix(".weight")
 
 
-def quantize_embedding(graph: ir.Graph) -> None:
+def _nodes_of(graph: ir.Graph, name: str) -> list[tuple[ir.Node, ir.Value]]:
+    """`embedding_nodes` of the embedding that is called so."""
+    return [found for found in embedding_nodes(graph) if embedding_name(found[1]) == name]
+
+
+def quantize_embedding(graph: ir.Graph, name: str) -> None:
     """Look words up in, and score with, int8 [vocabulary, width], in place.
 
     The whole embedding stands behind DequantizeLinear, also for lookup: TensorRT takes no int8
-    constant elsewhere.
+    constant elsewhere, not even in a Gather. It makes one kernel of the two, which reads the rows
+    that are looked up and writes nothing else; ONNX Runtime folds them on a GPU (backends/ort.py).
+    The table gets rows of zeros up to a multiple of `_ROWS`, and their scores are cut off: with
+    Florence-2's 51,289 words TensorRT would write the whole of it out in float16 at each step, to
+    pad it (results/tensorrt/int8_plans.json).
     """
-    for node, embedding in embedding_nodes(graph):
-        weight = quantize_weight(weight_values(embedding), out_axis=0)
+    for node, embedding in _nodes_of(graph, name):
+        values = weight_values(embedding)
+        padding = -len(values) % _ROWS
+        weight = quantize_weight(np.pad(values, ((0, padding), (0, 0))), out_axis=0)
         # Lookup and scores each have constants of their own; a bundle stores equal ones once.
         scope = f"{embedding_name(embedding)}/{node.op_type.lower()}"
         insertion = Insertion(graph, scope, before=node)
@@ -109,11 +123,31 @@ def quantize_embedding(graph: ir.Graph) -> None:
         ]
         words = insertion.op("DequantizeLinear", inputs, _FLOAT, {"axis": 0})
         node.replace_input_with(_EMBEDDING_INPUT[node.op_type], words)
+        if padding and node.op_type == "Gemm":
+            _cut_off(graph, node, scope, len(values), padding)
 
 
-def quantize_embedding_by_columns(graph: ir.Graph) -> None:
+def _cut_off(graph: ir.Graph, scores: ir.Node, scope: str, words: int, padding: int) -> None:
+    """Let a product with padded rows give the scores of words alone, [N, words]."""
+    nodes = list(graph)
+    insertion = Insertion(graph, scope, before=nodes[nodes.index(scores) + 1])
+    bias = scores.inputs[2]
+    if bias is not None:
+        longer = insertion.constant(np.pad(weight_values(bias), (0, padding)), "padded_bias")
+        scores.replace_input_with(2, longer)
+    padded = scores.outputs[0]
+    readers = list(padded.uses())
+    limits = [insertion.constant([each], name) for each, name in ((0, "first"), (words, "words"))]
+    axis = insertion.constant([1], "axis")
+    cut = insertion.op("Slice", [padded, *limits, axis], _FLOAT)
+    cut.shape, padded.shape = padded.shape, None
+    for reader, index in readers:
+        reader.replace_input_with(index, cut)
+
+
+def quantize_embedding_by_columns(graph: ir.Graph, name: str) -> None:
     """Look words up in, and score with, int8 [width, vocabulary], in place."""
-    for node, embedding in embedding_nodes(graph):
+    for node, embedding in _nodes_of(graph, name):
         weight = quantize_weight(weight_values(embedding), out_axis=0)
         insertion = Insertion(graph, embedding_name(embedding), before=node)
         columns = insertion.constant(weight.values.T.copy(), "columns")

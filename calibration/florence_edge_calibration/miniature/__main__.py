@@ -13,6 +13,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from florence_edge import TASKS, Florence2, Result, parse
+from florence_edge.files import whole_file
 from florence_edge.regions import is_location_text
 from florence_edge.results.draw import fitted, font_for, wrapped
 
@@ -35,7 +36,7 @@ def main() -> None:
     scene = generate_scene(arguments.scene)
     picture = draw_scene(scene, PICTURE_SIZE)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    picture.save(arguments.output / "picture.png")
+    _save(picture, arguments.output / "picture.png")
 
     tiles = []
     with Florence2.load(arguments.bundle) as model:
@@ -44,10 +45,15 @@ def main() -> None:
             result = view.run(question.task, question.text or None)
             print(_beside_truth(question, result))
             drawn = result.draw(picture)
-            drawn.save(arguments.output / f"{result.task.name.lower()}.png")
+            _save(drawn, arguments.output / f"{result.task.name.lower()}.png")
             tiles.append((_title(question), drawn))
-    contact_sheet(tiles).save(arguments.output / "all.png")
+    _save(contact_sheet(tiles), arguments.output / "all.png")
     print(f"Annotated pictures are in {arguments.output}, all of them in all.png.")
+
+
+def _save(picture: Image.Image, file: Path) -> None:
+    with whole_file(file) as unfinished:
+        picture.save(unfinished)
 
 
 def _title(question: SceneQuestion) -> str:

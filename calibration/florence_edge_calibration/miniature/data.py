@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer
 
+from florence_edge.files import write_whole
+
 from ..scenes import Scene, SceneQuestion, ask, draw_scene, generate_scenes
 from .dense_head import DenseTruth, dense_truth
 from .model import IMAGE_SIZE
@@ -151,9 +153,7 @@ def _paint(folder: Path, first_seed: int, chunks: int) -> None:
             return
         scenes = list(generate_scenes(first_seed + chunk * _CHUNK, _CHUNK))
         pixels = np.stack([_picture(scene) for scene in scenes])
-        unfinished = path.with_suffix(".part")
-        unfinished.write_bytes(pickle.dumps((pixels, scenes), protocol=pickle.HIGHEST_PROTOCOL))
-        unfinished.rename(path)
+        write_whole(path, pickle.dumps((pixels, scenes), protocol=pickle.HIGHEST_PROTOCOL))
 
 
 def _picture(scene: Scene) -> npt.NDArray[np.uint8]:

@@ -15,6 +15,8 @@ from PIL import Image
 from transformers import Florence2ForConditionalGeneration, Florence2Processor
 
 from florence_edge import TASKS, Florence2, GenerationOptions
+from florence_edge.files import write_whole
+from florence_edge.image import load_image
 
 from ..metrics import FreeAnswer, Verdict, judge
 from ..scenes.held_out import HeldOutScene, load_held_out
@@ -40,7 +42,7 @@ def evaluate(
         scenes: pictures and one question of each task about each.
         shuffled: put each question to the picture of the scene before.
     """
-    pictures = [Image.open(scene.picture).convert("RGB") for scene in scenes]
+    pictures = [load_image(scene.picture) for scene in scenes]
     if shuffled:
         pictures = pictures[-1:] + pictures[:-1]
     verdicts = {}
@@ -127,7 +129,7 @@ def main() -> None:
             *(task, row["headline"], row["value"], row["shuffled pictures"]),
         )
     if arguments.output:
-        arguments.output.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_whole(arguments.output, json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

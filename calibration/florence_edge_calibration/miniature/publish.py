@@ -16,6 +16,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from florence_edge.bundle import FIDELITY
+from florence_edge.files import whole_file, write_whole
 
 from ..scenes.held_out import load_held_out
 from .evaluate import CHECKPOINT, evaluate, figures_as_json, through_bundle
@@ -37,7 +38,8 @@ def publish_run(work: Path) -> None:
     )
     shutil.copyfile(work / "training.jsonl", CALIBRATION / "training.jsonl")
     lines = (work / "training.jsonl").read_text(encoding="utf-8").splitlines()
-    draw_curve([json.loads(line) for line in lines]).save(CALIBRATION / "training.png")
+    with whole_file(CALIBRATION / "training.png") as curve:
+        draw_curve([json.loads(line) for line in lines]).save(curve)
 
 
 def publish_figures(bundle: Path) -> None:
@@ -46,9 +48,9 @@ def publish_figures(bundle: Path) -> None:
     verdicts, control = (evaluate(answer, scenes, shuffled=shuffled) for shuffled in (False, True))
     figures = figures_as_json(verdicts, control)
     text = json.dumps(figures, indent=2) + "\n"
-    _FIGURES.write_text(text, encoding="utf-8")
+    write_whole(_FIGURES, text)
     readme = CALIBRATION / "README.md"
-    readme.write_text(with_table(readme.read_text("utf-8"), figure_table(figures)), "utf-8")
+    write_whole(readme, with_table(readme.read_text("utf-8"), figure_table(figures)))
 
 
 def publish_int8(bundles: Mapping[str, Path]) -> None:
@@ -64,9 +66,9 @@ def publish_int8(bundles: Mapping[str, Path]) -> None:
     }
     gates = {name: _gate_of(folder) for name, folder in bundles.items() if name != _FLOAT}
     text = json.dumps({"held-out scenes": figures, "gates": gates}, indent=2) + "\n"
-    INT8_FIGURES.write_text(text, encoding="utf-8")
+    write_whole(INT8_FIGURES, text)
     page = CALIBRATION.parent / "docs" / "int8.md"
-    page.write_text(with_table(page.read_text("utf-8"), int8_table(figures), "int8"), "utf-8")
+    write_whole(page, with_table(page.read_text("utf-8"), int8_table(figures), "int8"))
 
 
 def _gate_of(bundle: Path) -> Any:

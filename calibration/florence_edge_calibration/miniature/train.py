@@ -20,6 +20,8 @@ from tokenizers import Tokenizer
 from torch.nn import functional
 from transformers import Florence2ForConditionalGeneration
 
+from florence_edge.files import whole_file
+
 from ..scenes import GRID
 from ..scenes.held_out import load_held_out
 from ..scenes.words import WORDS
@@ -90,9 +92,8 @@ class Training:
     def save(self, path: Path) -> None:
         """Write the state, the old one staying until the new one is complete."""
         parts = {name: getattr(self, name).state_dict() for name in _SAVED}
-        unfinished = path.with_suffix(".part")
-        torch.save({**parts, "step": self.step}, unfinished)
-        unfinished.rename(path)
+        with whole_file(path) as unfinished:
+            torch.save({**parts, "step": self.step}, unfinished)
 
     def load(self, path: Path) -> None:
         """Go on from a saved state."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from florence_edge.files import from_json
+from florence_edge.files import from_json, read_json, whole_file, write_whole
 
 from . import (
     GRID,
@@ -70,7 +70,7 @@ def load_held_out(folder: Path = FOLDER) -> list[HeldOutScene]:
         OSError: the folder has no truth.json.
         ValueError: truth.json is damaged; the field is named.
     """
-    content = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
+    content = read_json(folder / "truth.json")
     truth = from_json(_Truth, content)
     questions: dict[int, list[SceneQuestion]] = {image.id: [] for image in truth.images}
     for row in truth.questions:
@@ -87,9 +87,10 @@ def write_held_out(folder: Path, scenes: Sequence[Scene]) -> None:
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
     for image_id, scene in enumerate(scenes):
         picture = draw_scene(scene, _PICTURE_SIZE)
-        picture.save(folder / _file_name(image_id), quality=_JPEG_QUALITY, subsampling=0)
+        with whole_file(folder / _file_name(image_id)) as file:
+            picture.save(file, quality=_JPEG_QUALITY, subsampling=0)
     truth = _one_row_a_line(coco_truth(scenes, _PICTURE_SIZE))
-    (folder / "truth.json").write_text(truth, encoding="utf-8")
+    write_whole(folder / "truth.json", truth)
 
 
 def coco_truth(scenes: Sequence[Scene], image_size: int) -> dict[str, list[dict[str, Any]]]:
@@ -211,7 +212,8 @@ def main() -> None:
     output: Path = parser.parse_args().output
     write_held_out(output, list(generate_scenes(_FIRST_SEED, _COUNT)))
     shown = draw_truth(generate_scene(_SHOWN_SEED), _SHOWN_SIZE)
-    shown.save(output.parent / "scene_with_truth.png")
+    with whole_file(output.parent / "scene_with_truth.png") as file:
+        shown.save(file)
 
 
 if __name__ == "__main__":

@@ -4,20 +4,26 @@
 at an image size, if the model can take pictures of that size.
 """
 
-import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from florence_edge import contract
+from florence_edge import contract, files
 from florence_edge.contract import ModelSize
 from florence_edge.errors import BundleError, RequestError
 from florence_edge.files import from_json
 
 PROMPT_ROOM = 32  # encoder positions that a prompt may need beside the image tokens
+
+# Far beyond any model of this architecture, and little enough to build graphs from in seconds.
+_MAX_LAYERS = 256
+_MAX_STAGES = 16
+_MAX_WIDTH = 1 << 16
+_MAX_POSITIONS = 1 << 18
+_MAX_VOCABULARY = 1 << 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +103,16 @@ class CheckpointConfig:
     text: TextConfig
     raw: Mapping[str, Any]
 
+    @property
+    def ties_head(self) -> bool:
+        """Whether the head is the embedding where it is not stored."""
+        return bool(self.raw.get("tie_word_embeddings", True))
+
+    @property
+    def ties_embeddings(self) -> bool:
+        """Whether encoder and decoder have one embedding, as far as it is stored once."""
+        return bool(self.raw["text_config"].get("tie_word_embeddings", True))
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file.
@@ -105,11 +121,15 @@ def read_json(path: Path) -> dict[str, Any]:
         BundleError: the file is missing or holds something else.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = files.read_json(path)
     except FileNotFoundError:
         raise BundleError(f"{path} is missing. A Florence-2 checkpoint folder has it.") from None
-    except (OSError, ValueError) as error:
-        raise BundleError(f"{path} cannot be read as JSON: {error}. Fetch it again.") from error
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error}.") from error
+    except ValueError as error:
+        raise BundleError(
+            f"{path} is not JSON: {error}. Correct it, or take it from the original checkpoint."
+        ) from error
     if not isinstance(content, dict):
         raise BundleError(f"{path} should hold a JSON object, but holds {type(content).__name__}.")
     return content
@@ -131,12 +151,16 @@ def read_config(folder: Path) -> CheckpointConfig:
         layout = _layout(raw["vision_config"])
         vision = _vision(raw["vision_config"], layout)
         text = _text(raw["text_config"])
+        for level in (raw, raw["text_config"]):
+            if not isinstance(level.get("tie_word_embeddings", True), bool):
+                raise ValueError("tie_word_embeddings is neither true nor false")
         if vision.projection_dim != text.d_model:
             raise ValueError(f"projection_dim {vision.projection_dim}, but d_model {text.d_model}")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = f"there is no {error}" if isinstance(error, KeyError) else str(error)
         raise BundleError(
-            f"{folder / 'config.json'} lacks or garbles a field of Florence-2: {error}. "
-            "Fetch it again, or compare it with the original checkpoint's."
+            f"{folder / 'config.json'} does not describe a Florence-2: {reason}. Compare it with "
+            "the config.json of the checkpoint that this one was tuned from."
         ) from error
     return CheckpointConfig(layout=layout, vision=vision, text=text, raw=raw)
 
@@ -230,13 +254,37 @@ def _check_vision(vision: VisionConfig) -> None:
     paddings, prenorms = vision.patch_paddings, vision.patch_prenorms
     if {len(stage) for stage in (*counts, *patches, paddings, prenorms)} != {len(vision.dims) or 1}:
         raise ValueError("the vision fields do not have one entry for each stage")
-    if min(vision.window_size, *chain(*counts, *patches)) < 1 or min(paddings) < 0:
-        raise ValueError("a number of the vision model is below 1")
+    _check_numbers("the number of stages", (len(vision.dims),), most=_MAX_STAGES)
+    numbers = {
+        "window_size": (vision.window_size,),
+        "dims": vision.dims,
+        "heads": vision.heads,
+        "groups": vision.groups,
+        "patch_size": vision.patch_sizes,
+        "patch_stride": vision.patch_strides,
+    }
+    for name, values in numbers.items():
+        _check_numbers(name, values, most=_MAX_WIDTH)
+    _check_numbers("patch_padding", paddings, least=0, most=_MAX_WIDTH)
+    _check_numbers("depths", vision.depths, most=_MAX_LAYERS)
+    _check_numbers("max_position_embeddings", (vision.position_embeddings,), most=_MAX_POSITIONS)
+    _check_numbers("max_temporal_embeddings", (vision.temporal_embeddings,), most=_MAX_POSITIONS)
+    # Written so that NaN does not pass.
+    if not 0 < vision.mlp_ratio * min(vision.dims) <= vision.mlp_ratio * _MAX_WIDTH < math.inf:
+        raise ValueError(f"mlp_ratio is {vision.mlp_ratio}")
+    for dim in vision.dims:
+        _check_numbers("dims times mlp_ratio", (int(dim * vision.mlp_ratio),), most=8 * _MAX_WIDTH)
     for dim, heads, groups in zip(vision.dims, vision.heads, vision.groups, strict=True):
         if dim % heads or dim % groups:
             raise ValueError(f"{dim} channels cannot be shared by {heads} heads, {groups} groups")
     if vision.in_channels != 3:
         raise ValueError(f"in_channels is {vision.in_channels}, and pictures have 3")
+
+
+def _check_numbers(name: str, values: Sequence[int], *, least: int = 1, most: int) -> None:
+    for value in values:
+        if not least <= value <= most:
+            raise ValueError(f"{name} is {value}, expected {least} to {most}")
 
 
 def _text(content: Mapping[str, Any]) -> TextConfig:
@@ -254,10 +302,14 @@ def _text(content: Mapping[str, Any]) -> TextConfig:
         activation=fields.activation_function,
         scale_embedding=fields.scale_embedding,
     )
-    layers = (text.encoder_layers, text.decoder_layers)
     heads = (text.encoder_heads, text.decoder_heads)
-    if min(*layers, *heads, text.d_model, text.positions) < 1:
-        raise ValueError("a number of the text model is below 1")
+    _check_numbers("encoder_layers", (text.encoder_layers,), most=_MAX_LAYERS)
+    _check_numbers("decoder_layers", (text.decoder_layers,), most=_MAX_LAYERS)
+    _check_numbers("attention_heads", heads, most=_MAX_WIDTH)
+    _check_numbers("d_model", (text.d_model,), most=_MAX_WIDTH)
+    _check_numbers("ffn_dim", (text.encoder_ffn, text.decoder_ffn), most=8 * _MAX_WIDTH)
+    _check_numbers("max_position_embeddings", (text.positions,), most=_MAX_POSITIONS)
+    _check_numbers("vocab_size", (text.vocab_size,), most=_MAX_VOCABULARY)
     if any(text.d_model % count for count in heads):
         raise ValueError(f"a width of {text.d_model} cannot be shared by {heads} heads")
     return text
@@ -280,6 +332,12 @@ def model_size(config: CheckpointConfig, image_size: int) -> ModelSize:
             "this model's vision encoder."
         )
     image_tokens = vision.image_tokens(image_size)
+    if min(vision.sides(image_size)) < 1:
+        raise BundleError(
+            "config.json describes a vision encoder that leaves nothing of a picture: "
+            f"{image_size} pixels become {vision.sides(image_size)} by patch_size, patch_stride "
+            "and patch_padding. Compare it with the original checkpoint's."
+        )
     largest = _largest_image_size(config, stride)
     if image_size > largest:
         raise RequestError(

@@ -1,29 +1,75 @@
 """What a checkpoint says beside its architecture: how to generate, how to prepare a picture."""
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from florence_edge.errors import BundleError
-from florence_edge.files import from_json
-from florence_edge.options import DEFAULT_MAX_NEW_TOKENS, GenerationConfig
+from florence_edge.errors import BundleError, RequestError
+from florence_edge.options import DEFAULT_MAX_NEW_TOKENS, GenerationConfig, checked_config
 
 from .config import CheckpointConfig, Layout, read_json
 
-# What Hugging Face's GenerationConfig and BART's configuration assume for what is left out.
+logger = logging.getLogger(__name__)
+
+GENERATION_CONFIG = "generation_config.json"
+
+# What Hugging Face's `generate` does where nobody says anything.
 _ASSUMED: dict[str, Any] = {
     "num_beams": 1,
     "no_repeat_ngram_size": 0,
+    "repetition_penalty": 1.0,
     "length_penalty": 1.0,
     "early_stopping": False,
+    "suppress_tokens": (),
+    "begin_suppress_tokens": (),
+    "bad_words_ids": (),
     "forced_bos_token_id": -1,
-    "forced_eos_token_id": 2,
+    "forced_eos_token_id": -1,
+}
+# The tokens of BartConfig, which Microsoft's language model takes over. The native class does not;
+# but it cannot do without the first four, so they are taken here where nobody names any.
+_BART = {
     "decoder_start_token_id": 2,
     "bos_token_id": 0,
     "eos_token_id": 2,
     "pad_token_id": 1,
+    "forced_eos_token_id": 2,
+}
+_LENGTHS = ("max_length", "max_new_tokens", "min_length", "min_new_tokens")
+_MOST = 1e9  # far beyond what image processors state
+_WRITTEN_MAX_LENGTH = 20  # transformers 4 wrote this default of its own into every config.json
+
+# Settings that change answers and that this runtime does not have, with the values that are off.
+# Those of sampling alone (temperature, top_k, ...) are off without do_sample, as in `generate`.
+_NOT_DONE: dict[str, tuple[Any, ...]] = {
+    "do_sample": (False,),
+    "num_return_sequences": (1,),
+    "num_beam_groups": (1,),
+    "diversity_penalty": (0,),
+    "penalty_alpha": (0,),
+    "dola_layers": (),
+    "constraints": (),
+    "force_words_ids": (),
+    "sequence_bias": (),
+    "guidance_scale": (1,),
+    "encoder_repetition_penalty": (1,),
+    "encoder_no_repeat_ngram_size": (0,),
+    "exponential_decay_length_penalty": (),
+    "forced_decoder_ids": (),
+    "remove_invalid_values": (False,),
+    "renormalize_logits": (False,),
+    "watermarking_config": (),
+    "token_healing": (False,),
+    "stop_strings": (),
+    "max_time": (),
+    "low_memory": (False,),
+    "prompt_lookup_num_tokens": (),
+    "assistant_early_exit": (),
+    "use_mtp": (False,),
+    "is_assistant": (False,),
 }
 
 
@@ -35,48 +81,161 @@ class GenerationDefaults:
     sources: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Settings from one place; `file` is where to correct them."""
+
+    name: str
+    file: Path
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Stated:
+    """A setting and the file that says so."""
+
+    value: Any
+    file: Path
+
+
 def read_generation(folder: Path, config: CheckpointConfig) -> GenerationDefaults:
     """GenerationConfig defaults as the code of the checkpoint's layout would use them.
 
-    Microsoft's code generates with the inner language model, so text_config wins; the native class
-    reads generation_config.json first.
+    Microsoft's code generates with the inner language model, so text_config alone counts. The
+    native class reads generation_config.json alone; without that file, config.json and then its
+    text_config. Where no length is stated, an answer may have as many tokens as the decoder has
+    positions, at most 1024.
 
     Raises:
-        BundleError: a setting is not what generation can do, or a file cannot be read.
+        BundleError: a setting is not what generation can do, or a file cannot be read; the message
+            names setting and file.
     """
-    layers: list[tuple[str, Mapping[str, Any]]] = [("text_config", config.raw["text_config"])]
-    if config.layout is Layout.NATIVE:
-        if (folder / "generation_config.json").exists():
-            layers.insert(
-                0, ("generation_config.json", read_json(folder / "generation_config.json"))
-            )
-        layers.append(("config.json", config.raw))
-    values: dict[str, Any] = dict(_ASSUMED)
-    for _, settings in reversed(layers):
-        values.update({k: settings[k] for k in _ASSUMED if settings.get(k) is not None})
-    for name, value in values.items():
-        values[name] = _setting(folder, name, value)
-    values["max_new_tokens"] = min(DEFAULT_MAX_NEW_TOKENS, config.text.positions)
-    return GenerationDefaults(
-        from_json(GenerationConfig, values), tuple(name for name, _ in layers)
-    )
-
-
-def _setting(folder: Path, name: str, value: Any) -> Any:
-    """One generation setting, of the kind that it has to be; a refusal shows its value."""
-    if name == "eos_token_id" and isinstance(value, list) and len(value) == 1:
-        value = value[0]  # Hugging Face's generate takes several; Florence-2 has one
-    if name == "early_stopping":
-        fits = isinstance(value, bool) or value == "never"
-    else:
-        kinds = int | float if name == "length_penalty" else int
-        fits = isinstance(value, kinds) and not isinstance(value, bool)
-    if not fits:
-        raise BundleError(
-            f"{folder} asks for {name} = {value!r}, which generation cannot do. Correct its "
-            "generation_config.json or config.json."
+    sources = _sources(folder, config)
+    for source in sources:
+        _refuse_what_is_not_done(source)
+    stated = _settings(sources, config)
+    stated.update(_lengths(sources, config.text.positions))
+    try:
+        generation = checked_config(
+            {name: setting.value for name, setting in stated.items()},
+            vocab_size=config.text.vocab_size,
+            positions=config.text.positions,
         )
-    return value
+    except RequestError as error:
+        name = str(error).partition(" ")[0]
+        file = stated[name].file if name in stated else sources[0].file
+        raise BundleError(f"{file} cannot be followed: {error}") from error
+    return GenerationDefaults(generation, tuple(source.name for source in sources))
+
+
+def _sources(folder: Path, config: CheckpointConfig) -> list[_Source]:
+    """Where the settings of a layout are read, the first to state one winning."""
+    text = _Source("text_config", folder / "config.json", config.raw["text_config"])
+    file = folder / GENERATION_CONFIG
+    own = read_json(file) if file.exists() else None
+    if config.layout is Layout.MICROSOFT:
+        _warn_of_unread(file, own or {}, text.settings)
+        return [text]
+    if own is not None:
+        return [_Source(GENERATION_CONFIG, file, own)]
+    return [_Source("config.json", folder / "config.json", config.raw), text]
+
+
+def _warn_of_unread(file: Path, own: Mapping[str, Any], used: Mapping[str, Any]) -> None:
+    """Say which rules for answers Microsoft's code leaves unread; the published files agree."""
+    rules = ("repetition_penalty", "suppress_tokens", "begin_suppress_tokens", "bad_words_ids")
+    unread = [
+        name
+        for name in (*_LENGTHS, *rules, *_NOT_DONE)
+        if own.get(name) not in (None, used.get(name), *_NOT_DONE.get(name, ()))
+    ]
+    if unread:
+        logger.warning(
+            "%s states %s, which the code of this checkpoint's layout never reads: it generates "
+            "with text_config of config.json, and so will the bundle. Move them there if they are "
+            "meant.",
+            file,
+            ", ".join(unread),
+        )
+
+
+def _refuse_what_is_not_done(source: _Source) -> None:
+    """Settings that `generate` would obey and this runtime cannot."""
+    for name, off in _NOT_DONE.items():
+        value = source.settings.get(name)
+        if value is not None and value not in off:
+            raise BundleError(
+                f"{source.file} asks for {name} = {value!r:.80}, which this runtime does not do: "
+                "answers would differ from transformers'. Take it out, if they may."
+            )
+
+
+def _find(sources: list[_Source], name: str) -> _Stated | None:
+    """The first value that is not null."""
+    for source in sources:
+        value = source.settings.get(name)
+        if value is not None:
+            return _Stated(value, source.file)
+    return None
+
+
+def _settings(sources: list[_Source], config: CheckpointConfig) -> dict[str, _Stated]:
+    """All settings but the lengths, as stated or assumed."""
+    file, start = sources[0].file, "decoder_start_token_id"
+    stated = {name: _Stated(value, file) for name, value in {**_BART, **_ASSUMED}.items()}
+    if config.layout is Layout.MICROSOFT:
+        stated["forced_eos_token_id"] = _Stated(_BART["forced_eos_token_id"], file)
+    else:  # text_config's tokens are a last resort: they count only where `generate` would refuse
+        text = _Source("", file.with_name("config.json"), config.raw["text_config"])
+        stated.update(
+            {name: _find([text], name) or stated[name] for name in _BART.keys() - _ASSUMED.keys()}
+        )
+        stated[start] = _find(sources, "bos_token_id") or stated[start]  # as `generate` does
+    stated.update({name: _find(sources, name) or setting for name, setting in stated.items()})
+    forced = stated["forced_eos_token_id"]
+    if isinstance(forced.value, list) and len(forced.value) == 1:
+        stated["forced_eos_token_id"] = _Stated(forced.value[0], forced.file)
+    return stated
+
+
+def _lengths(sources: list[_Source], positions: int) -> dict[str, _Stated]:
+    """`max_new_tokens` and `min_new_tokens`, which win over the lengths with the start token."""
+    file = sources[0].file
+    most = _find(sources, "max_new_tokens") or _without_start(sources, "max_length", 2)
+    if most is not None and _is_whole(most.value) and most.value > positions:
+        logger.warning(
+            "%s asks for answers of up to %d tokens; the decoder has %d positions, where they end.",
+            most.file,
+            most.value,
+            positions,
+        )
+        most = _Stated(positions, most.file)
+    least = _find(sources, "min_new_tokens") or _without_start(sources, "min_length", 0)
+    if least is not None and _is_whole(least.value) and least.value > positions:
+        least = _Stated(positions, least.file)
+    return {
+        "max_new_tokens": most or _Stated(min(DEFAULT_MAX_NEW_TOKENS, positions), file),
+        "min_new_tokens": least or _Stated(0, file),
+    }
+
+
+def _without_start(sources: list[_Source], name: str, least: int) -> _Stated | None:
+    """A length less the start token, if it is stated."""
+    found = _find(sources, name)
+    if found is None:
+        return None
+    if found.file.name != GENERATION_CONFIG and found.value == _WRITTEN_MAX_LENGTH:
+        return None
+    if not _is_whole(found.value) or found.value < least:
+        raise BundleError(
+            f"{found.file} cannot be followed: {name} is {found.value!r:.80}; it must be a whole "
+            f"number of {least} or more (the start token counts)."
+        )
+    return _Stated(max(found.value - 1, 0), found.file)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +257,8 @@ def read_image_processing(folder: Path) -> ImageProcessing:
     settings = {k: v for k, v in _image_processor(folder).items() if v is not None}
     size = settings.get("size", {"height": 768, "width": 768})
     square = isinstance(size, dict) and set(size) == {"height", "width"}
-    if not square or not isinstance(size["height"], int) or size["height"] != size["width"]:
-        raise BundleError(f"{folder}: the image processor makes {size}, expected a square.")
+    if not square or not _is_whole(size["height"]) or size["height"] != size["width"]:
+        raise BundleError(f"{folder}: the image processor makes {size!s:.80}, expected a square.")
     expected = {
         "resample": 3,
         "do_resize": True,
@@ -110,16 +269,21 @@ def read_image_processing(folder: Path) -> ImageProcessing:
     }
     for name, value in expected.items():
         found = settings.get(name, value)
-        if not isinstance(found, int | float) or abs(found - value) > 1e-8:
+        if not _is_number(found) or not abs(found - value) <= 1e-8:
             raise BundleError(
-                f"{folder}: the image processor has {name} = {settings[name]!r}; this tool makes "
-                f"pictures as Florence-2 does, with {value!r}."
+                f"{folder}: the image processor has {name} = {settings[name]!r:.80}; this tool "
+                f"makes pictures as Florence-2 does, with {value!r}."
             )
     return ImageProcessing(
         size=int(size["height"]),
         mean=_colours(folder, settings.get("image_mean", (0.485, 0.456, 0.406))),
         std=_colours(folder, settings.get("image_std", (0.229, 0.224, 0.225)), above=0),
     )
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a number that can be computed with: an int may be larger than any float."""
+    return isinstance(value, int | float) and -_MOST <= value <= _MOST
 
 
 def _image_processor(folder: Path) -> Mapping[str, Any]:
@@ -133,9 +297,9 @@ def _image_processor(folder: Path) -> Mapping[str, Any]:
 
 def _colours(folder: Path, values: Any, *, above: float = -math.inf) -> tuple[float, ...]:
     colours = values if isinstance(values, list | tuple) else ()
-    numbers = tuple(float(v) for v in colours if isinstance(v, int | float) and v > above)
+    numbers = tuple(float(v) for v in colours if _is_number(v) and v > above)
     if len(numbers) != 3 or len(colours) != 3:
         raise BundleError(
-            f"{folder}: the image processor normalizes with {values}, expected three numbers."
+            f"{folder}: the image processor normalizes with {values!s:.80}, expected three numbers."
         )
     return numbers

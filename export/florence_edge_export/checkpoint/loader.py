@@ -4,34 +4,49 @@ Tensors are read lazily, under transformers' native names without the leading `m
 names are translated.
 """
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-import numpy as np
-
 from florence_edge.bundle import sha256
-from florence_edge.errors import BundleError, BundleNotFoundError, MissingPackageError
+from florence_edge.errors import BundleError, BundleNotFoundError, MissingPackageError, RequestError
 
 from .config import CheckpointConfig, Layout, read_config, read_json
+from .embeddings import resolve_embeddings, same_values
+from .names import MERGE_FIRST, native_names
 from .tensors import StoredTensor, read_tensors
 
+logger = logging.getLogger(__name__)
+
+BIAS = "final_logits_bias"
 MINIATURE = "miniature"
 DEFAULT_MODEL = "florence-community/Florence-2-base-ft"
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def find_checkpoint(model: str) -> Path:
+def find_checkpoint(model: str, revision: str | None = None) -> Path:
     """The folder of the checkpoint that `model` names; a hub id is downloaded (and cached).
+
+    Args:
+        model: a folder, a hub id or 'miniature'.
+        revision: commit, tag or branch on the hub; None is the newest of its main branch.
 
     Raises:
         BundleNotFoundError: `model` is neither a folder nor of a hub id's form.
         BundleError: the hub does not have it, or cannot be reached.
         MissingPackageError: huggingface_hub is not installed.
+        RequestError: a revision of what is not on the hub.
     """
+    if revision is not None and (model == MINIATURE or Path(model).is_dir()):
+        raise RequestError(
+            f"The revision {revision} is for models on the hub, and {model} is a folder here. "
+            "Leave it out."
+        )
     if model == MINIATURE:
         return Path(str(files("florence_edge_calibration") / "miniature" / "checkpoint"))
     if Path(model).is_dir():
@@ -41,10 +56,10 @@ def find_checkpoint(model: str) -> Path:
             f"There is no checkpoint folder {model}. Give a folder, a hub id such as "
             f"{DEFAULT_MODEL}, or 'miniature'."
         )
-    return _download(model)
+    return _download(model, revision)
 
 
-def _download(hub_id: str) -> Path:
+def _download(hub_id: str, revision: str | None) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
@@ -53,15 +68,25 @@ def _download(hub_id: str) -> Path:
             "florence-edge[export]."
         ) from None
     try:
-        folder = Path(snapshot_download(hub_id, allow_patterns=["*.json", "*.safetensors"]))
+        patterns = ["*.json", "*.safetensors"]
+        folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
         if not any(folder.glob("*.safetensors")):
-            snapshot_download(hub_id, allow_patterns=["pytorch_model*.bin"])
+            # Of the same commit, should the branch move in between.
+            commit = commit_of(folder) or revision
+            snapshot_download(hub_id, revision=commit, allow_patterns=["pytorch_model*.bin"])
     except Exception as error:  # the hub's own, and those of the HTTP library it happens to use
+        at = "" if revision is None else f" at revision {revision}"
         raise BundleError(
-            f"{hub_id} is not a folder here and could not be downloaded: {_first_line(error)}. "
-            "Check the name and the network, or give a local folder."
+            f"{hub_id}{at} is not a folder here and could not be downloaded: {_first_line(error)}. "
+            "Check the name, the revision and the network, or give a local folder."
         ) from error
     return folder
+
+
+def commit_of(folder: Path) -> str | None:
+    """The commit of a folder in the hub's cache (snapshots/COMMIT); None of any other folder."""
+    at_commit = folder.parent.name == "snapshots" and _COMMIT.fullmatch(folder.name)
+    return folder.name if at_commit else None
 
 
 def _first_line(error: Exception) -> str:
@@ -77,6 +102,11 @@ class Checkpoint:
     config: CheckpointConfig
     tensors: Mapping[str, StoredTensor]
     weight_files: tuple[Path, ...]
+
+    @property
+    def revision(self) -> str | None:
+        """The commit on the hub, if it was downloaded from there."""
+        return commit_of(self.folder)
 
     def sha256(self) -> str:
         """Hash of the weight files, in order of name."""
@@ -96,22 +126,45 @@ def read_checkpoint(folder: Path) -> Checkpoint:
             f"{folder} is not a folder. Give a checkpoint folder or a hub id."
         )
     if (folder / "adapter_config.json").exists():
-        raise BundleError(
-            f"{folder} is a LoRA adapter, not a whole model. Merge it first: "
-            "PeftModel.from_pretrained(model, folder).merge_and_unload().save_pretrained(new)."
-        )
+        raise BundleError(f"{folder} is a LoRA adapter, not a whole model. {MERGE_FIRST}")
     config = read_config(folder)
     weight_files = _weight_files(folder)
-    stored: dict[str, StoredTensor] = {}
-    for path in weight_files:
-        stored.update(read_tensors(path))
-    translate = _native_name if config.layout is Layout.NATIVE else _name_from_microsoft
-    tensors = {translate(name): tensor for name, tensor in stored.items()}
+    tensors = _by_native_name(_read_all(weight_files), config.layout)
     if config.layout is Layout.MICROSOFT:
         _transpose_projection(tensors)
-    _check_tied(tensors, config)
-    _resolve_tied_embedding(tensors, folder)
+    else:
+        _drop_bias(tensors)
+    resolve_embeddings(tensors, config)
     return Checkpoint(folder, config, tensors, weight_files)
+
+
+def _read_all(weight_files: tuple[Path, ...]) -> dict[str, StoredTensor]:
+    """The tensors of all files by the names under which they are stored."""
+    stored: dict[str, StoredTensor] = {}
+    for path in weight_files:
+        for name, tensor in read_tensors(path):
+            if name in stored:
+                raise BundleError(
+                    f"{name} is in two of the weight files, {path} and another. Delete what an "
+                    "earlier download or save has left in the folder."
+                )
+            stored[name] = tensor
+    return stored
+
+
+def _by_native_name(stored: dict[str, StoredTensor], layout: Layout) -> dict[str, StoredTensor]:
+    tensors: dict[str, StoredTensor] = {}
+    sources: dict[str, str] = {}
+    for name, native in native_names(stored, layout).items():
+        if native.endswith("position_ids"):  # 0, 1, 2, ... of an older BART
+            continue
+        if native in tensors and not same_values(tensors[native], stored[name]):
+            raise BundleError(
+                f"{sources[native]} and {name} are two names of one tensor, and their values "
+                "differ. Delete the one that is not meant."
+            )
+        tensors[native], sources[native] = stored[name], name
+    return tensors
 
 
 def _weight_files(folder: Path) -> tuple[Path, ...]:
@@ -123,51 +176,28 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
             return _shards(index)
     raise BundleError(
         f"{folder} has no weights: expected model.safetensors (or its shards) or "
-        "pytorch_model.bin. Download the checkpoint again."
+        "pytorch_model.bin. Finish the download, or save the model there with save_pretrained."
     )
 
 
 def _shards(index: Path) -> tuple[Path, ...]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise BundleError(f"{index} names no shards. Download the checkpoint again.")
+        raise BundleError(
+            f"{index} names no shards: expected names of tensors and files under weight_map. Take "
+            "it from the original checkpoint, or save the model again with save_pretrained."
+        )
     shards = sorted({str(shard) for shard in weight_map.values()})
+    outside = [shard for shard in shards if Path(shard).name != shard]
+    if outside:
+        raise BundleError(f"{index} names {outside[0]!r}, which is no file beside it.")
     missing = [shard for shard in shards if not (index.parent / shard).exists()]
     if missing:
         raise BundleError(
             f"{index.parent} lacks the shards {missing} that {index.name} names. "
-            "Download the checkpoint again."
+            "Finish the download."
         )
     return tuple(index.parent / shard for shard in shards)
-
-
-def _native_name(name: str) -> str:
-    return name.removeprefix("model.")
-
-
-# Microsoft's module tree -> the native one; the first pattern that matches rewrites the name.
-_FROM_MICROSOFT = (
-    (re.compile(r"^(vision_tower\.convs\.\d+)\.proj\."), r"\1.conv."),
-    (re.compile(r"\.(conv[12])\.fn\.dw\."), r".\1."),
-    (re.compile(r"\.(?:window|channel)_attn\.norm\."), r".norm1."),
-    (re.compile(r"\.(window|channel)_attn\.fn\."), r".\1_attn."),
-    (re.compile(r"\.ffn\.norm\."), r".norm2."),
-    (re.compile(r"\.ffn\.fn\.net\."), r".ffn."),
-    (re.compile(r"^image_projection$"), r"multi_modal_projector.image_projection.weight"),
-    (re.compile(r"^image_proj_norm\."), r"multi_modal_projector.image_proj_norm."),
-    (re.compile(r"^image_pos_embed\."), r"multi_modal_projector.image_position_embed."),
-    (re.compile(r"^visual_temporal_embed\."), r"multi_modal_projector.visual_temporal_embed."),
-    (re.compile(r"^language_model\.(lm_head|final_logits_bias)"), r"\1"),
-    (re.compile(r"^language_model\.model\."), r"language_model."),
-)
-
-
-def _name_from_microsoft(name: str) -> str:
-    for pattern, replacement in _FROM_MICROSOFT:
-        renamed, count = pattern.subn(replacement, name)
-        if count:
-            return renamed
-    return name
 
 
 def _transpose_projection(tensors: dict[str, StoredTensor]) -> None:
@@ -178,34 +208,12 @@ def _transpose_projection(tensors: dict[str, StoredTensor]) -> None:
         tensors[name] = StoredTensor(tensors[name].shape[::-1], lambda: load().T)
 
 
-_EMBEDDING = "language_model.shared.weight"
-_TIED_TO_EMBEDDING = (
-    "lm_head.weight",
-    "language_model.encoder.embed_tokens.weight",
-    "language_model.decoder.embed_tokens.weight",
-)
-
-
-def _check_tied(tensors: Mapping[str, StoredTensor], config: CheckpointConfig) -> None:
-    """Refuse a head of its own; where config.json ties the names, all are the embedding."""
-    head, embedding = tensors.get("lm_head.weight"), tensors.get(_EMBEDDING)
-    if config.raw.get("tie_word_embeddings", True) or head is None or embedding is None:
-        return
-    if not np.array_equal(head.load(), embedding.load()):
-        raise BundleError(
-            "config.json says tie_word_embeddings = false, and lm_head.weight differs from the "
-            "embedding. Florence-2 has one matrix for both, and so have these graphs."
+def _drop_bias(tensors: dict[str, StoredTensor]) -> None:
+    """transformers' native class has no place for BART's bias of the scores, and leaves it out."""
+    bias = tensors.pop(BIAS, None)
+    if bias is not None and bias.load().any():
+        logger.warning(
+            "%s is stored and not used: transformers' native class, whose layout this checkpoint "
+            "has, does not know it.",
+            BIAS,
         )
-
-
-def _resolve_tied_embedding(tensors: dict[str, StoredTensor], folder: Path) -> None:
-    """Savers keep one of four tied names; call it `shared` whichever it was."""
-    tied = [tensors.pop(name) for name in _TIED_TO_EMBEDDING if name in tensors]
-    if _EMBEDDING in tensors:
-        return
-    if not tied:
-        raise BundleError(
-            f"{folder} has no token embedding ({_EMBEDDING}). Its weights are incomplete or "
-            "belong to another architecture."
-        )
-    tensors[_EMBEDDING] = tied[0]

@@ -8,7 +8,10 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from florence_edge.errors import BundleError
-from florence_edge.tokenizer import FLORENCE_TOKENS
+from florence_edge.tokenizer import FLORENCE_TOKENS, read_tokenizer
+
+_IMAGE = "<image>"
+_SHOWN = 3
 
 
 def complete_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
@@ -23,10 +26,7 @@ def complete_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
             f"{folder} has no tokenizer.json. Copy it from the model this one was tuned from "
             "(with transformers: AutoTokenizer.from_pretrained(ORIGINAL).save_pretrained(FOLDER))."
         )
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:
-        raise BundleError(f"{path} is not a tokenizer: {error}. Fetch it again.") from error
+    tokenizer = read_tokenizer(path)
 
     present = [token for token in FLORENCE_TOKENS if tokenizer.token_to_id(token) is not None]
     if not present:
@@ -45,7 +45,29 @@ def complete_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
             f"{path} gives Florence-2's tokens ids up to {highest}, but the model's vocabulary "
             f"ends at {vocab_size - 1}. Tokenizer and weights do not belong together."
         )
+    _check_vocabulary(path, tokenizer, vocab_size)
     return tokenizer
+
+
+def _check_vocabulary(path: Path, tokenizer: Tokenizer, vocab_size: int) -> None:
+    """Refuse tokens that the model has no embedding for: a prompt with one would end in an engine.
+
+    `<image>` may be one: transformers' processor puts it where the picture goes, and nothing else
+    uses it.
+    """
+    beyond = {
+        token: token_id
+        for token, token_id in tokenizer.get_vocab(with_added_tokens=True).items()
+        if token_id >= vocab_size and token != _IMAGE
+    }
+    if beyond:
+        shown = sorted(beyond, key=beyond.__getitem__)[:_SHOWN]
+        raise BundleError(
+            f"{path} has tokens ({len(beyond)}) that the model does not know: its vocabulary ends "
+            f"at {vocab_size - 1}, and {', '.join(f'{t} is {beyond[t]}' for t in shown)}. "
+            "Call model.resize_token_embeddings(len(tokenizer)), train them and save the model "
+            "again, or take the tokenizer of the original checkpoint."
+        )
 
 
 def byte_tokenizer() -> Tokenizer:

@@ -12,7 +12,7 @@ from ..checkpoint.config import CheckpointConfig
 from .decoder import Decoder
 from .text import TextEncoder
 from .vision import VisionEncoder
-from .weights import GraphWeights
+from .weights import GraphWeights, checkpoint_name
 
 OPSET = 20  # the newest that TensorRT 10.3 (JetPack 6) reads
 IR_VERSION = 9  # of ONNX 1.15, the first with opset 20
@@ -32,7 +32,7 @@ def build_graphs(
     modules: dict[str, Module] = {
         contract.VISION_ENCODER: VisionEncoder(config.vision, size.image_size),
         contract.TEXT_ENCODER: TextEncoder(config.text),
-        contract.DECODER: Decoder(config.text),
+        contract.DECODER: Decoder(config.text, own_head=weights.own_head),
     }
     graphs = contract.graphs(size, "float32")
     return {name: _build(modules[name], graphs[name], weights) for name in contract.GRAPHS}
@@ -43,7 +43,8 @@ def build_in_place_decoder(
 ) -> ir.Model:
     """The decoder in float32 that writes its caches itself, `capacity` rows each; in opset 24."""
     signature = contract.in_place_decoder(size, "float32", capacity)
-    model = _build(Decoder(config.text, in_place=True), signature, weights, IN_PLACE_OPSET)
+    decoder = Decoder(config.text, in_place=True, own_head=weights.own_head)
+    model = _build(decoder, signature, weights, IN_PLACE_OPSET)
     model.ir_version = IN_PLACE_IR_VERSION
     return model
 
@@ -77,8 +78,9 @@ def _set_weights(module: Module, weights: GraphWeights) -> None:
         tensor = weights.get(name)
         if tensor is None:
             raise BundleError(
-                f"The checkpoint has no tensor for {name} {list(expected)}. "
-                "Is the download complete?"
+                f"The checkpoint has no tensor for {name} {list(expected)}: transformers calls it "
+                f"{checkpoint_name(name)}, and the checkpoint has {weights.some_names()}. Is the "
+                "download complete, and is it a Florence-2?"
             )
         if tuple(tensor.shape) != expected:
             raise BundleError(

@@ -2,7 +2,7 @@
 
     token_ids [B, N], position [1], encoder_mask [B, E], self caches [R, H, S, d] (R = B * N),
     cross caches [B, H, E, d]  ->  top_log_probs, top_ids [B, N, K], log_probs [B, N, V],
-                                   new_key.i, new_value.i [R, H, 1, d]
+                                   log_normalizer [B, N], new_key.i, new_value.i [R, H, 1, d]
 
 Two things keep a step cheap. The cache is read where it lies: attention over it and over the new
 row are two products under one softmax, and the caller places the new row afterwards. And beams of
@@ -51,9 +51,14 @@ class SelfCache(NamedTuple):
 
 
 class Decoder(Module):
-    """One step of generation; see the module docstring for shapes."""
+    """One step of generation; see the module docstring for shapes.
 
-    def __init__(self, config: TextConfig, *, in_place: bool = False) -> None:
+    `own_head`: the scores have a matrix of their own, and are not those of the embedding.
+    """
+
+    def __init__(
+        self, config: TextConfig, *, in_place: bool = False, own_head: bool = False
+    ) -> None:
         super().__init__("decoder")
         self.in_place = in_place
         self.width = config.d_model
@@ -62,6 +67,8 @@ class Decoder(Module):
         self.embed_positions = PositionTable(config)
         self.layernorm_embedding = LayerNorm(config.d_model)
         self.layers = ModuleList([DecoderLayer(config) for _ in range(config.decoder_layers)])
+        table = [config.vocab_size, config.d_model]
+        self.lm_head = Parameter(table, name="lm_head.weight") if own_head else None
         self.final_logits_bias = Parameter([config.vocab_size])
 
     def forward(self, op: OpBuilder, inputs: Values) -> Values:
@@ -99,14 +106,24 @@ class Decoder(Module):
         return op.Mul(op.Cast(unwritten, to=ir.DataType.FLOAT), MASKED)
 
     def _scores(self, op: OpBuilder, x: ir.Value, token_ids: ir.Value) -> Values:
-        """Logits from the tied embedding, as log-probabilities, whole and the best K."""
-        logits = op.Gemm(
-            op.Reshape(x, [-1, self.width]), self.shared.weight, self.final_logits_bias, transB=1
-        )
+        """Logits as log-probabilities, whole and the best K, and what was subtracted for that.
+
+        That is read off the best token of each row, which costs nothing.
+        """
+        head = self.shared.weight if self.lm_head is None else self.lm_head
+        logits = op.Gemm(op.Reshape(x, [-1, self.width]), head, self.final_logits_bias, transB=1)
         log_probs = op.LogSoftmax(logits, axis=-1)
         log_probs = op.Reshape(log_probs, op.Concat(op.Shape(token_ids), [-1], axis=0))
         top_log_probs, top_ids = op.TopK(log_probs, [contract.TOP_K], axis=-1, _outputs=2)
-        return {"top_log_probs": top_log_probs, "top_ids": top_ids, "log_probs": log_probs}
+        best_id = op.Reshape(op.Slice(top_ids, [0], [1], [2]), [-1, 1])
+        best_logit = op.Reshape(op.GatherElements(logits, best_id, axis=1), op.Shape(token_ids))
+        best_log_prob = op.Squeeze(op.Slice(top_log_probs, [0], [1], [2]), [2])
+        return {
+            "top_log_probs": top_log_probs,
+            "top_ids": top_ids,
+            "log_probs": log_probs,
+            "log_normalizer": op.Sub(best_logit, best_log_prob),
+        }
 
 
 class DecoderLayer(Module):

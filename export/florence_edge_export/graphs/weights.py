@@ -4,10 +4,13 @@ Five things differ from the checkpoint: linears are transposed to [in, out]; the
 `qkv` is three linears; the factor of attention queries is folded into their projections; the
 learned positions of the image grid become one table; and the image processor's normalization
 becomes a scale and a shift.
+
+Tensors are looked through for NaN and infinities when they are read, which they are once anyway.
 """
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +20,8 @@ import onnx_ir as ir
 from florence_edge.errors import BundleError
 
 from ..checkpoint.config import TextConfig, VisionConfig
-from ..checkpoint.loader import Checkpoint
+from ..checkpoint.embeddings import DECODER, HEAD, SHARED
+from ..checkpoint.loader import BIAS, Checkpoint
 from ..checkpoint.tensors import FloatArray, StoredTensor
 
 _LINEAR = re.compile(r"\.(proj|fc1|fc2|[qkv]_proj|out_proj|image_projection)\.weight$")
@@ -34,8 +38,22 @@ _SOURCES = (
     ("text_encoder.shared.", "language_model.shared."),
     ("text_encoder.", "language_model.encoder."),
     ("decoder.shared.", "language_model.shared."),
+    ("decoder.lm_head.", "lm_head."),
     ("decoder.", "language_model.decoder."),
 )
+_POSITIONS = "multi_modal_projector.image_position_embed.{}_embeddings.weight"
+_TEMPORAL = "multi_modal_projector.visual_temporal_embed.pos_idx_to_embed"
+# What parameters are computed from (see `GraphWeights._computed`).
+_COMPUTED_FROM = {
+    "vision_encoder.normalize.scale": (),
+    "vision_encoder.normalize.shift": (),
+    "vision_encoder.projector.position_embed": (
+        _POSITIONS.format("row"),
+        _POSITIONS.format("column"),
+        _TEMPORAL,
+    ),
+    "decoder.final_logits_bias": (BIAS,),
+}
 _CROSS = re.compile(r"^text_encoder\.cross\.(\d+)\.")
 
 
@@ -48,9 +66,17 @@ class GraphWeights:
     image_mean: Sequence[float]
     image_std: Sequence[float]
 
+    @property
+    def own_head(self) -> bool:
+        """Whether the scores are not those of the decoder's embedding."""
+        return HEAD in self.checkpoint.tensors
+
     def get(self, name: str) -> ir.TensorProtocol | None:
-        """The float32 tensor of the graph parameter `name`; None if the checkpoint lacks it."""
-        stored = self._computed(name) or self.checkpoint.tensors.get(checkpoint_name(name))
+        """The float32 tensor of the graph parameter `name`; None if the checkpoint lacks it.
+
+        Reading the tensor raises BundleError where the checkpoint's numbers are not finite.
+        """
+        stored = self._computed(name) or self._stored(self._source(name))
         if stored is None:
             return None
         if match := _VISION_QKV.match(name):
@@ -75,24 +101,58 @@ class GraphWeights:
             case "vision_encoder.normalize.shift":
                 return _constant(np.asarray(self.image_mean, dtype=np.float64) / std)
             case "vision_encoder.projector.position_embed":
-                grid, tensors = vision.grid(self.image_size), self.checkpoint.tensors
-                table = "multi_modal_projector.image_position_embed.{}_embeddings.weight"
-                row, column = tensors.get(table.format("row")), tensors.get(table.format("column"))
-                if row is None or column is None:
-                    return None
-                if {row.shape[0], column.shape[0]} != {vision.position_embeddings}:
-                    raise BundleError(
-                        f"The table of image positions has {row.shape[0]} rows and "
-                        f"{column.shape[0]} columns, but config.json asks for "
-                        f"{vision.position_embeddings}. Weights and config.json do not belong "
-                        "together."
-                    )
-                return _constant(position_table(row.load(), column.load(), grid))
+                return self._position_table(vision.grid(self.image_size))
             case "decoder.final_logits_bias":
                 # transformers' native class has no place for it; Microsoft publishes zeros.
-                bias = self.checkpoint.tensors.get("final_logits_bias")
+                bias = self._stored(BIAS)
                 return _constant(bias.load().reshape(-1) if bias else np.zeros(text.vocab_size))
         return None
+
+    def _source(self, name: str) -> str:
+        """Where this checkpoint keeps a parameter: the embeddings are tied, or not."""
+        if name == "decoder.shared.weight" and DECODER in self.checkpoint.tensors:
+            return DECODER
+        return checkpoint_name(name)
+
+    def _stored(self, source: str) -> StoredTensor | None:
+        """A tensor of the checkpoint, refused when it is read where it is not finite."""
+        stored = self.checkpoint.tensors.get(source)
+        if stored is None:
+            return None
+        return StoredTensor(stored.shape, lambda: _finite(source, stored.load()))
+
+    def _position_table(self, grid: int) -> StoredTensor | None:
+        row, column = (self._stored(_POSITIONS.format(part)) for part in ("row", "column"))
+        if row is None or column is None:
+            return None
+        rows = self.checkpoint.config.vision.position_embeddings
+        if {row.shape[0], column.shape[0]} != {rows}:
+            raise BundleError(
+                f"The table of image positions has {row.shape[0]} rows and {column.shape[0]} "
+                f"columns, but config.json asks for {rows}. Weights and config.json do not belong "
+                "together."
+            )
+        width = row.shape[1] + column.shape[1]
+        temporal = self._stored(_TEMPORAL)
+        if temporal is not None and (len(temporal.shape) != 2 or temporal.shape[1] != width):
+            raise BundleError(
+                f"{_TEMPORAL} is {list(temporal.shape)}, but pictures are {width} wide. Weights "
+                "and config.json do not belong together."
+            )
+        first = first_temporal_row(width) if temporal is None else temporal.load()[0]
+        return _constant(position_table(row.load(), column.load(), first, grid))
+
+    def some_names(self) -> str:
+        """How many tensors the checkpoint has, and the names of two, for a message."""
+        names = sorted(self.checkpoint.tensors)
+        return f"{len(names)} tensors such as {' and '.join(names[:: max(1, len(names) - 1)])}"
+
+    def unused(self, parameters: Collection[str]) -> list[str]:
+        """Names of the checkpoint's tensors that none of the graph parameters is made from."""
+        used = {SHARED}
+        for name in parameters:
+            used.update(_COMPUTED_FROM.get(name) or (self._source(name),))
+        return sorted(self.checkpoint.tensors.keys() - used)
 
     def _scale_query(self, name: str, values: FloatArray) -> FloatArray:
         """Multiply the query's outputs by the factor that attention would apply to them."""
@@ -135,17 +195,33 @@ def _third(stored: StoredTensor, index: int) -> StoredTensor:
     return StoredTensor((rows, *stored.shape[1:]), lambda: stored.load()[part])
 
 
-def position_table(row: FloatArray, column: FloatArray, grid: int) -> FloatArray:
-    """[grid, grid, width]: column embedding, then row embedding, plus the temporal row 0.
-
-    Row 0 of the cosine table is sin(0), cos(0), sin(0), ...: 0 and 1 in turn.
-    """
+def position_table(
+    row: FloatArray, column: FloatArray, temporal: FloatArray, grid: int
+) -> FloatArray:
+    """[grid, grid, width]: column embedding, then row embedding, plus the first temporal row."""
     width = row.shape[1] + column.shape[1]
     table = np.empty((grid, grid, width), dtype=np.float32)
     table[..., : column.shape[1]] = column[None, :grid]
     table[..., column.shape[1] :] = row[:grid, None]
-    table[..., 1::2] += 1
-    return table
+    return table + temporal
+
+
+def first_temporal_row(width: int) -> FloatArray:
+    """Row 0 of the cosine table, [width]: sin(0), cos(0), sin(0), ... are 0 and 1 in turn."""
+    row = np.zeros(width, dtype=np.float32)
+    row[1::2] = 1
+    return row
+
+
+def _finite(name: str, values: FloatArray) -> FloatArray:
+    # A sum in float64 cannot overflow, and needs no array beside the values.
+    if not math.isfinite(values.sum(dtype=np.float64)):
+        bad = values.size - int(np.isfinite(values).sum())
+        raise BundleError(
+            f"{name} has {bad} values of {values.size} that are infinite or not numbers: every "
+            "answer would be wrong. Was the training stable? Take an earlier checkpoint."
+        )
+    return values
 
 
 def _constant(values: npt.ArrayLike) -> StoredTensor:

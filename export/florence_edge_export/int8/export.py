@@ -1,6 +1,6 @@
 """The int8 export: calibrate a float32 bundle, then quantize, save and judge until one passes.
 
-    float32 bundle, pictures  -> calibration table
+    float32 bundle, pictures  -> calibration table, and what float16 cannot hold
     float32 bundle, recipe    -> int8 graphs         quantize_graphs
     int8 graphs               -> int8 bundle         save_bundle
     int8 bundle               -> trial               Gate.judge
@@ -12,7 +12,7 @@ What was found is written into the bundle: calibration.json, fidelity.json and f
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,8 +21,10 @@ import onnx_ir as ir
 from florence_edge import Florence2, contract
 from florence_edge.bundle import FIDELITY, Bundle
 from florence_edge.errors import MissingPackageError, RequestError
+from florence_edge.image_file import ImageOptions
 from florence_edge.processing import Timer
-from florence_edge_calibration.int8.calibration_table import CalibrationTable
+from florence_edge_calibration.fp16 import with_layers
+from florence_edge_calibration.int8.calibration_table import CalibrationTable, empty_table
 from florence_edge_calibration.int8.dataset import (
     HOW_MANY,
     MIN_PICTURES,
@@ -36,10 +38,13 @@ from florence_edge_calibration.int8.observer import calibrate
 from florence_edge_calibration.int8.quantize import check_patterns, quantize, quantize_graph
 from florence_edge_calibration.int8.range_selection import DEFAULT_METHOD, METHODS
 from florence_edge_calibration.int8.recipe import TARGETS, FloatPrecision, Recipe, Target
+from florence_edge_calibration.overflow import find_overflow, observe
+from florence_edge_calibration.probes import make_probes
 from florence_edge_jetson.machine.system import peak_bytes
 
 from ..bundle_writer import BundleFormat, BundleSource, save_bundle
 from ..checkpoint.loader import MINIATURE
+from ..float16 import log_lifted, portable_form
 from .gate import Gate, Passage, Trial, lift, log_progress, next_count, open_gate
 from .report import Effort, FidelityReport, compare_tasks
 
@@ -56,8 +61,8 @@ class Int8Options:
     """How to make an int8 bundle.
 
     `images` is a folder of pictures; None is for the miniature, which has scenes of its own.
-    `table` is a calibration made before. `budget` bounds the share of positions, 0 to 1, that a
-    task may lose (see gate.py); None leaves the gate out.
+    `table` is a calibration made before, for targets that round activations. `budget` bounds the
+    share of positions, 0 to 1, that a task may lose (see gate.py); None leaves the gate out.
     """
 
     target: Target = "tensorrt"
@@ -67,6 +72,7 @@ class Int8Options:
     kept: Mapping[str, FloatPrecision] = field(default_factory=dict)
     budget: float | None = 0.01
     table: Path | None = None
+    image_options: ImageOptions = field(default_factory=ImageOptions)
 
 
 def check_int8_options(model: str, options: Int8Options) -> None:
@@ -85,7 +91,13 @@ def check_int8_options(model: str, options: Int8Options) -> None:
         raise RequestError(f"There is no target {options.target!r}. Choose from {TARGETS}.")
     if options.method not in METHODS:
         raise RequestError(f"There is no method {options.method!r}. Choose from {tuple(METHODS)}.")
-    needed = options.table is None or options.budget is not None
+    calibrates = Recipe(target=options.target).rounds_activations
+    if options.table is not None and not calibrates:
+        raise RequestError(
+            f"--target {options.target} rounds no activations, so it takes no --calibration. Leave "
+            "that out, or choose another --target."
+        )
+    needed = (calibrates and options.table is None) or options.budget is not None
     if needed and options.images is None and model != MINIATURE:
         raise RequestError(f"--precision int8 needs --calibration-images DIR. {HOW_MANY}")
     if options.images is not None:
@@ -117,9 +129,13 @@ def write_int8(floats: Bundle, source: BundleSource, folder: Path, options: Int8
     check_patterns(floats, recipe)
     timer = Timer()
     calibrating, judging = _samples(floats, options)
-    with timer.stage("calibration"):
-        calibrated(floats, calibrating, options).save(folder / TABLE)
-    table = CalibrationTable.load(folder / TABLE)  # what is used is what is written down
+    if recipe.target != "cpu":
+        recipe = lift_overflow(floats, recipe, calibrating)
+    table = empty_table(floats)
+    if recipe.rounds_activations:
+        with timer.stage("calibration"):
+            calibrated(floats, calibrating, options).save(folder / TABLE)
+        table = CalibrationTable.load(folder / TABLE)  # what is used is what is written down
     passage = None
     if options.budget is None:
         with timer.stage("quantization"):
@@ -141,6 +157,18 @@ def write_int8(floats: Bundle, source: BundleSource, folder: Path, options: Int8
     content = {"against_float": report.as_json()}
     (folder / FIDELITY).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     (folder / FIDELITY_PAGE).write_text(report.as_markdown(floats.model), encoding="utf-8")
+
+
+def lift_overflow(floats: Bundle, recipe: Recipe, samples: Sequence[CalibrationSample]) -> Recipe:
+    """The recipe with what float16 cannot hold in float32 (see overflow.py).
+
+    Raises:
+        BundleError: the checkpoint is not finite in float32.
+    """
+    seen = observe(floats, make_probes(floats, samples))
+    found = find_overflow(floats, seen.records)
+    log_lifted("overflows there", found.layers())
+    return replace(recipe, lifted=found.operators, exchanged=found.exchanged)
 
 
 def pass_gate(gate: Gate, recipe: Recipe, source: BundleSource, folder: Path) -> Passage:
@@ -187,16 +215,18 @@ def quantize_graphs(floats: Bundle, table: CalibrationTable, recipe: Recipe) -> 
     graphs = dict(quantize(floats, table, recipe).graphs)
     if floats.in_place is not None:
         decoder = ir.load(floats.graph_file(contract.IN_PLACE))
-        quantize_graph(contract.DECODER, decoder, table, recipe)
+        lifted = with_layers(recipe.lifted, decoder.graph)
+        quantize_graph(contract.DECODER, decoder, table, replace(recipe, lifted=lifted))
         graphs[contract.IN_PLACE] = decoder
     return graphs
 
 
 def form(recipe: Recipe) -> BundleFormat:
-    """How the graphs of a recipe compute: what is portable runs on any engine."""
+    """How the graphs of a recipe compute: all but the cpu target's run on any engine."""
     if recipe.target == "cpu":
         return BundleFormat("int8", target="cpu")
-    return BundleFormat("int8", floats="float16")
+    portable = portable_form("int8", exchanged=recipe.exchanged)
+    return replace(portable, target="gpu") if recipe.target == "tensorrt" else portable
 
 
 def calibrated(
@@ -219,7 +249,7 @@ def _samples(
 ) -> tuple[list[CalibrationSample], list[CalibrationSample]]:
     """Pictures to calibrate with, and others to judge by."""
     if options.images is not None:
-        found = folder_samples(options.images, options.samples)
+        found = folder_samples(options.images, options.samples, options.image_options)
         if options.budget is None:
             return found, []
         calibrating, judging = split(found)

@@ -14,22 +14,26 @@ from statistics import median
 import numpy as np
 
 from florence_edge import Florence2
-from florence_edge.bundle import Bundle
+from florence_edge.backends.ort import open_ort
+from florence_edge.bundle import TOKENIZER, Bundle
 from florence_edge.errors import BundleError
 from florence_edge.selftest import PROMPT_TOKENS
-from florence_edge_calibration.int8.agreement import Agreement, TeacherForcing
+from florence_edge.tokenizer import Tokenizer
+from florence_edge_calibration.int8.agreement import TIE, Agreement, TeacherForcing
 from florence_edge_calibration.int8.calibration_table import CalibrationTable
 from florence_edge_calibration.int8.dataset import CalibrationSample
 from florence_edge_calibration.int8.recipe import FloatPrecision, Recipe, pattern_of
-from florence_edge_calibration.int8.sensitivity import sweep
+from florence_edge_calibration.int8.sensitivity import Sensitivity, blocks_of, sweep
 
 logger = logging.getLogger(__name__)
 
 MIN_POSITIONS = 2_000
+_MIN_DECIDED = 0.1  # of MIN_POSITIONS; a trained model is decided nearly everywhere
 MAX_NEW_TOKENS = 64  # enough for the longest answer about most pictures, and random weights stop
 _RANKING_PICTURES = 2
 _MAX_LIFTED = 0.5  # of the blocks: with more in float the bundle would be int8 by name only
 _TIMED_RUNS = 3
+_SILENCE = 15.0  # seconds at most between two lines about progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +60,20 @@ class Trial:
         task, agreement = max(self.agreements.items(), key=lambda item: item[1].loss)
         return task, agreement.loss
 
+    @property
+    def broken(self) -> int:
+        """Positions, of all tasks, at which the scores are not finite."""
+        return sum(agreement.broken for agreement in self.agreements.values())
+
     def holds(self, budget: float) -> bool:
-        """Whether no task loses more than the budget."""
-        return self.worst[1] <= budget
+        """Whether no task loses more than the budget, and everything is finite."""
+        return self.broken == 0 and self.worst[1] <= budget
 
     def verdict(self, budget: float) -> str:
         """The worst task in words."""
         task, loss = self.worst
+        if self.broken:
+            return f"Scores are not finite at {self.broken} positions"
         return f"{task} loses {loss:.4f} of its positions, where the budget is {budget:g}"
 
 
@@ -96,14 +107,28 @@ class Gate:
 
     def judge(self, bundle: Bundle) -> Trial:
         """Lead a bundle along the float model's answers, and measure what it costs."""
-        with Florence2.load(bundle.folder) as student:
+        with on_cpu(bundle) as student:
             agreements = self.teacher.judge(student, log_progress("int8 follows"))
             return Trial(agreements, measure_cost(self.model, student))
 
     def rank_blocks(self, recipe: Recipe) -> list[str]:
         """The blocks that the recipe makes int8, the most sensitive first."""
-        found = sweep(self.floats, self.table, recipe, self.samples[:_RANKING_PICTURES])
+        count = sum(map(len, blocks_of(self.floats).values()))
+        progress, found = log_progress("Ranking", "blocks"), list[Sensitivity]()
+        for each in sweep(self.floats, self.table, recipe, self.samples[:_RANKING_PICTURES]):
+            found.append(each)
+            progress(len(found), count)
         return [each.block for each in sorted(found, key=lambda each: -each.error)]
+
+
+def on_cpu(bundle: Bundle) -> Florence2:
+    """A bundle on ONNX Runtime's CPU, whatever it was made for.
+
+    That computes what TensorRT does from the same graphs but for the rounding of float16, which its
+    casts do at other places, and the order of sums.
+    """
+    tokenizer = Tokenizer(bundle.folder / TOKENIZER, bundle.generation)
+    return Florence2(bundle, open_ort(bundle), tokenizer)
 
 
 def open_gate(
@@ -115,7 +140,7 @@ def open_gate(
     """Let the float model answer about the samples.
 
     Raises:
-        BundleError: that gives too few positions to judge by.
+        BundleError: that gives too few positions to judge by, or the model is decided nowhere.
     """
     progress = log_progress("The float model answers")
     teacher = TeacherForcing(model, samples, progress, max_new_tokens=MAX_NEW_TOKENS)
@@ -124,6 +149,13 @@ def open_gate(
             f"{len(samples)} pictures give {teacher.positions} positions to judge by, "
             f"expected at least {MIN_POSITIONS}. Pass a folder with more pictures, or "
             "--no-gate to export without judging."
+        )
+    if teacher.decided < MIN_POSITIONS * _MIN_DECIDED:
+        raise BundleError(
+            f"The float model is decided at {teacher.decided} of {teacher.positions} positions "
+            f"(its best token leads by {TIE:g} or more in log-probability), expected at least "
+            f"{MIN_POSITIONS * _MIN_DECIDED:.0f}: there is nothing that int8 could keep. Is this "
+            "checkpoint trained? --no-gate exports without judging."
         )
     return Gate(model=model, teacher=teacher, table=table, samples=samples, budget=budget)
 
@@ -180,11 +212,23 @@ def _encode(model: Florence2) -> float:
     return time.perf_counter() - started
 
 
-def log_progress(what: str) -> Callable[[int, int], None]:
-    """Say in the log now and then how far it is."""
+def log_progress(
+    what: str, unit: str = "pictures", clock: Callable[[], float] = time.monotonic
+) -> Callable[[int, int], None]:
+    """Say in the log now and then how far it is, and how long the rest will take.
+
+    The rest is told by the mean so far, in minutes.
+    """
+    begun = said = clock()
 
     def progress(done: int, count: int) -> None:
-        if done == count or done % 16 == 0:
-            logger.info("%s: %d of %d pictures", what, done, count)
+        nonlocal said
+        now = clock()
+        if done < count and now - said < _SILENCE:
+            return
+        said = now
+        left = (now - begun) / done * (count - done) / 60
+        rest = f", about {max(1, round(left))} min left" if done < count else ""
+        logger.info("%s: %d of %d %s%s", what, done, count, unit, rest)
 
     return progress

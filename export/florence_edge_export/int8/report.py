@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from florence_edge import Florence2, GenerationOptions
+from florence_edge import GenerationOptions
+from florence_edge.bundle import Bundle
 from florence_edge_calibration.int8.calibration_table import CalibrationTable
 from florence_edge_calibration.int8.dataset import CalibrationSample
 from florence_edge_calibration.int8.recipe import Recipe
 from florence_edge_calibration.metrics import FreeAnswer, Verdict, judge
+from florence_edge_calibration.overflow import Lifted
 
-from .gate import Passage
+from .gate import Passage, on_cpu
 
 _BATCH = 16
 _MAX_NEW_TOKENS = 100
@@ -62,8 +64,9 @@ class FidelityReport:
             "target": self.recipe.target,
             "method": self.recipe.method,
             "kept": dict(self.recipe.kept),
-            "calibration": {"pictures": self.table.pictures, "prompts": self.table.prompts},
+            **self._calibration(),
             "took": self.effort.as_json(),
+            **self._float32(),
         }
         if self.passage is None:
             return {**facts, "gate": "left out"}
@@ -79,6 +82,20 @@ class FidelityReport:
                 "encoding_speed_without": before.cost.speed,
             }
         return {**facts, "gate": gate, "tasks": self._tasks_as_json(self.passage)}
+
+    def _calibration(self) -> dict[str, Any]:
+        """What activations were measured with, where they are rounded at all."""
+        if not self.recipe.rounds_activations:
+            return {}
+        return {"calibration": {"pictures": self.table.pictures, "prompts": self.table.prompts}}
+
+    def _float32(self) -> dict[str, Any]:
+        """What stays float32 because float16 overflows there, if anything does."""
+        recipe = self.recipe
+        if not recipe.lifted and not recipe.exchanged:
+            return {}
+        layers = Lifted(operators=recipe.lifted).layers()
+        return {"float32": {"overflowing": layers, "features_and_caches": recipe.exchanged}}
 
     def _tasks_as_json(self, passage: Passage) -> dict[str, Any]:
         rows: dict[str, Any] = {}
@@ -101,10 +118,13 @@ class FidelityReport:
         return "\n".join(lines) + "\n"
 
     def _circumstances(self) -> list[str]:
-        lines = [
-            f"Target `{self.recipe.target}`, limits by {self.recipe.method}, calibrated on "
-            f"{self.table.pictures} pictures with {self.table.prompts} prompts.",
-        ]
+        how = (
+            f"limits by {self.recipe.method}, calibrated on {self.table.pictures} pictures with "
+            f"{self.table.prompts} prompts."
+            if self.recipe.rounds_activations
+            else "int8 weights in the decoder and the embedding; activations are not rounded."
+        )
+        lines = [f"Target `{self.recipe.target}`, {how}"]
         if self.passage is None:
             return [*lines, "The gate was left out: what int8 costs in accuracy was not measured."]
         cost = self.passage.trial.cost
@@ -159,7 +179,7 @@ def compare_tasks(
 def _verdicts(folder: Path, samples: Sequence[CalibrationSample]) -> dict[str, Verdict]:
     options = GenerationOptions(max_new_tokens=_MAX_NEW_TOKENS)
     answers: dict[str, list[FreeAnswer]] = {}
-    with Florence2.load(folder) as model:
+    with on_cpu(Bundle.load(folder)) as model:
         for start in range(0, len(samples), _BATCH):
             batch = samples[start : start + _BATCH]
             views = model.encode([sample.read() for sample in batch])

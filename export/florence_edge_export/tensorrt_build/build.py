@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from florence_edge import __version__, contract
+from florence_edge.backends.base import Backend
 from florence_edge.backends.open import open_backend
 from florence_edge.bundle import PRODUCER, Bundle, StoredFile, sha256
 from florence_edge.devices import Device
@@ -30,6 +31,7 @@ from florence_edge.tensorrt.manifest import (
     write_manifest,
 )
 from florence_edge.tensorrt.profiles import EngineOptions, profiles
+from florence_edge_calibration.probes import answer, make_probes
 
 from .builder import BuildProgress, Built, Job, Message
 from .memory_forecast import available_memory, check_room, forecast
@@ -115,12 +117,13 @@ def check_engines(bundle: Bundle, device: Device, engine_dir: Path) -> dict[str,
     """The largest error of each sampled output, of the engines in `engine_dir` on `device`.
 
     Raises:
-        BackendError: an output is not close to the reference.
+        BackendError: an output is not close to the reference, or not finite about pictures.
         BundleError: the bundle has no reference, or a value is not finite.
     """
     backend = open_backend(bundle, device, engine_dir=engine_dir)
     try:
         errors = self_test(bundle, backend)
+        check_finite(bundle, backend)
     finally:
         backend.close()
     limit = LIMITS.get(bundle.precision, LIMIT_OF_OTHERS)
@@ -129,9 +132,30 @@ def check_engines(bundle: Bundle, device: Device, engine_dir: Path) -> dict[str,
         listed = ", ".join(f"{name} by {error:.3g}" for name, error in far.items())
         raise BackendError(
             f"The engines are off: {listed}, expected at most {limit}. They were not kept. Find "
-            "the graph with florence-build --compare, or export the bundle with --precision fp32."
+            f"the graph with florence-build --compare{_or_more_range(bundle)}."
         )
     return errors
+
+
+def check_finite(bundle: Bundle, backend: Backend) -> None:
+    """Let engines answer about pictures: the self-test's ramps ask little of a precision's range.
+
+    Raises:
+        BackendError: a value is not finite.
+    """
+    for probe in make_probes(bundle):
+        if broken := answer(bundle, backend, probe).not_finite():
+            raise BackendError(
+                f"The engines' {broken} are not finite about {probe.name}. They were not kept. "
+                f"Find the graph with florence-build --compare{_or_more_range(bundle)}."
+            )
+
+
+def _or_more_range(bundle: Bundle) -> str:
+    """The rest of an advice, where another precision has more range."""
+    if bundle.precision == "fp32":
+        return ""
+    return ", or export the checkpoint again with --precision fp32"
 
 
 def target_device(tensorrt: TensorRT, ahead_of_time: str | None, gpu: int = 0) -> TargetDevice:

@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from florence_edge import __version__
 from florence_edge.bundle import Bundle
-from florence_edge.command import run_command
+from florence_edge.command import parsed, plain, run_command
 from florence_edge.devices import Device
 from florence_edge.errors import RequestError
 from florence_edge.tensorrt.install import TensorRT, find_tensorrt
@@ -28,16 +27,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        The exit status: 0, 1 where something failed, 2 for wrong usage, 130 when stopped.
+        The exit status: 0, 1 where something failed, 2 for wrong usage, 128 + n when stopped by
+        signal n.
     """
-    parsed = _parser().parse_args(arguments)
+    request = parsed(_parser(), arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    level = logging.DEBUG if parsed.verbose else logging.WARNING
+    level = logging.DEBUG if request.verbose else logging.WARNING
     logging.getLogger("florence_edge_export").setLevel(level)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as on Ctrl-C
     return run_command(
         "florence-build",
-        lambda: _run(parsed),
+        lambda: _run(request),
         explain=lambda error: f"{error}. Check the paths and the room there.",
         stopped="stopped; nothing was changed.",
     )
@@ -82,9 +81,9 @@ def _run(arguments: argparse.Namespace) -> None:
     if outcome.built:
         place = f" --engine-dir {arguments.engine_dir}" if arguments.engine_dir else ""
         command = f"florence-run {bundle.folder} IMAGE --task OD --device {device}{place}"
-        print(f"{outcome.folder} is ready. Try: {command}")
+        print(plain(f"{outcome.folder} is ready. Try: {command}"))
         return
-    print(f"{outcome.folder} has what was requested; --refresh builds it again.")
+    print(plain(f"{outcome.folder} has what was requested; --refresh builds it again."))
     _print_comparison(arguments, bundle, tensorrt, outcome)
 
 
@@ -130,7 +129,7 @@ def _print_comparison(
         choose_gpu(arguments.gpu)
     subject = Subject(bundle, outcome.folder, outcome.manifest, tensorrt)
     for comparison in compare(subject, layers=arguments.compare == "layers"):
-        print(describe(comparison))
+        print(plain(describe(comparison)))
 
 
 class _ProgressLine:
@@ -142,7 +141,13 @@ class _ProgressLine:
     def show(self, progress: BuildProgress) -> None:
         if self._visible:
             share = f" {progress.done}/{progress.total}" if progress.total else ""
-            print(f"\r\033[KBuilding {progress.phase}{share}", end="", file=sys.stderr, flush=True)
+            building = plain(f"Building {progress.phase}{share}")
+            print(
+                f"\r\033[K{building}",
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def clear(self) -> None:
         if self._visible:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from florence_edge import contract
 from florence_edge.backends.base import NamedArrays
@@ -26,6 +25,7 @@ from florence_edge.errors import BackendError, MissingPackageError
 from florence_edge.tensorrt.install import TensorRT
 from florence_edge.tensorrt.manifest import EngineManifest, TargetDevice, plan_name
 from florence_edge.tensorrt.profiles import Profile, profile_index, profiles, prompt_buckets
+from florence_edge_calibration.probes import deviation, make_probes
 
 POSITION = 3  # of the decoder's step: some rows of the cache are written, others not
 
@@ -41,7 +41,7 @@ def inputs(bundle: Bundle, beams: int) -> dict[str, NamedArrays]:
     """Feeds of every graph for one image: those of a later graph are computed on ONNX Runtime."""
     size, rng = bundle.size, np.random.default_rng(0)
     backend = open_ort(bundle)
-    pixels = rng.integers(0, 256, (1, size.image_size, size.image_size, 3), dtype=np.uint8)
+    pixels = make_probes(bundle)[0].pixels  # a scene: noise has no large activations
     features = backend.encode_image(pixels)
     prompt = prompt_buckets(size)[0]
     input_ids = rng.integers(4, size.vocab_size, (1, prompt), dtype=np.int64)
@@ -107,6 +107,7 @@ def runners_of(subject: Subject, graph: str, feeds: NamedArrays, scratch: Path |
     from polygraphy.backend.trt import TrtRunner
 
     bundle, manifest = subject.bundle, subject.manifest
+    bundle.check_unlinked()
     onnx, of_graph = bundle.graph_file(graph), profiles(bundle.size, manifest.options)[graph]
     signature = contract.graphs(bundle.size, bundle.floats)[graph]
     served = of_graph[profile_index(of_graph, sides_of(signature, feeds))]
@@ -256,17 +257,7 @@ def compare(subject: Subject, *, layers: bool) -> Iterator[EngineComparison]:
 def drifts(expected: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[Drift, ...]:
     """The error of each tensor that both have, in the order of `expected`."""
     both = [name for name in expected if name in found and name not in IGNORED]
-    return tuple(Drift(name, error(found[name], expected[name])) for name in both)
-
-
-def error(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
-    """Largest difference in standard deviations of `expected` (or as it is, of a constant)."""
-    if found.shape != expected.shape or not np.isfinite(found.astype(np.float64)).all():
-        return float("inf")
-    if found.size == 0:
-        return 0.0
-    exact = expected.astype(np.float64)
-    return float(np.abs(found - exact).max() / (exact.std() or 1.0))
+    return tuple(Drift(name, deviation(found[name], expected[name])) for name in both)
 
 
 def describe(comparison: EngineComparison) -> str:

@@ -6,7 +6,6 @@ the workspace. On a Jetson all of it comes out of one memory. `Built.peak_mb` sa
 really took, so that the estimate can be checked.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 from florence_edge import contract
 from florence_edge.bundle import MANIFEST, WEIGHTS, Bundle
 from florence_edge.errors import BackendError, BundleError
-from florence_edge.files import from_json
+from florence_edge.files import from_json, read_json
 from florence_edge.tensorrt.profiles import EngineOptions, Profile
 from florence_edge_jetson.machine.system import LIVE, Tree, read_memory
 
@@ -122,9 +121,12 @@ def weight_bytes(bundle: Bundle, onnx: Path) -> int:
     """
     path = bundle.folder / MANIFEST
     try:
-        sizes = from_json(_WeightSizes, json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise BundleError(f"{path} cannot be read: {error}. Export the bundle again.") from error
+        sizes = from_json(_WeightSizes, read_json(path))
+    except (OSError, ValueError) as error:
+        raise BundleError(
+            f"{path} does not say how large each graph's weights are: {error}. Copy it again, or "
+            "export the bundle again."
+        ) from error
     return sizes.weight_bytes.get(onnx.stem, bundle.files[WEIGHTS].bytes)
 
 

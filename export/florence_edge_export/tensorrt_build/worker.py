@@ -65,7 +65,9 @@ def why_it_ended(graph: str, status: int | None) -> str:
 
 def _work(job: Job, pipe: Connection) -> None:
     """The body of the process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; the parent ends this one
+    # Ctrl-C and a hang-up reach both; the parent ends this one.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     with suppress(BrokenPipeError):  # the parent is gone
         pipe.send(build(job, pipe.send))
 

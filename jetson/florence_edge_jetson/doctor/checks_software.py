@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from florence_edge.backends.ort_libraries import missing_library, preload, remedy_for
 from florence_edge.errors import FlorenceEdgeError
 from florence_edge.tensorrt.driver import GpuInfo
 from florence_edge.tensorrt.install import TensorRT
@@ -27,26 +28,36 @@ MODEL = bytes.fromhex(
     "0179120a0a08080112040a020802620f0a017a120a0a08080112040a02080242040a00100d"
 )
 
-_CPU = "CPUExecutionProvider"
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _REMOTE = "AzureExecutionProvider"  # in every package from PyPI; sends work away, has no kernels
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderTrial:
-    """A provider that was tried: `problem` is empty where its kernel gave the right answer."""
+    """A provider that was tried: `problem` is empty where its kernel gave the right answer.
+
+    `fix` is what to do about the problem, where it is known.
+    """
 
     provider: str
     problem: str = ""
+    fix: str = ""
 
 
 def try_providers(onnxruntime: Any) -> tuple[ProviderTrial, ...]:
     """Run the addition with each local provider of an `onnxruntime` module."""
+    preload(onnxruntime)
     providers: Sequence[str] = onnxruntime.get_available_providers()
-    return tuple(
-        ProviderTrial(provider, _problem(onnxruntime, provider))
-        for provider in providers
-        if provider != _REMOTE
-    )
+    return tuple(_try(onnxruntime, provider) for provider in providers if provider != _REMOTE)
+
+
+def _try(onnxruntime: Any, provider: str) -> ProviderTrial:
+    problem = _problem(onnxruntime, provider)
+    missing = missing_library(onnxruntime) if problem and provider == _CUDA else ""
+    if not missing:
+        return ProviderTrial(provider, problem)
+    fix = remedy_for(onnxruntime, missing)
+    return ProviderTrial(provider, f"{missing} is not found", fix)
 
 
 def _problem(onnxruntime: Any, provider: str) -> str:
@@ -56,7 +67,9 @@ def _problem(onnxruntime: Any, provider: str) -> str:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     x, y = np.array([1, 2], np.float32), np.array([3, 4], np.float32)
     try:
-        session = onnxruntime.InferenceSession(MODEL, options, providers=[provider])
+        session = onnxruntime.InferenceSession(
+            MODEL, options, providers=[provider], enable_fallback=False
+        )
         (z,) = session.run(None, {"x": x, "y": y})
     except Exception as error:  # noqa: BLE001 - each provider raises its own
         return " ".join(str(error).split())
@@ -176,7 +189,8 @@ def check_onnxruntime(
                 warn(
                     "onnxruntime",
                     f"{version} lists {name}, which does not run here: {trial.problem}",
-                    "Use --device tensorrt or cpu, or a package that is built for this GPU.",
+                    trial.fix
+                    or "Use --device tensorrt or cpu, or a package that is built for this GPU.",
                 )
             )
     return findings

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from florence_edge import __version__
-from florence_edge.command import finish_output, run_command
+from florence_edge.command import finish_output, parsed, run_command
 from florence_edge.devices import Device
 from florence_edge.errors import RequestError
 
@@ -23,16 +23,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        The exit status: 0, 1 where a check failed, 2 for wrong usage, 130 on Ctrl-C.
+        The exit status: 0, 1 where a check failed, 2 for wrong usage, 128 + n when stopped by
+        signal n.
     """
     parser = _parser()
-    given = parser.parse_args(arguments)
+    given = parsed(parser, arguments)
     if given.quick and given.bundle is None:
         parser.error("--quick is about a bundle: name one")
     return run_command(
         "florence-doctor",
         lambda: _run(given),
-        explain=lambda error: f"{error}. Check the paths.",
+        explain=lambda error: f"{error}. Check the paths and the room there.",
     )
 
 
@@ -85,4 +86,4 @@ def _json(findings: Sequence[Finding]) -> str:
         "state": worst(findings),
         "findings": [asdict(finding) for finding in findings],
     }
-    return json.dumps(content, indent=1, ensure_ascii=False)
+    return json.dumps(content, indent=1)  # in ASCII: no controls of a terminal in names

@@ -1,13 +1,14 @@
 """The examination: everything is read once, then judged."""
 
-import importlib
 import os
 import shutil
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+from florence_edge.backends.ort import import_onnxruntime, int8_products_saturate
 from florence_edge.bundle import Bundle
 from florence_edge.devices import Device, Engine
 from florence_edge.errors import BackendError, FlorenceEdgeError
@@ -22,7 +23,7 @@ from ..machine.thermal import active_alerts, over_current_events, read_zones
 from ..power.rails import find_rails
 from . import checks_bundle, checks_hardware, checks_software
 from .checks_software import ProviderTrial, try_providers
-from .findings import Finding
+from .findings import Finding, fail, warn
 
 _CPU = Device("cpu")
 _ENGINES: dict[Flavour, Engine] = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
@@ -71,21 +72,47 @@ def examine(
     Of a recorded machine only the files are judged: neither Python nor an engine is run.
     """
     scope = scope or Scope()
-    board = read_board(tree)
-    bundle, loaded = None, None
+    board = _board(tree)
+    bundle: Bundle | None = None
+    findings: list[Finding | None] = []
     if folder is not None:
-        bundle, loaded = checks_bundle.load_bundle(folder, quick=scope.quick)
+        bundle, loaded = _bundle(folder, scope)
+        findings.append(loaded)
     needed = 0 if bundle is None else checks_bundle.bundle_bytes(bundle)
-    installed = read_installed() if tree.live else None
-    findings = [
-        loaded,
-        *_hardware(tree, board, needed),
-        *(_recorded(tree, board) if installed is None else _live(tree, board, installed)),
-        checks_software.check_disk(*_free(folder)) if tree.live else None,
-    ]
-    if bundle is not None and installed is not None:
-        findings += _answers(bundle, installed, engine_dir, scope)
+    findings += _hardware(tree, board, needed)
+    if not tree.live:
+        findings += _attempt("machine", lambda: _recorded(tree, board))
+        return [finding for finding in findings if finding is not None]
+    installed = read_installed()
+    findings += _attempt("machine", lambda: _live(tree, board, installed))
+    findings += _attempt("disk", lambda: [checks_software.check_disk(*_free(folder))])
+    if bundle is not None:
+        findings += _attempt("self-test", partial(_answers, bundle, installed, engine_dir, scope))
     return [finding for finding in findings if finding is not None]
+
+
+def _attempt(check: str, run: Callable[[], Sequence[Finding | None]]) -> Sequence[Finding | None]:
+    """What checks found; where one fails itself, that, so that the others are still told."""
+    try:
+        return run()
+    except Exception as error:  # noqa: BLE001 - a machine in trouble fails in ways nobody foresaw
+        why = f"This could not be checked ({type(error).__name__}: {error})."
+        return [warn(check, why, "Run it again; if it stays so, report it with --json's output.")]
+
+
+def _bundle(folder: Path, scope: Scope) -> tuple[Bundle | None, Finding]:
+    try:
+        return checks_bundle.load_bundle(folder, quick=scope.quick)
+    except Exception as error:  # noqa: BLE001 - see `_attempt`; without its bundle it is a failure
+        why = f"It could not be read ({type(error).__name__}: {error})."
+        return None, fail("bundle", why, "Copy the bundle again.")
+
+
+def _board(tree: Tree) -> Board:
+    try:
+        return read_board(tree)
+    except Exception:  # noqa: BLE001 - see `_attempt`; then nothing is expected of the board
+        return Board(name="a machine that does not say what it is")
 
 
 def read_installed() -> Installed:
@@ -95,18 +122,28 @@ def read_installed() -> Installed:
 
 
 def _hardware(tree: Tree, board: Board, needed: int) -> list[Finding | None]:
-    memory, modes = read_memory(tree), read_power_modes(tree)
-    return [
-        checks_hardware.check_board(board),
-        checks_hardware.check_jetpack(board),
-        checks_hardware.check_memory(memory, needed, board),
-        checks_hardware.check_swap(memory, board),
-        checks_hardware.check_power_mode(read_power_mode(tree), modes, board),
-        checks_hardware.check_gpu_clock(read_gpu_clock(tree), modes, board),
-        checks_hardware.check_temperature(read_zones(tree)),
-        checks_hardware.check_throttling(active_alerts(tree), over_current_events(tree), board),
-        checks_hardware.check_rails(find_rails(tree), board),
-    ]
+    checks: dict[str, Callable[[], Finding | None]] = {
+        "board": lambda: checks_hardware.check_board(board),
+        "jetpack": lambda: checks_hardware.check_jetpack(board),
+        "memory": lambda: checks_hardware.check_memory(read_memory(tree), needed, board),
+        "swap": lambda: checks_hardware.check_swap(read_memory(tree), board),
+        "power mode": lambda: checks_hardware.check_power_mode(
+            read_power_mode(tree), read_power_modes(tree), board
+        ),
+        "clocks": lambda: checks_hardware.check_gpu_clock(
+            read_gpu_clock(tree), read_power_modes(tree), board
+        ),
+        "temperature": lambda: checks_hardware.check_temperature(read_zones(tree)),
+        "throttling": lambda: checks_hardware.check_throttling(
+            active_alerts(tree), over_current_events(tree), board
+        ),
+        "power rails": lambda: checks_hardware.check_rails(find_rails(tree), board),
+    }
+    return [found for name, check in checks.items() for found in _attempt(name, _one(check))]
+
+
+def _one(check: Callable[[], Finding | None]) -> Callable[[], Sequence[Finding | None]]:
+    return lambda: [check()]
 
 
 def _recorded(tree: Tree, board: Board) -> list[Finding | None]:
@@ -137,25 +174,28 @@ def _live(tree: Tree, board: Board, installed: Installed) -> list[Finding | None
 
 def _answers(
     bundle: Bundle, installed: Installed, engine_dir: Path | None, scope: Scope
-) -> list[Finding]:
+) -> Sequence[Finding | None]:
     """The engines that there are, and self-tests on those that this machine can run."""
     device = _device(installed.tensorrt, scope.device.index)
     engines = checks_bundle.check_engines(bundle, device, engine_dir, needed=scope.needs_engines)
     if scope.quick:
         return engines
-    tested = []
+    tested: list[Finding | None] = []
     if installed.runs_on_cpu:
         tested.append(checks_bundle.check_answers(bundle, _CPU))
+        if bundle.precision == "int8":
+            saturate = int8_products_saturate()
+            tested.append(checks_bundle.check_int8_products(bundle, saturate=saturate))
     if isinstance(device, TargetDevice) and engines[-1].state == "ok":
         on = Device(_ENGINES[device.flavour], scope.device.index)
         engines.append(checks_bundle.check_answers(bundle, on, engine_dir))
-    return tested + engines
+    return [*tested, *engines]
 
 
 def _free(folder: Path | None) -> tuple[int, str]:
     """Free bytes where the bundle lies, or here."""
-    place = folder if folder is not None and folder.is_dir() else Path.cwd()
-    return shutil.disk_usage(place).free, str(place)
+    place = folder if folder is not None and folder.is_dir() else Path()  # which may be deleted
+    return shutil.disk_usage(place).free, str(place.absolute())
 
 
 def _gpu() -> GpuInfo | FlorenceEdgeError:
@@ -163,6 +203,8 @@ def _gpu() -> GpuInfo | FlorenceEdgeError:
         return find_gpu()
     except FlorenceEdgeError as error:
         return error
+    except Exception as error:  # noqa: BLE001 - drivers of another kind than ever tried
+        return BackendError(f"The driver does not answer ({type(error).__name__}: {error}).")
 
 
 def _tensorrt() -> TensorRT | FlorenceEdgeError:
@@ -170,6 +212,8 @@ def _tensorrt() -> TensorRT | FlorenceEdgeError:
         return find_tensorrt()
     except FlorenceEdgeError as error:
         return error
+    except Exception as error:  # noqa: BLE001 - half an installation fails in ways of its own
+        return BackendError(f"TensorRT does not work ({type(error).__name__}: {error}).")
 
 
 def _device(tensorrt: TensorRT | FlorenceEdgeError, index: int) -> TargetDevice | FlorenceEdgeError:
@@ -183,7 +227,9 @@ def _device(tensorrt: TensorRT | FlorenceEdgeError, index: int) -> TargetDevice 
 
 def _providers() -> tuple[str, tuple[ProviderTrial, ...] | FlorenceEdgeError]:
     try:
-        onnxruntime: Any = importlib.import_module("onnxruntime")
-    except (ImportError, OSError) as error:  # OSError: a library of it does not load
-        return "", BackendError(f"ONNX Runtime cannot be imported ({error}).")
-    return str(onnxruntime.__version__), try_providers(onnxruntime)
+        onnxruntime = import_onnxruntime()  # without its telemetry
+        return str(onnxruntime.__version__), try_providers(onnxruntime)
+    except FlorenceEdgeError as error:
+        return "", error
+    except Exception as error:  # noqa: BLE001 - half an installation fails in ways of its own
+        return "", BackendError(f"ONNX Runtime does not work ({type(error).__name__}: {error}).")

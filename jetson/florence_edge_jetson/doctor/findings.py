@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from florence_edge.command import printable
+
 State = Literal["ok", "warn", "fail"]
 
 _COLOURS = {"ok": "\033[32m", "warn": "\033[33m", "fail": "\033[31m"}
@@ -67,9 +69,10 @@ def table(findings: Sequence[Finding], *, width: int = 100, colour: bool = False
 
 def _row(finding: Finding, indent: int, width: int, colour: bool) -> str:
     room = max(width - indent, _MIN_WIDTH)
-    lines = textwrap.wrap(finding.found, room, break_on_hyphens=False) or [""]
+    wrapped = textwrap.wrap(finding.found, room, break_on_hyphens=False)
+    lines = [*map(printable, wrapped)] or [""]
     if finding.fix:  # a command stays on one line, to be copied
-        lines.append(f"-> {finding.fix}")
+        lines.append(f"-> {printable(finding.fix)}")
     state = finding.state.ljust(_MARGIN - 2)
     if colour:
         state = f"{_COLOURS[finding.state]}{state}{_PLAIN}"

@@ -49,10 +49,10 @@ def read_power_mode(
 ) -> PowerMode | None:
     """The mode in force: from nvpmodel itself on a live machine, else from its files."""
     printed = (query() if tree.live else None) or ""
-    found = re.search(r"NV Power Mode:\s*(\S+)\s+([0-9]+)", printed)
+    found = re.search(r"NV Power Mode:\s*(\S+)\s+([0-9]{1,18})\b", printed)
     if found:
         return PowerMode(int(found[2]), found[1])
-    stored = re.search(r"pmode:([0-9]+)", tree.text(_STATUS) or "")
+    stored = re.search(r"pmode:([0-9]{1,18})\b", tree.text(_STATUS) or "")
     if stored is None:
         return None
     names = {mode.number: mode.name for mode in read_power_modes(tree)}
@@ -66,7 +66,7 @@ def read_power_modes(tree: Tree) -> tuple[PowerMode, ...]:
     return tuple(
         PowerMode(int(field["ID"]), field["NAME"])
         for field in fields
-        if field.get("ID", "").isdigit() and "NAME" in field
+        if re.fullmatch("[0-9]{1,18}", field.get("ID", "")) and "NAME" in field
     )
 
 
@@ -85,7 +85,9 @@ def read_gpu_clock(tree: Tree) -> GpuClock | None:
         hertz = [tree.number(f"{folder}/{file}") for file in ("cur_freq", "max_freq")]
         if hertz[0] is None or hertz[1] is None:
             continue
-        steps = map(int, re.findall(r"[0-9]+", tree.text(f"{folder}/available_frequencies") or ""))
+        steps = map(
+            int, re.findall(r"\b[0-9]{1,18}\b", tree.text(f"{folder}/available_frequencies") or "")
+        )
         return GpuClock(
             now=_mhz(hertz[0]),
             limit=_mhz(hertz[1]),

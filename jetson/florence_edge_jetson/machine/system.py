@@ -14,6 +14,7 @@ from pathlib import Path
 GIB = 1 << 30
 
 _CPUINFO = "/proc/cpuinfo"
+_MOST_BYTES = 1 << 22  # of one file: cpuinfo of 1,000 cores
 _STATUS = "/proc/self/status"
 _CLEAR_REFS = "/proc/self/clear_refs"
 
@@ -39,9 +40,13 @@ class Tree:
 
     def text(self, name: str) -> str | None:
         """The content of a file without the white space and zero bytes around it."""
+        path = self.path(name)
         try:
-            content = self.path(name).read_bytes()
-        except OSError:
+            if not path.is_file():  # a pipe would be waited for
+                return None
+            with path.open("rb") as file:
+                content = file.read(_MOST_BYTES)
+        except (OSError, ValueError):  # a name with a zero byte is no name
             return None
         return content.decode("utf-8", errors="replace").strip("\0 \t\r\n")
 
@@ -84,7 +89,7 @@ def read_memory(tree: Tree = LIVE) -> Memory | None:
     kib = _kib_fields(tree, "/proc/meminfo")
     if "MemTotal" not in kib:
         return None
-    swaps = re.findall(r"^(/\S+)\s+\w+\s+([0-9]+)", tree.text("/proc/swaps") or "", re.M)
+    swaps = re.findall(r"^(/\S+)\s+\w+\s+([0-9]{1,18})\b", tree.text("/proc/swaps") or "", re.M)
     return Memory(
         total=kib["MemTotal"] << 10,
         available=kib.get("MemAvailable", kib.get("MemFree", 0)) << 10,
@@ -148,7 +153,7 @@ def _status_bytes(tree: Tree, name: str) -> int | None:
 
 def _kib_fields(tree: Tree, file: str) -> dict[str, int]:
     """The lines "Name:  123 kB" of a file; kB are 1,024 bytes."""
-    lines = re.findall(r"^(\w+):\s+([0-9]+) kB", tree.text(file) or "", re.M)
+    lines = re.findall(r"^(\w+):\s+([0-9]{1,18}) kB", tree.text(file) or "", re.M)
     return {name: int(amount) for name, amount in lines}
 
 

@@ -7,6 +7,7 @@
 and every method returns when its work is done: its arguments may then be changed or freed.
 """
 
+import os
 import weakref
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
@@ -20,7 +21,7 @@ from ..cuda.buffers import DeviceArray
 from ..cuda.device import Cuda
 from ..cuda.kernels import Kernels
 from ..cuda.resize import Resizer
-from ..errors import BackendError
+from ..errors import BackendError, RequestError
 from ..search import Ints
 from ..tensorrt.profiles import prompt_bucket
 from .base import Features, Pixels, Squares
@@ -28,6 +29,7 @@ from .gpu_decoder import GpuDecoder, requested_steps
 from .gpu_memory import BatchMemory, BatchShape, GpuFeatures, GpuModel, GpuSession
 from .kv_cache import CacheBuckets
 
+CUDA_GRAPHS = "FLORENCE_CUDA_GRAPHS"  # environment variable: 0 enqueues steps call by call
 _KEPT = 4  # shapes of batches, numbers of images and sizes of frames that stay prepared
 
 
@@ -160,10 +162,10 @@ def open_gpu_backend(
     `in_place` is the capacity of caches that the decoder's engine writes itself, if it does.
 
     Raises:
-        BackendError: our kernels cannot be compiled for this GPU, or FLORENCE_MULTI_STEP is not
-            a number of steps.
+        BackendError: our kernels cannot be compiled for this GPU.
+        RequestError: FLORENCE_MULTI_STEP or FLORENCE_CUDA_GRAPHS has another value than it may.
     """
-    steps_per_launch = requested_steps()
+    steps_per_launch, captures = requested_steps(), requested_graphs()
     kernels = Kernels(cuda)
     owned.callback(kernels.close)
     model = GpuModel(
@@ -175,8 +177,21 @@ def open_gpu_backend(
         generation=bundle.generation,
         in_place=in_place,
         steps_per_launch=steps_per_launch,
+        captures=captures,
     )
     return GpuBackend(model, owned.pop_all(), max_new_tokens=max_new_tokens)
+
+
+def requested_graphs() -> bool:
+    """Whether steps are captured in CUDA graphs: what the environment requests, else yes.
+
+    Raises:
+        RequestError: it requests something else.
+    """
+    requested = os.environ.get(CUDA_GRAPHS, "") or "1"
+    if requested not in ("0", "1"):
+        raise RequestError(f"{CUDA_GRAPHS} is {requested!r}; expected 1 or 0.")
+    return requested == "1"
 
 
 def _features(model: GpuModel, images: int) -> DeviceArray:

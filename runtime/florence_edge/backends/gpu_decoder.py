@@ -65,13 +65,18 @@ class GpuDecoder:
         self._bucket.clear()
         # The position whose log-probabilities lie on the GPU: after several steps, the last.
         self._log_probs_at = -1
+        self._scores_at = -1  # the position whose scores lie on the host, but for several steps
         self._log_probs: Float32s | None = None  # of this position, once they were fetched
         top = memory.scores.host
         self._scores = [
-            Scores(top["top_log_probs"][i], top["top_ids"][i], self._full(i))
+            Scores(
+                top["top_log_probs"][i], top["top_ids"][i], self._full(i), self._log_normalizer(i)
+            )
             for i in range(memory.shape.images)
         ]
-        self._multi_step = MultiStep(memory, self._full(0)) if memory.is_multi_step else None
+        self._multi_step: MultiStep | None = None
+        if memory.is_multi_step:
+            self._multi_step = MultiStep(memory, self._full(0), self._log_normalizer(0))
 
     def step(self, tokens: Ints, parents: Ints) -> Sequence[Scores]:
         """See `DecoderSession.step`."""
@@ -92,7 +97,7 @@ class GpuDecoder:
         if ahead is not None and ahead.fits(self._position, self._bucket.capacity):
             self._run(self._bucket.multi_step, tokens)
             ahead.begin(self._position)
-            self._log_probs_at = ahead.last
+            self._log_probs_at, self._scores_at = ahead.last, -1
             return [ahead.scores(self._position)]
 
         if moves is None:
@@ -111,7 +116,7 @@ class GpuDecoder:
         inputs["token_ids"][:] = tokens
         enqueue()
         self._cuda.synchronize()
-        self._log_probs_at = self._position
+        self._log_probs_at = self._scores_at = self._position
 
     def _full(self, image: int) -> Callable[[], Float32s]:
         def full() -> Float32s:
@@ -123,12 +128,27 @@ class GpuDecoder:
 
         return full
 
+    def _log_normalizer(self, image: int) -> Callable[[], Float32s]:
+        def log_normalizer() -> Float32s:
+            with self._whole():
+                if self._multi_step is not None and self._scores_at != self._position:
+                    # Several steps do not keep it, and who asks once asks at every step.
+                    self._multi_step.stop()
+                    self._take_again()
+            of_image: Float32s = self._memory.scores.host["log_normalizer"][image]
+            return of_image
+
+        return log_normalizer
+
     def _fetch_log_probs(self) -> Float32s:
-        """A step in the midst of several is taken again, alone: it writes what is there."""
         if self._log_probs_at != self._position:
-            self._cuda.activate()
-            self._run(self._bucket.step, self._memory.inputs.host["history"][self._position])
+            self._take_again()
         return self._memory.fetch_log_probs()
+
+    def _take_again(self) -> None:
+        """Take a step in the midst of several again, alone: it writes what is there."""
+        self._cuda.activate()
+        self._run(self._bucket.step, self._memory.inputs.host["history"][self._position])
 
     @contextmanager
     def _whole(self) -> Iterator[None]:
@@ -149,17 +169,25 @@ class GpuDecoder:
 class MultiStep:
     """What one generation knows of the steps that were taken ahead of its search.
 
-    `full` fetches the log-probabilities of the step that the search is at.
+    `full` and `log_normalizer` fetch what several steps do not keep, of the step that the search
+    is at.
     """
 
-    def __init__(self, memory: BatchMemory, full: Callable[[], Float32s]) -> None:
+    def __init__(
+        self,
+        memory: BatchMemory,
+        full: Callable[[], Float32s],
+        log_normalizer: Callable[[], Float32s],
+    ) -> None:
         kept = memory.multi_step_scores.host
         self._steps = memory.model.steps_per_launch
         self._history = memory.inputs.host["history"]
         self._guesses = kept["token"]
         self._scores = [
-            Scores(kept["top_log_probs"][i], kept["top_ids"][i], full) for i in range(self._steps)
+            Scores(kept["top_log_probs"][i], kept["top_ids"][i], full, log_normalizer)
+            for i in range(self._steps)
         ]
+        self._stopped = False
         self._first = 0  # the position of the first step that is kept
         self._valid = 0  # how many of them hold
 
@@ -182,7 +210,11 @@ class MultiStep:
         The first step stays alone: what follows it is forced, not guessed. Where a cache ends, the
         last steps stay alone, too.
         """
-        return 0 < position <= capacity - self._steps
+        return not self._stopped and 0 < position <= capacity - self._steps
+
+    def stop(self) -> None:
+        """Take no more steps ahead; those that were taken are void."""
+        self._stopped, self._valid = True, 0
 
     def begin(self, position: int) -> None:
         """Note that a launch of several steps was made at `position`."""

@@ -84,7 +84,7 @@ GraphRun: TypeAlias = Callable[[], None]  # enqueues one run of a graph
 class GpuSession(Protocol):
     """One graph in an engine that runs on the GPU's stream."""
 
-    capturable: bool  # whether a run may be captured in a CUDA graph
+    capturable: bool  # whether a run may be captured in a CUDA graph; false once one was refused
 
     def bind(self, views: Mapping[str, DeviceView]) -> GraphRun:
         """Prepare for these arrays, which stay where they are."""
@@ -96,6 +96,7 @@ class GpuModel:
 
     `in_place` is the cache capacity of a decoder that writes its caches itself; 0: it does not.
     `steps_per_launch` is how many greedy steps a launch takes for a single image (multi-step).
+    `captures` is whether steps are captured in CUDA graphs, as far as the decoder's engine may be.
     """
 
     cuda: Cuda
@@ -106,6 +107,7 @@ class GpuModel:
     generation: GenerationConfig
     in_place: int = 0
     steps_per_launch: int = 1
+    captures: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,11 @@ class BatchMemory:
             self.history = self.array(history, np.int64).view
         self.inputs = self.staging_buffer(inputs)
         self.scores = self.staging_buffer(
-            {"top_log_probs": (scored, np.float32), "top_ids": (scored, np.int64)}
+            {
+                "top_log_probs": (scored, np.float32),
+                "top_ids": (scored, np.int64),
+                "log_normalizer": (of_rows, np.float32),
+            }
         )
         self.log_probs = self.array((*of_rows, size.vocab_size), np.float32)
         self.features = self.array((images, size.image_tokens, size.d_model), self.model.floats)

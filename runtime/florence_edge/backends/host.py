@@ -6,6 +6,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -27,12 +28,17 @@ Bind: TypeAlias = Callable[[NamedArrays, NamedArrays], Run]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostModel:
-    """The three graphs of a bundle in an engine; `floats` is the dtype that it exchanges."""
+    """The three graphs of a bundle in an engine; `floats` is the dtype that it exchanges.
+
+    `check` is called around every run, and raises a BundleError once the weights are no longer
+    those that the engine has mapped.
+    """
 
     device: str
     binds: Mapping[str, Bind]
     size: contract.ModelSize
     floats: str
+    check: Callable[[], None] = lambda: None
 
 
 class HostBackend:
@@ -45,6 +51,7 @@ class HostBackend:
         self._binds = dict(model.binds)
         self._size = model.size
         self._floats = model.floats
+        self._check_weights = model.check
 
     def encode_image(self, pixels: Pixels) -> HostFeatures:
         """Run the vision encoder on squares [B, S, S, 3] uint8, RGB; see `Backend`."""
@@ -101,7 +108,9 @@ class HostBackend:
 
         def run_if_open() -> None:
             self._check_open()
+            self._check_weights()
             run()
+            self._check_weights()  # or a last step would give what was overwritten during it
 
         return run_if_open
 
@@ -196,8 +205,15 @@ class _ScoreBuffers:
         self._top_log_probs: Float32s = np.empty((images, beams, contract.TOP_K), dtype=np.float32)
         self._top_ids: Ints = np.empty((images, beams, contract.TOP_K), dtype=np.int64)
         self._log_probs: Float32s = np.empty((images, beams, vocab_size), dtype=np.float32)
+        self._log_normalizer: Float32s = np.empty((images, beams), dtype=np.float32)
         self._of_images = tuple(
-            Scores(self._top_log_probs[i], self._top_ids[i], self._full(i)) for i in range(images)
+            Scores(
+                self._top_log_probs[i],
+                self._top_ids[i],
+                full=partial(self._log_probs.__getitem__, i),
+                log_normalizer=partial(self._log_normalizer.__getitem__, i),
+            )
+            for i in range(images)
         )
 
     def by_name(self) -> dict[str, npt.NDArray[Any]]:
@@ -205,10 +221,8 @@ class _ScoreBuffers:
             "top_log_probs": self._top_log_probs,
             "top_ids": self._top_ids,
             "log_probs": self._log_probs,
+            "log_normalizer": self._log_normalizer,
         }
 
     def of_images(self) -> Sequence[Scores]:
         return self._of_images
-
-    def _full(self, image: int) -> Callable[[], Float32s]:
-        return lambda: self._log_probs[image]

@@ -6,6 +6,7 @@ past of its parent, and `kernels.place_rows` puts the rows that the decoder retu
 others. When a bucket is full, `CacheBuckets.grow` copies its rows to the next.
 """
 
+import logging
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Literal, TypeAlias
@@ -14,6 +15,8 @@ from .. import contract
 from ..cuda.device import CudaGraph
 from ..errors import BackendError
 from .gpu_memory import BatchMemory
+
+logger = logging.getLogger(__name__)
 
 StepKind: TypeAlias = Literal["step", "follow and step", "multi-step"]
 
@@ -69,13 +72,27 @@ class CacheBucket:
 
     def _enqueue(self, kind: StepKind, enqueue: Callable[[], None]) -> None:
         """Enqueue a kind of step, as a graph once the decoder has run."""
-        if not self._has_run or not self._session.capturable:
-            enqueue()  # TensorRT prepares itself in the first run of a shape
-            self._has_run = True
+        if kind not in self._graphs and self._may_capture():
+            self._capture(kind, enqueue)
+        if kind in self._graphs:
+            self._cuda.launch(self._graphs[kind])
             return
-        if kind not in self._graphs:
+        enqueue()
+        self._has_run = True  # engines prepare themselves, and allocate, in a shape's first run
+
+    def _may_capture(self) -> bool:
+        return self._has_run and self._session.capturable and self._memory.model.captures
+
+    def _capture(self, kind: StepKind, enqueue: Callable[[], None]) -> None:
+        try:
             self._graphs[kind] = self._cuda.capture(enqueue)
-        self._cuda.launch(self._graphs[kind])
+        except BackendError as refused:  # nothing of the step has run
+            self._session.capturable = False
+            logger.warning(
+                "A step of the decoder cannot be captured as a CUDA graph: steps are enqueued call "
+                "by call, which is slower. %s",
+                str(refused),  # a record may be kept: with the error, all that its frames hold
+            )
 
     def _send_and_step(self) -> None:
         self._memory.inputs.send(self._cuda.stream)

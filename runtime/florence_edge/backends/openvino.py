@@ -7,16 +7,24 @@ The package openvino is imported when a bundle is opened, never with this module
 
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from .. import contract
 from ..bundle import Bundle
-from ..errors import BackendError, MissingPackageError
+from ..engine_failures import ENGINE_FAILURES, engine_failure, not_imported
+from ..errors import BackendError, BundleError
+from ..external_data import ExternalTensor
 from .base import NamedArrays
 from .host import Bind, HostBackend, HostModel, Run
 
 _CPU = "CPU"
+_IN_MEMORY = "*/_ORT_MEM_ADDR_/*"  # the place of a tensor whose offset is an address
 
 
 def open_openvino(
@@ -37,8 +45,15 @@ def open_openvino(
     settings = _settings(device, threads, precision)
     binds = {name: _open_graph(core, bundle, name, device, settings) for name in contract.GRAPHS}
     # Of float16 bundles, too: a CPU would convert the caches to float32 at every step.
-    model = HostModel(device="openvino", binds=binds, size=bundle.size, floats="float32")
-    return HostBackend(model)
+    return HostBackend(
+        HostModel(
+            device="openvino",
+            binds=binds,
+            size=bundle.size,
+            floats="float32",
+            check=bundle.check_unchanged,
+        )
+    )
 
 
 def _import_openvino() -> Any:
@@ -46,9 +61,9 @@ def _import_openvino() -> Any:
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         import openvino
-    except ImportError as error:
-        raise MissingPackageError(
-            "OpenVINO is not installed. Install florence-edge[openvino]."
+    except ENGINE_FAILURES as error:
+        raise not_imported(
+            error, "openvino", "OpenVINO is not installed. Install florence-edge[openvino]."
         ) from error
     return openvino
 
@@ -89,16 +104,45 @@ def _open_graph(
 ) -> Bind:
     """Read a graph where it lies, weights memory-mapped, and compile it."""
     path = bundle.graph_file(name)
+    weights = _mapped_weights(bundle) if bundle.has_linked_weights() else None
+    model: Path | bytes = path if weights is None else _graph_in_memory(bundle, name, weights)
     try:
-        model = core.read_model(path)
-        _check_signature(bundle, name, model)
-        compiled = core.compile_model(_exchange_float32(model), device, settings)
-    except RuntimeError as error:
-        raise BackendError(
-            f"OpenVINO {_import_openvino().__version__} cannot compile {path} for {device}: "
-            f"{_reason(error)} Run florence-run with --check, or export the bundle again."
+        read = core.read_model(model)
+        _check_signature(bundle, name, read)
+        compiled = core.compile_model(_exchange_float32(read), device, settings)
+    except (RuntimeError, MemoryError) as error:
+        raise engine_failure(
+            f"OpenVINO {_import_openvino().__version__} cannot compile {path} for {device}",
+            error,
+            "Run florence-run with --check, or export the bundle again.",
         ) from error
-    return partial(_bind, compiled)
+    return partial(_bind, _Compiled(compiled, weights))
+
+
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    """A graph that is ready, and the memory that it may refer to."""
+
+    model: Any
+    weights: npt.NDArray[np.uint8] | None
+
+
+def _mapped_weights(bundle: Bundle) -> npt.NDArray[np.uint8]:
+    try:
+        return np.memmap(bundle.weights_file(), dtype=np.uint8, mode="r")
+    except (OSError, ValueError) as error:  # an empty file cannot be mapped
+        raise BundleError(f"{bundle.weights_file()} cannot be mapped: {error}.") from error
+
+
+def _graph_in_memory(bundle: Bundle, name: str, weights: npt.NDArray[np.uint8]) -> bytes:
+    """The graph with its tensors at addresses: OpenVINO follows no link out of a folder."""
+    start = weights.ctypes.data
+
+    def at_address(tensor: ExternalTensor) -> ExternalTensor:
+        length = len(weights) - tensor.offset if tensor.length is None else tensor.length
+        return ExternalTensor(_IN_MEMORY, start + tensor.offset, length)
+
+    return bundle.relocated_graph(name, at_address)
 
 
 def _check_signature(bundle: Bundle, name: str, model: Any) -> None:
@@ -139,27 +183,20 @@ def _exchange_float32(model: Any) -> Any:
     return changed.build()
 
 
-def _bind(compiled: Any, inputs: NamedArrays, outputs: NamedArrays) -> Run:
+def _bind(compiled: _Compiled, inputs: NamedArrays, outputs: NamedArrays) -> Run:
     """A request of its own: its tensors stay the arrays they were made of."""
     tensor_of = _import_openvino().Tensor
-    request = compiled.create_infer_request()
+    request = compiled.model.create_infer_request()
     try:
         for name, array in {**inputs, **outputs}.items():
             request.set_tensor(name, tensor_of(array, shared_memory=True))
     except RuntimeError as error:
-        raise BackendError(f"OpenVINO refuses an array: {_reason(error)}") from error
+        raise engine_failure("OpenVINO refuses an array", error) from error
 
     def run() -> None:
         try:
             request.infer(share_outputs=True)  # or every output would be copied once more
-        except RuntimeError as error:
-            raise BackendError(f"OpenVINO failed while running: {_reason(error)}") from error
+        except (RuntimeError, MemoryError) as error:
+            raise engine_failure("OpenVINO failed while running", error) from error
 
     return run
-
-
-def _reason(error: RuntimeError) -> str:
-    """What an error says after the places in OpenVINO's source that it passed through."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    message = [line for line in lines if line and not line.startswith("Exception from ")]
-    return " ".join(message) or str(error)

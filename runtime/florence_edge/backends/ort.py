@@ -5,6 +5,7 @@ onnxruntime is imported when a graph is opened, never with this module.
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any, TypeAlias
 
@@ -12,9 +13,11 @@ import numpy as np
 
 from .. import contract
 from ..bundle import Bundle
-from ..errors import BackendError, MissingPackageError
+from ..engine_failures import ENGINE_FAILURES, engine_failure, not_imported
+from ..errors import BackendError
 from .base import NamedArrays
 from .host import HostBackend, HostModel, Run
+from .ort_libraries import missing_library, remedy_for
 
 Provider: TypeAlias = tuple[str, dict[str, str]]  # its name and settings
 
@@ -36,15 +39,18 @@ def import_onnxruntime() -> Any:
     Newer releases do by default, and read the variable when they are imported.
 
     Raises:
+        BackendError: it is installed and does not load.
         MissingPackageError: it is not installed; which extras bring it.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
-    except ImportError as error:
-        raise MissingPackageError(
+    except ENGINE_FAILURES as error:
+        raise not_imported(
+            error,
+            "onnxruntime",
             "ONNX Runtime is not installed. Install florence-edge[cpu], or florence-edge[gpu] for "
-            "CUDA (one of them, not both)."
+            "CUDA (one of them, not both).",
         ) from error
     return onnxruntime
 
@@ -53,7 +59,15 @@ def open_ort(bundle: Bundle, *, threads: int | None = None) -> HostBackend:
     """Open a bundle's graphs on the CPU; see `open_session` for `threads` and what is raised."""
     sessions = {name: open_session(bundle, name, CPU, threads=threads) for name in contract.GRAPHS}
     binds = {name: partial(_bind, session) for name, session in sessions.items()}
-    return HostBackend(HostModel(device="cpu", binds=binds, size=bundle.size, floats=bundle.floats))
+    return HostBackend(
+        HostModel(
+            device="cpu",
+            binds=binds,
+            size=bundle.size,
+            floats=bundle.floats,
+            check=bundle.check_unchanged,
+        )
+    )
 
 
 def open_session(
@@ -71,33 +85,58 @@ def open_session(
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only; what matters is raised below
+    # Of a file that is a graph in its own format, too, the external data would not be ours to see.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     if threads is not None:
         options.intra_op_num_threads = threads
-    if provider == CPU or "enable_cuda_graph" in provider[1]:
-        # From the second run of a shape on, a pattern would take one block for all activations,
-        # beside the pieces that the arena keeps of the first run. Without, base in int8 peaks at
-        # 805 MB instead of 1,164 (float32: 1,615 instead of 1,757), at the same speed. A graph that
-        # CUDA captured would still write to the pieces.
-        options.enable_mem_pattern = False
+    # From the second run of a shape on, a pattern would take one block for all activations, beside
+    # the pieces that the arena keeps of the first run. Without, base in int8 peaks at 805 MB, not
+    # 1,164 (float32: 1,615, not 1,757), at the same speed. On a GPU it would allocate when all
+    # is warm, and a step that CUDA captured would still write to the pieces.
+    options.enable_mem_pattern = False
     exact = provider == CPU and bundle.precision == "int8" and keep_products_exact(options)
-    if name == contract.DECODER and not exact:
-        # Its int8 weights are for bandwidth only. ONNX Runtime would keep their DequantizeLinear,
-        # waiting for int8 products that never come, and compute it at every step; with this, it is
-        # folded into float weights when the graph is loaded.
+    if not exact and (name == contract.DECODER or provider != CPU or bundle.target == "gpu"):
+        # Int8 weights of the decoder, and of any graph on a GPU. ONNX Runtime would keep their
+        # DequantizeLinear, waiting for int8 products that never come, and compute it at every step
+        # (the whole embedding for each prompt); with this, it is folded into float weights when
+        # the graph is loaded.
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     providers = [provider] if provider == CPU else [provider, CPU]
+    model = _model(bundle, name, options)
     try:
         session = onnxruntime.InferenceSession(
-            str(bundle.graph_file(name)), options, providers=providers
+            model, options, providers=providers, enable_fallback=False
         )
+    except RuntimeError as error:  # the provider's, before the graph is read
+        doing = f"{_label(provider[0])} did not start in ONNX Runtime {onnxruntime.__version__}"
+        raise engine_failure(doing, error, "florence-doctor looks for the cause.") from error
     except Exception as error:  # its classes have no other base
-        raise BackendError(
-            f"ONNX Runtime {onnxruntime.__version__} cannot open {bundle.graph_file(name)}: "
-            f"{error}. Run florence-run with --check, or export the bundle again."
+        doing = f"ONNX Runtime {onnxruntime.__version__} cannot open {bundle.graph_file(name)}"
+        raise engine_failure(
+            doing, error, "Run florence-run with --check, or export the bundle again."
         ) from error
     check_active(provider[0], session.get_providers())
+    if provider != CPU:
+        _check_libraries(provider[0])
     _check_signature(bundle, name, session)
     return session
+
+
+def _model(bundle: Bundle, name: str, options: Any) -> str | bytes:
+    """What a session is to open: the file, or for weights behind a link a graph that needs none.
+
+    From 1.24 on ONNX Runtime follows no link out of the graph's folder. Before 1.22 it follows all,
+    and does not know the setting.
+    """
+    path = bundle.graph_file(name)
+    version = tuple(int(part) for part in import_onnxruntime().__version__.split(".")[:2])
+    if version < (1, 22) or not bundle.has_linked_weights():
+        return str(path)
+    weights = bundle.weights_file()
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", str(weights.parent)
+    )
+    return bundle.relocated_graph(name, lambda tensor: replace(tensor, location=weights.name))
 
 
 @cache
@@ -147,14 +186,28 @@ def check_active(provider: str, active: Sequence[str]) -> None:
         return
     remedy = "Install florence-edge[cpu] again."
     if provider != CPU[0]:
-        remedy = (
-            "Install florence-edge[gpu] instead of [cpu], with CUDA and cuDNN of the versions it "
-            "was built for, or use device='cpu'."
-        )
+        if provider in available():  # it is in the package, and did not load
+            _check_libraries(provider)
+        remedy = "Install florence-edge[gpu] instead of [cpu], or use device='cpu'."
     raise BackendError(
-        f"{provider.removesuffix('ExecutionProvider')} did not become active in ONNX Runtime "
+        f"{_label(provider)} did not become active in ONNX Runtime "
         f"{import_onnxruntime().__version__} (it has {', '.join(active)}). {remedy}"
     )
+
+
+def _check_libraries(provider: str) -> None:
+    """Refuse a provider that lacks a library of CUDA, by the library's name."""
+    onnxruntime = import_onnxruntime()
+    missing = missing_library(onnxruntime)
+    if missing:
+        raise BackendError(
+            f"{_label(provider)} did not become active in ONNX Runtime {onnxruntime.__version__}: "
+            f"{missing} is not found. {remedy_for(onnxruntime, missing)}"
+        )
+
+
+def _label(provider: str) -> str:
+    return provider.removesuffix("ExecutionProvider")
 
 
 def _check_signature(bundle: Bundle, name: str, session: Any) -> None:
@@ -197,14 +250,17 @@ def run_bound(session: Any, binding: Any, options: Any = None) -> None:
     try:
         session.run_with_iobinding(binding, options)
     except Exception as error:  # as above
-        raise BackendError(f"ONNX Runtime failed while running: {error}") from error
+        raise engine_failure("ONNX Runtime failed while running", error) from error
 
 
-def captured_as(number: int) -> Any:
-    """Options of a run that CUDA replays under this number, of one binding alone, once it has run.
+def unsynchronized(*, captures: bool) -> Any:
+    """Options of runs on a GPU that return when they are enqueued; whoever reads must wait.
 
-    Needs the provider's `enable_cuda_graph`. The key is onnxruntime_run_options_config_keys.h's.
+    With `captures`, for a session that was opened with `enable_cuda_graph`, they are not captured
+    by ONNX Runtime itself. The keys are onnxruntime_run_options_config_keys.h's.
     """
     options = import_onnxruntime().RunOptions()
-    options.add_run_config_entry("gpu_graph_id", str(number))
+    options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+    if captures:
+        options.add_run_config_entry("gpu_graph_id", "-1")
     return options

@@ -1,31 +1,40 @@
 """ONNX Runtime's CUDA provider on memory of our own: no cache ever visits the host.
 
-The provider is given our stream, and every input and output of a graph is bound to an address. Our
-CUDA graphs cannot take its runs in: it synchronizes inside of them. It can replay the decoder from
-a graph of its own, one a binding and thread, for which FLORENCE_ORT_GRAPHS=1 asks; it then refuses
-a decoder that it would compute in part on the CPU. It captures in a mode that the CUDA calls of any
-other thread spoil, and keeps graphs until the model is closed. What that brings has not been
-measured, so it is off.
-Tested over a scripted CUDA; nothing of it has run on a GPU yet.
+The provider is given our stream, and every input and output of a graph is bound to an address. Its
+runs do not wait for the GPU (we do), and a decoder's step is taken into a CUDA graph of ours with
+all that is around it: one launch, one wait. For that the decoder is opened as for ONNX Runtime's
+own graphs, which is when it refuses a decoder that it would compute in part on the CPU, and does
+not leave memory to be freed behind a run; then it is told at every run not to capture by itself.
+A decoder that is refused runs without graphs, and that is said.
+Tested over a scripted CUDA, and with the real provider over stand-in libraries
+(tests/cuda_stand_in); nothing of it has run on a GPU yet.
 """
 
-import os
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from itertools import count
 from typing import Any
 
 from .. import contract
 from ..bundle import Bundle
 from ..cuda.buffers import DeviceView
 from ..cuda.device import Cuda, open_cuda
-from ..errors import BackendError, RequestError
-from .gpu import GpuBackend, open_gpu_backend
+from ..errors import BackendError
+from .gpu import GpuBackend, open_gpu_backend, requested_graphs
 from .gpu_memory import GraphRun
-from .ort import available, captured_as, check_active, open_session, run_bound
+from .ort import (
+    available,
+    check_active,
+    import_onnxruntime,
+    open_session,
+    run_bound,
+    unsynchronized,
+)
+from .ort_libraries import preload
+
+logger = logging.getLogger(__name__)
 
 PROVIDER = "CUDAExecutionProvider"
-GRAPHS = "FLORENCE_ORT_GRAPHS"  # environment variable: 1 has ONNX Runtime capture the decoder
 
 
 def open_ort_cuda(bundle: Bundle, *, index: int = 0) -> GpuBackend:
@@ -35,8 +44,8 @@ def open_ort_cuda(bundle: Bundle, *, index: int = 0) -> GpuBackend:
         BackendError: the CUDA provider or the GPU is not there, or did not become active.
         MissingPackageError: ONNX Runtime is not installed.
     """
-    replays = _requests_graphs()
     check_active(PROVIDER, available())  # or ONNX Runtime would only warn
+    preload(import_onnxruntime())  # first: ours may come from the same wheels
     with ExitStack() as owned:
         cuda = open_cuda(index)
         owned.callback(cuda.close)
@@ -44,49 +53,51 @@ def open_ort_cuda(bundle: Bundle, *, index: int = 0) -> GpuBackend:
             "device_id": str(index),
             "user_compute_stream": str(cuda.stream),
             "use_tf32": "0",  # float32 in the graph means float32, as in TensorRT engines
+            "arena_extend_strategy": "kSameAsRequested",  # else up to twice what is needed
         }
         sessions = {
             name: OrtCudaSession(open_session(bundle, name, (PROVIDER, settings)), cuda)
             for name in contract.GRAPHS
-            if not (replays and name == contract.DECODER)
+            if name != contract.DECODER
         }
         owned.callback(sessions.clear)  # before the stream: their libraries hold on to it
-        if replays:
-            sessions[contract.DECODER] = _replaying_decoder(bundle, settings, cuda)
+        sessions[contract.DECODER] = _decoder(bundle, settings, cuda)
         return open_gpu_backend(bundle, cuda, sessions, owned)
 
 
-def _requests_graphs() -> bool:
-    requested = os.environ.get(GRAPHS, "")
-    if requested not in ("", "0", "1"):
-        raise RequestError(f"{GRAPHS} is {requested!r}; expected 1 or 0.")
-    return requested == "1"
+def _decoder(bundle: Bundle, settings: Mapping[str, str], cuda: Cuda) -> "OrtCudaSession":
+    """The decoder, opened so that a step can be captured if that is wanted and possible.
 
-
-def _replaying_decoder(bundle: Bundle, settings: Mapping[str, str], cuda: Cuda) -> "OrtCudaSession":
+    One that is opened so keeps cuBLAS's memory for each thread that ever ran it.
+    """
+    plain = (PROVIDER, dict(settings))
+    if not requested_graphs():
+        return OrtCudaSession(open_session(bundle, contract.DECODER, plain), cuda)
     provider = (PROVIDER, {**settings, "enable_cuda_graph": "1"})
     try:
         session = open_session(bundle, contract.DECODER, provider)
-    except BackendError as error:
-        raise BackendError(
-            f"{error} {GRAPHS}=1 was set; without it the decoder may open."
-        ) from error
-    return OrtCudaSession(session, cuda, replays=True)
+    except BackendError as refused:
+        session = open_session(bundle, contract.DECODER, plain)
+        logger.warning(
+            "ONNX Runtime does not let the decoder into a CUDA graph: its steps are enqueued call "
+            "by call, which is slower. %s",
+            str(refused),  # a record may be kept: with the error, all that its frames hold
+        )
+        return OrtCudaSession(session, cuda)
+    return OrtCudaSession(session, cuda, capturable=True)
 
 
 class OrtCudaSession:
-    """One graph; a binding is ONNX Runtime's, on addresses.
+    """One graph; a binding is ONNX Runtime's, on addresses. Runs are enqueued, and not waited for.
 
-    A session that `replays` captures each binding within its first run, under a number of its own:
-    ONNX Runtime compares neither shapes nor addresses before it replays.
+    One that is `capturable` was opened with the provider's `enable_cuda_graph`.
     """
 
-    capturable = False
-
-    def __init__(self, session: Any, cuda: Cuda, *, replays: bool = False) -> None:
+    def __init__(self, session: Any, cuda: Cuda, *, capturable: bool = False) -> None:
+        self.capturable = capturable
         self._session = session
         self._cuda = cuda
-        self._numbers = count(1) if replays else None  # 0 is ONNX Runtime's own
+        self._options = unsynchronized(captures=capturable)
         self._check_inputs()
 
     def bind(self, views: Mapping[str, DeviceView]) -> GraphRun:
@@ -96,8 +107,7 @@ class OrtCudaSession:
             (self._session.get_outputs(), binding.bind_output),
         ):
             self._bind(values, bind, views)
-        options = None if self._numbers is None else captured_as(next(self._numbers))
-        return lambda: run_bound(self._session, binding, options)
+        return lambda: run_bound(self._session, binding, self._options)
 
     def _check_inputs(self) -> None:
         """Refuse what would compute wrong numbers.

@@ -17,7 +17,7 @@ from ..cuda.device import Cuda, open_cuda
 from ..errors import BackendError
 from ..tensorrt.find import Engines, find_engines
 from ..tensorrt.install import TensorRT, find_tensorrt, make_logger
-from ..tensorrt.manifest import source, this_device
+from ..tensorrt.manifest import read_plan, source, this_device
 from ..tensorrt.profiles import profile_index
 from .gpu import GpuBackend, open_gpu_backend
 from .gpu_memory import GraphRun
@@ -26,11 +26,17 @@ logger = logging.getLogger(__name__)
 
 
 def open_tensorrt(
-    bundle: Bundle, *, index: int = 0, choice: str | None = None, engine_dir: Path | None = None
+    bundle: Bundle,
+    *,
+    index: int = 0,
+    choice: str | None = None,
+    engine_dir: Path | None = None,
+    verify: bool = True,
 ) -> GpuBackend:
     """Load the engines of a bundle on GPU `index`.
 
     `choice` is "rtx" for TensorRT-RTX; None takes what FLORENCE_TENSORRT names, or what there is.
+    With `verify`, engines are compared with the hashes that they were written with.
 
     Raises:
         BackendError: CUDA or fitting engines are missing, and what to run.
@@ -44,7 +50,7 @@ def open_tensorrt(
         owned.callback(cuda.close)
         log = make_logger(tensorrt.module, _log_message)
         runtime = tensorrt.module.Runtime(log)
-        loaded = {graph: _load(runtime, engines, graph) for graph in contract.GRAPHS}
+        loaded = {graph: _load(runtime, engines, graph, verify) for graph in contract.GRAPHS}
         # The graphs run one after the other: the largest scratch serves them all.
         largest = max(engine.device_memory_size_v2 for engine in loaded.values())
         scratch = cuda.array((largest,), "uint8")
@@ -184,16 +190,13 @@ class _ContextRun:
         self.session.check(self.context.execute_async_v3(self.stream), "failed while running")
 
 
-def _load(runtime: Any, engines: Engines, graph: str) -> Any:
-    plan = engines.plan(graph)
-    try:
-        engine = runtime.deserialize_cuda_engine(plan.read_bytes())
-    except OSError as error:
-        raise BackendError(f"{plan} cannot be read: {error}. Build it again.") from error
+def _load(runtime: Any, engines: Engines, graph: str, verify: bool) -> Any:
+    plan = read_plan(engines.folder, engines.manifest, graph, verify=verify)
+    engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise BackendError(
-            f"TensorRT does not load {plan}; its reason is logged above. Build the engines again: "
-            f"florence-build {engines.bundle.folder} --refresh"
+            f"TensorRT does not load {engines.plan(graph)}; its reason is logged above. Build the "
+            f"engines again: florence-build {engines.bundle.folder} --refresh"
         )
     return engine
 

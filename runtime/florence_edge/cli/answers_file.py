@@ -8,10 +8,11 @@ The origin is what answers come from beside picture and prompt: a bundle and opt
 so that no later run adds answers of another kind.
 """
 
+import errno
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
@@ -21,6 +22,7 @@ from .. import __version__
 from ..bundle import TOKENIZER, WEIGHTS, Bundle
 from ..contract import GRAPHS
 from ..errors import FlorenceEdgeError, RequestError
+from ..files import hold, read_json, synced_while_it_grows
 from ..options import GenerationOptions, resolve
 from ..results.result import Result
 from ..tasks import Request
@@ -73,6 +75,7 @@ def origin_of(bundle: Bundle, options: GenerationOptions, shown: Mapping[str, An
     """
     generation = resolve(options, bundle.generation, bundle.size)
     filled = {**asdict(generation), "max_time": options.max_time}
+    known = {**{field.name: filled[field.name] for field in fields(options)}, **shown}
     names = (TOKENIZER, WEIGHTS, *(f"{graph}.onnx" for graph in GRAPHS))
     content = json.dumps([bundle.files[name].sha256 for name in names])
     return Origin(
@@ -82,7 +85,7 @@ def origin_of(bundle: Bundle, options: GenerationOptions, shown: Mapping[str, An
             "target": bundle.target,
             "sha256": sha256(content.encode()).hexdigest()[:_DIGITS],
         },
-        options={**{field.name: filled[field.name] for field in fields(options)}, **shown},
+        options=read_json(json.dumps(known).encode()),  # as it will be read again
     )
 
 
@@ -164,28 +167,40 @@ def open_answers(
 ) -> Iterator[AnswersFile]:
     """Open a file for answers, new or, with `resume`, after the lines that it has.
 
-    A last line that was torn when a run was killed is taken off; its picture is answered again.
+    A last line that was torn when a run was killed or the power failed is taken off; its picture is
+    answered again. Lines are with the system at once and on the disk within about a second: a
+    killed run loses the line it was writing, a power cut the answers of the last second or two.
 
     Raises:
         RequestError: the file is there and is not to be continued, is not a file of answers, or
-            its answers come from another bundle or other options.
+            its answers come from another bundle or other options, or another process writes it.
         FlorenceEdgeError: it cannot be read or written.
     """
-    begun = path.is_file() and path.stat().st_size > 0
-    if begun and not resume:
-        raise RequestError(
-            f"{path} is there already. Add --resume to go on with it, or choose another --answers."
-        )
-    try:
-        known = _known(path, origin) if begun else _Known()
-        if begun and known.whole < path.stat().st_size:
-            os.truncate(path, known.whole)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a", encoding="utf-8")
-    except OSError as error:
-        raise FlorenceEdgeError(f"Cannot write {path}: {error}. Choose another.") from error
-    with file:
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(_opened_to_append(path))
+            hold(file.fileno(), path)
+            known = _begun(path, origin, resume=resume)
+            if known.whole < os.fstat(file.fileno()).st_size:
+                os.truncate(file.fileno(), known.whole)
+        except OSError as error:
+            raise FlorenceEdgeError(f"Cannot write {path}: {error}. Choose another.") from error
+        stack.enter_context(synced_while_it_grows(file, path))
         yield AnswersFile(path, file, known, request, None if known.whole else origin.line())
+
+
+def _opened_to_append(path: Path) -> IO[str]:
+    """The file, or a pipe that somebody reads; one that nobody reads would wait for ever."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        raise OSError(errno.ENXIO, "it is a pipe that nobody reads", str(path)) from error
+    os.set_blocking(descriptor, True)
+    return os.fdopen(descriptor, "a", encoding="utf-8")
 
 
 @dataclass(slots=True)
@@ -197,11 +212,29 @@ class _Known:
     whole: int = 0
 
 
+def _begun(path: Path, origin: Origin, *, resume: bool) -> _Known:
+    """What a file has that is to be gone on with; a pipe or a device has nothing."""
+    if not path.is_file():
+        if resume:
+            raise RequestError(
+                f"{path} is not a file, so there is nothing to go on with. Leave --resume out, or "
+                "choose another --answers."
+            )
+        return _Known()
+    if path.stat().st_size == 0:
+        return _Known()
+    if not resume:
+        raise RequestError(
+            f"{path} is there already. Add --resume to go on with it, or choose another --answers."
+        )
+    return _known(path, origin)
+
+
 def _known(path: Path, origin: Origin) -> _Known:
     known = _Known()
     with path.open("rb") as file:
         for number, raw in enumerate(file, 1):
-            if not raw.endswith(b"\n"):
+            if not raw.endswith(b"\n") or b"\0" in raw:  # some disks fill with zeros
                 _check_torn(raw, path, number)
                 break
             known.whole += len(raw)
@@ -223,6 +256,7 @@ def _known(path: Path, origin: Origin) -> _Known:
 def _check_torn(raw: bytes, path: Path, number: int) -> None:
     """A torn first line must be the beginning of an origin, or another file would be cut."""
     first = f'{{"{KEY}"'.encode()
+    raw = raw.partition(b"\0")[0]
     if number == 1 and raw[: len(first)] != first[: len(raw)]:
         raise _not_ours(path, number)
 
@@ -234,7 +268,7 @@ def _line(raw: bytes, path: Path, number: int) -> Mapping[str, Any]:
         RequestError: it is not one.
     """
     try:
-        line = json.loads(raw)
+        line = read_json(raw)
         if not isinstance(line, dict):
             raise TypeError("not an object")
         if KEY not in line and "error" not in line:

@@ -6,18 +6,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .. import __version__
+from ..batch import MAX_BATCH
 from ..bundle import Bundle
+from ..command import plain_usage
 from ..errors import RequestError
+from ..image_arguments import add_image_arguments, picture_path
 from ..options import GenerationOptions
+from ..regions import RelativeBox
 from ..tasks import TASKS, Request, request_for, request_for_prompt
 from .answers_file import Origin, origin_of
 
 # What is for a source alone, and what is for pictures alone.
 _OF_A_SOURCE = ("every", "show", "track", "save", "wait")
 _OF_A_CAMERA = ("camera_size", "camera_fps", "camera_format")
-_OF_PICTURES = ("output", "answers", "batch")
+_OF_PICTURES = ("output", "answers", "batch", "deep_range")
 
 
+@plain_usage()
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The arguments, or the exit that argparse makes where they are used wrongly."""
     parser = _parser()
@@ -30,6 +35,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     else:
         for name in _given(parser, parsed, _OF_PICTURES):
             parser.error(f"{name} does not go with --source")
+    if parsed.batch > MAX_BATCH:
+        parser.error(f"--batch is {parsed.batch:.3g}; it must be at most {MAX_BATCH}")
     if parsed.resume and parsed.answers is None:
         parser.error("--resume needs --answers")
     return parsed
@@ -61,6 +68,10 @@ def options_from(arguments: argparse.Namespace) -> GenerationOptions:
     return GenerationOptions(
         num_beams=arguments.beams,
         max_new_tokens=arguments.max_new_tokens,
+        min_new_tokens=arguments.min_new_tokens,
+        no_repeat_ngram_size=arguments.no_repeat_ngram_size,
+        repetition_penalty=arguments.repetition_penalty,
+        length_penalty=arguments.length_penalty,
         max_time=arguments.max_time,
     )
 
@@ -85,7 +96,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="florence-run", description="Ask a Florence-2 bundle about pictures or a video."
     )
     parser.add_argument("bundle", type=Path, help="folder that florence-export wrote")
-    parser.add_argument("images", type=Path, nargs="*", help="pictures, or folders of pictures")
+    parser.add_argument(
+        "images", type=picture_path, nargs="*", help="pictures, or folders of pictures"
+    )
     asked = parser.add_mutually_exclusive_group(required=True)
     asked.add_argument(
         "--task",
@@ -96,7 +109,10 @@ def _parser() -> argparse.ArgumentParser:
     asked.add_argument("--prompt", help="a prompt in your own words (VQA and other fine-tunes)")
     parser.add_argument("--text", help="caption or phrase that a task takes beside the picture")
     parser.add_argument(
-        "--region", type=_region, metavar="X1,Y1,X2,Y2", help="region in pixels, for region tasks"
+        "--region",
+        type=_region,
+        metavar="X1,Y1,X2,Y2",
+        help="region for region tasks, in pixels, or with %% behind each number in percent",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, one object a line")
     parser.add_argument("--version", action="version", version=f"florence-edge {__version__}")
@@ -110,6 +126,19 @@ def _parser() -> argparse.ArgumentParser:
 def _add_generation(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--beams", type=int, metavar="N", help="1 (greedy) to 8; default: model's")
     group.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer")
+    group.add_argument("--min-new-tokens", type=int, metavar="N", help="shortest answer")
+    group.add_argument(
+        "--no-repeat-ngram-size",
+        type=int,
+        metavar="N",
+        help="never say so many tokens in a row twice; 0 is off",
+    )
+    group.add_argument(
+        "--repetition-penalty", type=float, metavar="P", help="weaken what was said; 1 is off"
+    )
+    group.add_argument(
+        "--length-penalty", type=float, metavar="P", help="above 0, beams may be longer"
+    )
     group.add_argument(
         "--max-time", type=float, metavar="S", help="seconds that one answer may take"
     )
@@ -145,7 +174,15 @@ def _add_engine(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--threads", type=int, metavar="N", help="threads of the CPU engine")
     group.add_argument(
-        "--check", action="store_true", help="compare the whole bundle with its hashes first"
+        "--check",
+        action="store_true",
+        help="compare every file of the bundle with its hash first, and let it compute numbers",
+    )
+    group.add_argument(
+        "--no-verify",
+        dest="verify",
+        action="store_false",
+        help="do not compare weights or TensorRT engines with their hashes",
     )
 
 
@@ -160,6 +197,7 @@ def _add_pictures(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--batch", type=_count, default=1, metavar="N", help="pictures at once (default 1)"
     )
+    add_image_arguments(group)
 
 
 def _add_video(group: argparse._ArgumentGroup) -> None:
@@ -196,15 +234,18 @@ def _add_video(group: argparse._ArgumentGroup) -> None:
 
 
 def _region(text: str) -> tuple[float, ...]:
+    parts = text.split(",")
+    relative = all(part.strip().endswith("%") for part in parts)
     try:
-        numbers = tuple(float(part) for part in text.split(","))
+        numbers = tuple(float(part.strip().removesuffix("%" if relative else "")) for part in parts)
     except ValueError:
         numbers = ()
     if len(numbers) != 4:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not a region; expected four numbers such as 10,20,200,180"
+            f"{text!r} is not a region; expected four numbers such as 10,20,200,180, or "
+            "10%,20%,50%,60%"
         )
-    return numbers
+    return RelativeBox(*(number / 100 for number in numbers)) if relative else numbers
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -11,11 +11,13 @@ from pathlib import Path
 
 from ..batch import Answered, run_many
 from ..bundle import Bundle
-from ..command import run_command
+from ..command import plain, printable, run_command
 from ..errors import FlorenceEdgeError, RequestError
-from ..image import SUFFIXES
+from ..files import whole_file
+from ..image_file import SUFFIXES, pictures_in
 from ..model import EncodedImage, Florence2
 from ..results.result import Result
+from ..selftest import finite_sample
 from ..tasks import Request
 from ..video.capture import end_soon_with
 from .answers_file import open_answers
@@ -28,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        The exit status: 0, 1 where something failed, 2 for wrong usage, 130 on Ctrl-C.
+        The exit status: 0, 1 where something failed, 2 for wrong usage, 128 + n where
+        signal n ended it.
     """
     logging.basicConfig(format="florence-run: %(message)s", level=logging.WARNING)
     if isinstance(sys.stdout, io.TextIOWrapper):  # names and answers that it cannot encode
@@ -53,21 +56,31 @@ def _run(arguments: argparse.Namespace) -> int:
     request = request_from(arguments)
     if arguments.source is not None:
         return run_video(lambda: _load(arguments), request, arguments)
-    images = list(_find_images(arguments.images))
-    return _run_pictures(images, request, arguments)
+    left_out: list[str] = []
+    images = list(_find_images(arguments.images, left_out))
+    status = _run_pictures(images, request, arguments)
+    for line in left_out:
+        print(f"florence-run: {printable(line)}", file=sys.stderr)
+    return status
 
 
 def _load(arguments: argparse.Namespace) -> Florence2:
     if arguments.check:
         Bundle.load(arguments.bundle).check_content()
-    return Florence2.load(
+    model = Florence2.load(
         arguments.bundle,
         arguments.device,
         convention=arguments.convention,
         threads=arguments.threads,
         engine_dir=arguments.engine_dir,
         engine_precision=arguments.engine_precision,
+        max_pixels=arguments.max_pixels,
+        deep_range=arguments.deep_range,
+        verify=arguments.verify,
     )
+    if arguments.check:
+        finite_sample(model.bundle, model.backend)
+    return model
 
 
 def _run_pictures(images: Sequence[Path], request: Request, arguments: argparse.Namespace) -> int:
@@ -103,23 +116,25 @@ def _run_pictures(images: Sequence[Path], request: Request, arguments: argparse.
     return 1 if failed else 0
 
 
-def _find_images(paths: Sequence[Path]) -> Iterator[Path]:
+def _find_images(paths: Sequence[Path], left_out: list[str]) -> Iterator[Path]:
+    """The pictures, those of folders by name; what folders hold beside them is added to a list."""
     for path in paths:
         if not path.is_dir():
             yield path
             continue
-        pictures = (file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
-        found = sorted(file for file in pictures if file.is_file())
-        if not found:
+        found = pictures_in(path)
+        if not found.paths:
             raise RequestError(
                 f"There is no picture in {path}. Looked for {', '.join(sorted(SUFFIXES))}."
             )
-        yield from found
+        if found.left_out():
+            left_out.append(f"{path}: {found.left_out()}")
+        yield from found.paths
 
 
 def _complain(path: Path, error: RequestError) -> None:
     named = "" if str(path) in str(error) else f"{path}: "
-    print(f"florence-run: {named}{error}", file=sys.stderr)
+    print(f"florence-run: {printable(f'{named}{error}')}", file=sys.stderr)
 
 
 def _print(path: Path, results: Sequence[Result], arguments: argparse.Namespace) -> None:
@@ -131,9 +146,9 @@ def _print(path: Path, results: Sequence[Result], arguments: argparse.Namespace)
     if arguments.answers is not None or not results:
         return
     if len(arguments.images) > 1 or arguments.images[0].is_dir():
-        print(f"{path}:")
+        print(printable(f"{path}:"))
     for result in results:
-        print(result.describe(), flush=True)
+        print(plain(result.describe()), flush=True)
 
 
 class _Pictures:
@@ -162,7 +177,8 @@ class _Pictures:
     def _write(file: Path, view: EncodedImage, result: Result) -> None:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            result.draw(view.image).save(file)
+            with whole_file(file) as unfinished:
+                result.draw(view.image).save(unfinished)
         except OSError as error:
             raise FlorenceEdgeError(
                 f"Cannot write {file}: {error}. Choose another --output."

@@ -3,7 +3,10 @@
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TextIO
+
+from ..command import printable
 
 Clock = Callable[[], float]
 
@@ -34,11 +37,14 @@ class StatusLine:
         if not self._shown:
             return
         if self._replaces:
-            self._stream.write(f"{_CLEAR}{text}")
-            self._stream.flush()
+            self._write(f"{_CLEAR}{printable(text)}")
         elif self._clock() >= self._written + _SECONDS:
             self._written = self._clock()
-            self._stream.write(f"{text}\n")
+            self._write(f"{printable(text)}\n")
+
+    def _write(self, text: str) -> None:
+        with suppress(OSError):  # a terminal that is gone is no reason to stop
+            self._stream.write(text)
             self._stream.flush()
 
     def clear(self) -> None:

@@ -5,22 +5,24 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from threading import Event
 
+from ..command import plain
 from ..errors import RequestError
 from ..model import Florence2
 from ..results.result import Result
 from ..tasks import Request
 from ..video.display import ShowFrame, drawn, open_window
+from ..video.source import Source
 from ..video.sources import CameraMode, source_of
 from ..video.watch import VideoFrame, Watched, Watching, WatchStats, watch
 from ..video.writer import open_writer
 from .arguments import options_from
 from .progress import StatusLine
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run_video(
@@ -29,12 +31,13 @@ def run_video(
     """Answer about the frames of a source until it ends, or a signal or the window stops it.
 
     Returns:
-        0, also where SIGTERM stopped it, as a service manager expects; 130 on Ctrl-C.
+        0, also where SIGTERM or SIGHUP stopped it, as a service manager expects; 130 on Ctrl-C.
     """
     with ExitStack() as stack:
-        _check_target(arguments.save, arguments.source)
-        live = source_of(arguments.source, mode=_mode(arguments)).live
-        video = stack.enter_context(open_writer(arguments.save, live)) if arguments.save else None
+        source = source_of(arguments.source, mode=_mode(arguments))
+        save = arguments.save
+        _check_target(save, source)
+        video = stack.enter_context(open_writer(save, source.live)) if save else None
         show = open_window() if arguments.show else None
         model = stack.enter_context(load())
         stop = stack.enter_context(_stopped_by_signals())
@@ -51,16 +54,18 @@ def run_video(
                 _describe(frame, results)
             picture = drawn(frame.image, results) if video or show else frame.image
             if video is not None:
-                video.write(picture, frame.timestamp)
+                video.write(picture, frame.elapsed)
             if show is not None and not show(picture):
                 break
             line.show(_summary(stats))
-    print(f"florence-run: {_summary(stats)}", file=sys.stderr)
+    with suppress(OSError):  # the terminal may be gone
+        print(f"florence-run: {_summary(stats)}", file=sys.stderr, flush=True)
     return 128 + signal.SIGINT if stop.by == signal.SIGINT else 0
 
 
-def _check_target(save: Path | None, source: str) -> None:
-    if save is not None and save.exists() and save.resolve() == Path(source).resolve():
+def _check_target(save: Path | None, source: Source) -> None:
+    file = source.file
+    if save is not None and file is not None and save.exists() and save.samefile(file):
         raise RequestError(f"{save} is the source; it will not be replaced. Choose another --save.")
 
 
@@ -102,7 +107,8 @@ def _json(frame: VideoFrame, results: Sequence[Result], stats: WatchStats, track
     if tracked:
         for answer, result in zip(answers, results, strict=True):
             answer["track_ids"] = [region.track_id for region in result.regions]
-    line = {"frame": frame.index, "timestamp": frame.timestamp, "size": list(frame.view.size)}
+    times = {"timestamp": frame.timestamp, "elapsed": frame.elapsed}
+    line = {"frame": frame.index, **times, "size": list(frame.view.size)}
     rates = {"fps": stats.fps, "latency": stats.latency, "dropped": stats.dropped}
     return json.dumps({**line, "results": answers, "stats": rates})
 
@@ -110,7 +116,7 @@ def _json(frame: VideoFrame, results: Sequence[Result], stats: WatchStats, track
 def _describe(frame: VideoFrame, results: Sequence[Result]) -> None:
     print(f"frame {frame.index}:")
     for result in results:
-        print(result.describe(), flush=True)
+        print(plain(result.describe()), flush=True)
 
 
 def _summary(stats: WatchStats) -> str:
@@ -131,17 +137,26 @@ class _Stop:
     def set(self, number: int, _: object) -> None:
         self.event.set()
         self.by = number
-        for each in _SIGNALS:  # a second one ends it at once
-            signal.signal(each, signal.default_int_handler)
+        for each in _heard():  # a second one ends it at once, but a hang-up often comes as several
+            again = each == signal.SIGHUP or (number, each) == (signal.SIGHUP, signal.SIGTERM)
+            signal.signal(each, signal.SIG_IGN if again else signal.default_int_handler)
+
+
+def _heard() -> list[signal.Signals]:
+    """The signals that end it: hang-ups not where they are ignored, as under nohup."""
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [each for each in _SIGNALS if not (ignored and each == signal.SIGHUP)]
 
 
 @contextmanager
 def _stopped_by_signals() -> Iterator[_Stop]:
-    """Ctrl-C and SIGTERM let the frame at hand be dropped and everything be closed."""
+    """Ctrl-C, SIGTERM and SIGHUP let the frame at hand be dropped and everything be closed."""
     stop = _Stop()
-    before = {number: signal.signal(number, stop.set) for number in _SIGNALS}
+    before = {number: signal.signal(number, stop.set) for number in _heard()}
     try:
         yield stop
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # What is ignored now stays so until the command ends: a video may be to be finished.
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, handler)

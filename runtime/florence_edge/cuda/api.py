@@ -88,9 +88,9 @@ LEGACY_STREAM = 1  # handle of the default stream
 _ADVICE = {
     "cudaErrorMemoryAllocation": "The GPU's memory is full. Close other programs, ask for fewer "
     "beams or smaller batches, or use an fp16 bundle.",
-    "cudaErrorInsufficientDriver": "The driver is missing, or too old for this CUDA. Update it, or "
-    "install the cuda-bindings of the driver's CUDA generation (nvidia-smi shows it), or set "
-    "FLORENCE_CUDA=ctypes to use the CUDA that is installed.",
+    "cudaErrorInsufficientDriver": "The driver is missing, or too old for this CUDA: 13 needs 580 "
+    "or newer, 12 needs 525 (nvidia-smi shows it). Update it, or install the cuda-bindings of its "
+    "CUDA generation, or set FLORENCE_CUDA=ctypes to use the CUDA that is installed.",
     "cudaErrorNoDevice": "No NVIDIA GPU is visible. Look at nvidia-smi and CUDA_VISIBLE_DEVICES; "
     "in a container, add --gpus all (on a Jetson --runtime nvidia).",
     "cudaErrorInvalidDevice": "There is no GPU of that number. nvidia-smi lists those there are.",

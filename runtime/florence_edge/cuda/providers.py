@@ -6,18 +6,23 @@
   primary context. It has no stream capture and no graphs; those are called through ctypes on its
   stream's handle, which works because the runtime and PyCUDA share the primary context.
 
-The environment variable FLORENCE_CUDA (bindings, ctypes or pycuda) chooses.
+The environment variable FLORENCE_CUDA (bindings, ctypes or pycuda) chooses. Without it,
+cuda-bindings have to find a GPU; where they do not (JetPack 6: its driver is older than the runtime
+that is built into them), the installed libraries are tried, and a warning says so.
 """
 
 import ctypes
+import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from ..errors import BackendError, MissingPackageError, RequestError
 from .api import FUNCTIONS, CudaCall, Enum, Out, failure, unpacked
+
+logger = logging.getLogger(__name__)
 
 CUDA_PROVIDER = "FLORENCE_CUDA"  # environment variable
 
@@ -28,12 +33,14 @@ _LIBRARIES = {
     "nvrtc": ("libnvrtc.so.13", "libnvrtc.so.12"),
 }
 
+_INSUFFICIENT_DRIVER = 35  # cudaErrorInsufficientDriver
+
 
 def open_provider() -> CudaCall:
-    """The provider that FLORENCE_CUDA names, or cuda-bindings, or else ctypes.
+    """The provider that FLORENCE_CUDA names, or cuda-bindings that find a GPU, or else ctypes.
 
     Raises:
-        BackendError: CUDA's libraries are not there.
+        BackendError: CUDA's libraries are not there, or no GPU.
         RequestError: FLORENCE_CUDA names no provider.
         MissingPackageError: the package that it names is not installed.
     """
@@ -49,9 +56,30 @@ def open_provider() -> CudaCall:
             f"{CUDA_PROVIDER} is {requested!r}; expected bindings, ctypes or pycuda."
         )
     try:
-        return open_bindings()
+        bindings = open_bindings()
     except MissingPackageError:
         return open_libraries()
+    try:
+        bindings("cudaGetDeviceCount")  # the first call of a runtime that the driver may refuse
+    except BackendError as refused:
+        return _libraries_instead(refused)
+    return bindings
+
+
+def _libraries_instead(refused: BackendError) -> CudaCall:
+    """The installed libraries, where cuda-bindings are refused; the same error if they are, too."""
+    libraries = open_libraries()
+    try:
+        libraries("cudaGetDeviceCount")
+    except BackendError:
+        raise refused from None
+    logger.warning(
+        "cuda-bindings find no GPU here, the installed CUDA does and is used instead, as with "
+        "%s=ctypes. What cuda-bindings reported: %s",
+        CUDA_PROVIDER,
+        str(refused),  # a record may be kept: with the error, all that its frames hold
+    )
+    return libraries
 
 
 def open_bindings() -> CudaCall:
@@ -107,7 +135,8 @@ def open_libraries() -> CudaCall:
 
     def library(prefix: str) -> Any:
         if prefix not in libraries:
-            libraries[prefix] = _open(_LIBRARIES[prefix])
+            accepts = _driver_suffices if prefix == "cuda" else None
+            libraries[prefix] = _open(_LIBRARIES[prefix], accepts)
         return libraries[prefix]
 
     def call(name: str, *arguments: Any) -> Any:
@@ -145,16 +174,29 @@ def _c_value(value: Any) -> Any:
     return (ctypes.c_char_p * len(value))(*value) if isinstance(value, list) else value
 
 
-def _open(names: tuple[str, ...]) -> Any:
+def _open(names: tuple[str, ...], accepts: Callable[[Any], bool] | None = None) -> Any:
+    """The first library that loads and that `accepts`, or if it accepts none the first to load."""
+    loaded = []
     for name in names:
         try:
-            return ctypes.CDLL(name)
+            library = ctypes.CDLL(name)
         except OSError:  # the next one may be there
             continue
+        if accepts is None or accepts(library):
+            return library
+        loaded.append(library)
+    if loaded:
+        return loaded[0]
     raise BackendError(
         f"CUDA's library is not here: {' and '.join(names)} do not load. Install the CUDA runtime "
         "(on a Jetson it comes with JetPack) or the package cuda-bindings, or use device='cpu'."
     )
+
+
+def _driver_suffices(runtime: Any) -> bool:
+    """Whether the driver takes this CUDA runtime; an older one may lie beside it."""
+    count = ctypes.c_int()
+    return bool(runtime.cudaGetDeviceCount(ctypes.byref(count)) != _INSUFFICIENT_DRIVER)
 
 
 def _error_name(library: Any, prefix: str, status: int) -> str:

@@ -22,7 +22,9 @@ The grammar, for each kind of answer:
     labelled polygons   the same, after a label
 
 It is applied to text without markers. Its oddities are those of the originals and kept on
-purpose: whoever compares answers must find no difference.
+purpose: whoever compares answers must find no difference. The originals apply regular expressions
+that take hours for some long texts, as a model that rambles writes them; here each kind of answer
+is read in one pass over its tags, to the same effect.
 """
 
 import re
@@ -44,30 +46,18 @@ from ..tasks import AnswerKind, Task, find_task, free_task
 
 Span = tuple[int, int]
 
-# A number beyond the vocabulary (<loc_1234>, spelled out) counts and is not clamped. With more
-# than nine digits it is not a location; transformers overflows, and fails, on such a text.
-_LOCATION = r"<loc_\d{1,9}>"
-_OUTLINE_PART = rf"(?:{_LOCATION}|<sep>|<poly>|</poly>)"
-
-# The lookbehinds say where a label can begin: behind a tag or at the start of the stretch that it
-# fills. They change no answer, but spare a long rambling one a search from each character.
-_LABEL = r"(?<![^<>])[^<]+"
-_LINE_LABEL = r"(?<![^\n>]).+?"
-
-_BOX = re.compile(rf"(?:{_LOCATION}){{4}}")
-_LABELLED_BOXES = re.compile(rf"{_LABEL}((?:{_LOCATION}){{4,}})")
-_LABELLED_QUAD = re.compile(rf"({_LINE_LABEL})((?:{_LOCATION}){{8}})")
-_POLYGONS = re.compile(rf"{_OUTLINE_PART}{{4,}}")
-_LABELLED_POLYGONS = re.compile(rf"{_LABEL}{_OUTLINE_PART}{{4,}}")
-_ENCLOSED = re.compile(r"<poly>(.*?)</poly>")
-# Only <sep> or the end completes a ring: locations that run into <poly> or </poly> are lost.
-_RING = re.compile(rf"((?:{_LOCATION})+)(?:<sep>|\Z)")
-# `.` stops at a line break: words with one inside are not a label, and its regions are lost.
-_WORDS = re.compile(r"\s*(.*?)(?=<loc_|<poly>)")
+# A number beyond the vocabulary (<loc_1234>, spelled out) counts and is not clamped.
+_LOCATION = re.compile(r"<loc_\d+>")
+_OUTLINE_PART = re.compile(r"<(?:loc_\d+|sep|poly|/poly)>")
 _CUT_OFF_POLYGON_LABEL = {
-    "native": re.compile(_LOCATION),
+    "native": _LOCATION,
     "microsoft": re.compile(r"loc_\d+>"),  # meant the same, but lost its bracket
 }
+
+# The originals put numbers into int64, and fail on a text with a larger one that they use: here,
+# its region is not found. Python itself reads no number of more digits than this.
+_LARGEST_NUMBER = 2**63 - 1
+_MOST_DIGITS = 4300
 
 _NAMES_OF_NO_THING = """
     I, me, mine, myself, we, us, our, ours, ourselves, you, your, yours, yourself, yourselves,
@@ -111,57 +101,158 @@ def find_mentions(
         case AnswerKind.PHRASES:
             return _labelled_boxes(text, unwanted=NOT_GROUNDED)
         case AnswerKind.POLYGONS:
-            return _polygons(text, _POLYGONS, convention)
+            return _bare_polygons(text, convention)
         case AnswerKind.BOXES_OR_POLYGONS if as_polygons:
-            return _polygons(text, _LABELLED_POLYGONS, convention)
+            return _labelled_polygons(text, convention)
         case AnswerKind.BOXES_WITH_LABELS | AnswerKind.BOXES_OR_POLYGONS:
             return _labelled_boxes(text)
 
 
+class _Tags(NamedTuple):
+    """The tags of one kind in a text, in order; those that touch make a run."""
+
+    spans: list[Span]
+    run_ends: list[int]  # for each tag, the index behind the last of its run
+
+    @staticmethod
+    def find(tag: re.Pattern[str], text: str, span: Span | None = None) -> "_Tags":
+        """All tags in the text, or in a part of it."""
+        spans = [found.span() for found in tag.finditer(text, *(span or (0, len(text))))]
+        run_ends = [len(spans)] * len(spans)
+        for i in range(len(spans) - 2, -1, -1):
+            touch = spans[i][1] == spans[i + 1][0]
+            run_ends[i] = run_ends[i + 1] if touch else i + 1
+        return _Tags(spans, run_ends)
+
+    def runs(self) -> Iterator[range]:
+        """The indices of each run."""
+        first = 0
+        while first < len(self.spans):
+            yield range(first, self.run_ends[first])
+            first = self.run_ends[first]
+
+    def span(self, tags: range) -> Span:
+        """The characters of tags that touch."""
+        return self.spans[tags[0]][0], self.spans[tags[-1]][1]
+
+
 def _labelled_quads(text: str, convention: Convention) -> Iterator[Mention]:
-    for quad in _LABELLED_QUAD.finditer(text):
-        label = _trimmed(text, quad.span(1)) if convention == "native" else quad.span(1)
-        yield Mention("quad", text[slice(*label)], label, (quad.span(2),))
+    """The originals' `(.+?)` and eight locations; a label may hold anything but a line break."""
+    tags = _Tags.find(_LOCATION, text)
+    at = first = 0
+    while first < len(tags.spans):
+        start = tags.spans[first][0]
+        if tags.run_ends[first] - first < 8:
+            first = tags.run_ends[first]
+            continue
+        label = max(at, text.rfind("\n", at, start) + 1), start
+        if label[0] == start:  # no label: the first location becomes that of the next ones
+            at, first = start, first + 1
+            continue
+        locations = tags.span(range(first, first + 8))
+        at, first = locations[1], first + 8
+        kept = _trimmed(text, label) if convention == "native" else label
+        yield Mention("quad", text[slice(*kept)], kept, (locations,))
+
+
+def _boxes(tags: _Tags, run: range) -> list[Span]:
+    """Four locations each; what is left over is lost."""
+    fours = range(run.start, run.stop - 3, 4)
+    return [tags.span(range(first, first + 4)) for first in fours]
 
 
 def _bare_boxes(text: str) -> Iterator[Mention]:
-    for box in _BOX.finditer(text):
-        yield Mention("box", "", (box.start(), box.start()), (box.span(),))
+    tags = _Tags.find(_LOCATION, text)
+    for run in tags.runs():
+        for box in _boxes(tags, run):
+            yield Mention("box", "", (box[0], box[0]), (box,))
+
+
+def _labelled_runs(text: str, tags: _Tags) -> Iterator[tuple[int, range]]:
+    """The originals' `[^<]+` and four tags or more: where the label begins, and the run behind it.
+
+    Where nothing stands before a run, the end of its first tag (`loc_1>`) is the label of the rest.
+    """
+    at = first = 0
+    while first < len(tags.spans):
+        start, run = tags.spans[first][0], range(first, tags.run_ends[first])
+        if len(run) < 4:
+            first = run.stop
+        elif start == at or text[start - 1] == "<":
+            first += 1
+        else:
+            yield max(at, text.rfind("<", at, start) + 1), run
+            at, first = tags.spans[run[-1]][1], run.stop
 
 
 def _labelled_boxes(text: str, *, unwanted: frozenset[str] = frozenset()) -> Iterator[Mention]:
-    for chunk in _LABELLED_BOXES.finditer(text):
-        span = _label_span(text, *chunk.span())
+    tags = _Tags.find(_LOCATION, text)
+    for start, run in _labelled_runs(text, tags):
+        span = _label_span(text, start, tags.span(run)[1])
         if span is None or text[slice(*span)] in unwanted:
             continue
         # Labels of boxes lose all beyond ASCII; those of quads and polygons keep it.
         label = text[slice(*span)].encode("ascii", "ignore").decode("ascii")
-        for box in _BOX.finditer(text, *chunk.span(1)):
-            yield Mention("box", label, span, (box.span(),))
+        for box in _boxes(tags, run):
+            yield Mention("box", label, span, (box,))
 
 
-def _polygons(text: str, chunks: re.Pattern[str], convention: Convention) -> Iterator[Mention]:
-    for chunk in chunks.finditer(text):
-        start, end = chunk.span()
-        cut = _CUT_OFF_POLYGON_LABEL[convention].match(text, start, end)
-        label = _label_span(text, cut.end() if cut else start, end)
-        if label is None:
-            continue
-        for thing in _enclosed(text, start, end):
-            rings = tuple(ring.span(1) for ring in _RING.finditer(text, *thing))
-            if rings:
-                yield Mention("polygon", text[slice(*label)], label, rings)
+def _bare_polygons(text: str, convention: Convention) -> Iterator[Mention]:
+    tags = _Tags.find(_OUTLINE_PART, text)
+    for run in tags.runs():
+        if len(run) >= 4:
+            yield from _polygons(text, tags.span(run), convention)
 
 
-def _enclosed(text: str, start: int, end: int) -> list[Span]:
-    if "<poly>" in text[start:end] and "</poly>" in text[start:end]:
-        return [enclosed.span(1) for enclosed in _ENCLOSED.finditer(text, start, end)]
-    return [(start, end)]  # a single thing needs no enclosure; a truncated one has no end
+def _labelled_polygons(text: str, convention: Convention) -> Iterator[Mention]:
+    tags = _Tags.find(_OUTLINE_PART, text)
+    for start, run in _labelled_runs(text, tags):
+        yield from _polygons(text, (start, tags.span(run)[1]), convention)
+
+
+def _polygons(text: str, chunk: Span, convention: Convention) -> Iterator[Mention]:
+    start, end = chunk
+    cut = _CUT_OFF_POLYGON_LABEL[convention].match(text, start, end)
+    label = _label_span(text, cut.end() if cut else start, end)
+    if label is None:
+        return
+    name = text[slice(*label)]
+    for thing in _enclosed(text, start, end):
+        rings = tuple(_rings(text, thing))
+        if rings:
+            yield Mention("polygon", name, label, rings)
+
+
+def _rings(text: str, thing: Span) -> Iterator[Span]:
+    """Locations up to <sep> or the end; those that run into <poly> or </poly> are lost."""
+    tags = _Tags.find(_LOCATION, text, thing)
+    for run in tags.runs():
+        start, end = tags.span(run)
+        if end == thing[1] or text.startswith("<sep>", end):
+            yield start, end
+
+
+def _enclosed(text: str, start: int, end: int) -> Iterator[Span]:
+    opened, closed = text.find("<poly>", start, end), text.find("</poly>", start, end)
+    if opened < 0 or closed < 0:
+        yield start, end  # a single thing needs no enclosure; a truncated one has no end
+        return
+    while opened >= 0 and (closed := text.find("</poly>", opened, end)) >= 0:
+        yield opened + len("<poly>"), closed
+        opened = text.find("<poly>", closed, end)
 
 
 def _label_span(text: str, start: int, end: int) -> Span | None:
-    words = _WORDS.match(text, start, end)
-    return words and _trimmed(text, words.span(1))
+    """What stands before the first location or <poly>; None without one.
+
+    A label with a line break inside is none, and its regions are lost, as the originals lose them.
+    """
+    tags = [text.find(tag, start, end) for tag in ("<loc_", "<poly>")]
+    found = [at for at in tags if at >= 0]
+    if not found:
+        return None
+    label = text[start : min(found)]
+    return None if "\n" in label.lstrip() else _trimmed(text, (start, min(found)))
 
 
 def _trimmed(text: str, span: Span) -> Span:
@@ -237,19 +328,21 @@ def find_regions(
     cleaned = _without_markers(raw_text, removed_markers(kind, convention))
     # Asked of the raw text, and for all of it: an answer holds boxes or polygons, never both.
     as_polygons = "<poly>" in raw_text
-    return tuple(
-        FoundRegion(
-            label=mention.label,
-            shape=mention.shape,
-            rings=tuple(
-                dequantize(_bins(cleaned.text, span), image_size, convention)
-                for span in mention.location_spans
-            ),
-            label_span=cleaned.raw_span(mention.label_span),
-            location_spans=tuple(map(cleaned.raw_span, mention.location_spans)),
-        )
-        for mention in find_mentions(kind, cleaned.text, convention, as_polygons=as_polygons)
-    )
+    found = []
+    for mention in find_mentions(kind, cleaned.text, convention, as_polygons=as_polygons):
+        bins = [_bins(cleaned.text, span) for span in mention.location_spans]
+        rings = [dequantize(ring, image_size, convention) for ring in bins if ring is not None]
+        if len(rings) == len(bins):
+            found.append(
+                FoundRegion(
+                    label=mention.label,
+                    shape=mention.shape,
+                    rings=tuple(rings),
+                    label_span=cleaned.raw_span(mention.label_span),
+                    location_spans=tuple(map(cleaned.raw_span, mention.location_spans)),
+                )
+            )
+    return tuple(found)
 
 
 def hf_from_regions(kind: AnswerKind, regions: Iterable[FoundRegion | Region]) -> dict[str, Any]:
@@ -275,9 +368,14 @@ def _columns(rings: str, labels: str, regions: Iterable[FoundRegion | Region]) -
     return columns
 
 
-def _bins(text: str, span: Span) -> list[int]:
-    bins = [int(number) for number in _BIN.findall(text, *span)]
-    return bins[: len(bins) // 2 * 2]  # an x without its y is dropped
+def _bins(text: str, span: Span) -> list[int] | None:
+    """The numbers of a ring; None with one that the originals cannot hold."""
+    digits = _BIN.findall(text, *span)
+    if max(map(len, digits)) > _MOST_DIGITS:
+        return None
+    bins = [int(number) for number in digits]
+    bins = bins[: len(bins) // 2 * 2]  # an x without its y is dropped
+    return bins if max(bins, default=0) <= _LARGEST_NUMBER else None
 
 
 class _Cleaned(NamedTuple):
@@ -295,8 +393,11 @@ def _without_markers(raw_text: str, markers: Iterable[str]) -> _Cleaned:
     text, origin = raw_text, list(range(len(raw_text)))
     # One marker after the other, because what a removal joins may be a marker again.
     for marker in markers:
-        for found in reversed(list(re.finditer(re.escape(marker), text))):
-            del origin[slice(*found.span())]
+        kept, at = [], 0
+        while (found := text.find(marker, at)) >= 0:
+            kept += origin[at:found]
+            at = found + len(marker)
+        origin = kept + origin[at:]
         text = text.replace(marker, "")
     return _Cleaned(text, origin)
 

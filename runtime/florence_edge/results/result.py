@@ -1,7 +1,8 @@
 """What comes back from the model: regions, words, scores, and the ways to use them.
 
     pieces (tokens, their texts and log-probabilities)  --read_answer-->  Result
-    Result  --> to_hf, to_json, draw, to_supervision, filter, describe
+    Result  --> to_hf, to_json, to_coco, to_yolo, to_dataframe, to_supervision
+                draw, filter, describe
 
 How sure the model was, from the log-probabilities of tokens to the score of a part of the text:
 
@@ -22,13 +23,22 @@ from typing import TYPE_CHECKING, Any, Literal
 from PIL import Image
 
 from ..errors import RequestError
-from ..regions import Convention, Region, box_of_locations
+from ..regions import Box, Convention, Region, box_of_locations
 from ..tasks import AnswerKind, Task
 from .draw import draw
+from .formats import (
+    ClassIds,
+    coco_annotations,
+    dataframe,
+    normalized,
+    table_rows,
+    yolo_lines,
+)
 from .parse import FoundRegion, Span, find_regions, hf_from_regions, plain_text
 from .supervision import detections_from_regions
 
 if TYPE_CHECKING:
+    import pandas
     import supervision
 
 _MARKERS = frozenset({"<s>", "</s>", "<pad>"})
@@ -215,16 +225,54 @@ class Result:
             lines.append(self.raw_text)
         return "\n".join(line for line in lines if line)
 
-    def to_supervision(self) -> "supervision.Detections":
+    @property
+    def normalized_boxes(self) -> tuple[Box, ...]:
+        """One box a region: left, top, right, bottom as fractions of the picture, 0 to 1."""
+        boxes = (normalized(region.box, self.image_size) for region in self.regions)
+        return tuple((left, top, right, bottom) for left, top, right, bottom in boxes)
+
+    def to_coco(
+        self, class_ids: ClassIds | None = None, *, image_id: int = 1, first_id: int = 1
+    ) -> list[dict[str, Any]]:
+        """COCO's annotations with a `score`; bbox is left, top, width, height in pixels.
+
+        Args:
+            class_ids: numbers of the labels, one object for a whole data set, whose names then make
+                the `categories` (ids from 1); by default this answer's own, as they come.
+            image_id: of the picture.
+            first_id: of the first annotation; the others follow.
+        """
+        numbers = ClassIds() if class_ids is None else class_ids
+        return coco_annotations(self.regions, numbers, image_id=image_id, first_id=first_id)
+
+    def to_yolo(self, class_ids: ClassIds | None = None, *, scores: bool = False) -> list[str]:
+        """Lines of a YOLO label file: class, then fractions of the picture; the score on request.
+
+        Boxes are centre and size, quads four corners, polygons their points.
+        """
+        numbers = ClassIds() if class_ids is None else class_ids
+        return yolo_lines(self.regions, numbers, self.image_size, scores=scores)
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """One row a region: label, score, label_score, x1, y1, x2, y2, shape, rings, track_id.
+
+        Raises:
+            MissingPackageError: pandas is not installed.
+        """
+        return dataframe(table_rows(self.regions))
+
+    def to_supervision(self, class_ids: ClassIds | None = None) -> "supervision.Detections":
         """The regions as detections of the package supervision, scores as confidences.
 
         Labels are in `data["class_name"]`, quads in `data["xyxyxyxy"]`, polygons in `mask`.
-        Polygons without an area are left out, as supervision itself does.
+        Polygons without an area are left out, as supervision itself does. `class_ids` gives the
+        same label the same `class_id` in every frame; by default they count within this answer.
 
         Raises:
             MissingPackageError: supervision is not installed; the message says how to get it.
         """
-        return detections_from_regions(self.regions, self.image_size)
+        numbers = ClassIds() if class_ids is None else class_ids
+        return detections_from_regions(self.regions, self.image_size, numbers)
 
 
 def read_answer(

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 
 from ..errors import MissingPackageError
 from ..regions import Region, Ring
+from .formats import ClassIds
 
 if TYPE_CHECKING:
     import supervision
@@ -18,9 +19,11 @@ _NUMBERS_OF_A_TRIANGLE = 6
 
 
 def detections_from_regions(
-    regions: Sequence[Region], image_size: tuple[int, int]
+    regions: Sequence[Region], image_size: tuple[int, int], class_ids: ClassIds
 ) -> "supervision.Detections":
     """What supervision's own reader of Florence-2 gives, with confidences and class ids added.
+
+    Regions whose label is none of the classes given are left out.
 
     Raises:
         MissingPackageError: supervision is not installed.
@@ -35,8 +38,9 @@ def detections_from_regions(
         ) from error
 
     regions = [kept for region in regions if (kept := _with_areas_only(region)).rings]
+    numbered = [(region, class_ids.number(region.label)) for region in regions]
+    regions = [region for region, number in numbered if number is not None]
     labels = [region.label for region in regions]
-    ids = {label: number for number, label in enumerate(dict.fromkeys(labels))}
     data: dict[str, npt.NDArray[np.generic]] = {CLASS_NAME_DATA_FIELD: np.array(labels, dtype=str)}
     shapes = {region.shape for region in regions}  # one, as an answer mixes none
     if "quad" in shapes:
@@ -46,7 +50,7 @@ def detections_from_regions(
         xyxy=np.array([region.box for region in regions], dtype=np.float32).reshape(-1, 4),
         mask=_masks(regions, image_size) if "polygon" in shapes else None,
         confidence=np.array([region.score for region in regions], dtype=np.float32),
-        class_id=np.array([ids[label] for label in labels], dtype=int),
+        class_id=np.array([number for _, number in numbered if number is not None], dtype=int),
         data=data,
     )
 

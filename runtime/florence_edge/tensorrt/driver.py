@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BackendError
+from ..files import open_plain
 
 L4T_RELEASE = Path("/etc/nv_tegra_release")  # "# R36 (release), REVISION: 4.3, GCID: ..."
+_RELEASE = r"R([0-9]{1,9}) \(release\), REVISION: ([0-9]{1,9}(?:\.[0-9]{1,9}){0,3})\b"
+_RELEASE_BYTES = 1 << 12
 
 # CUdevice_attribute in cuda.h
 _MULTIPROCESSORS, _MAJOR, _MINOR = 16, 75, 76
@@ -55,10 +58,11 @@ def find_gpu(index: int = 0) -> GpuInfo:
 def l4t_release(path: Path = L4T_RELEASE) -> str | None:
     """The release of Jetson Linux, e.g. "36.4.3"; None on other machines."""
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        with open_plain(path) as file:
+            text = file.read(_RELEASE_BYTES).decode("utf-8", errors="replace")
     except OSError:
         return None
-    found = re.search(r"R(\d+) \(release\), REVISION: (\d+(?:\.\d+)*)", text)
+    found = re.search(_RELEASE, text)
     return f"{found[1]}.{found[2]}" if found else None
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from ..engine_failures import ENGINE_FAILURES, engine_failure
 from ..errors import BackendError, MissingPackageError, RequestError
 
 Flavour = Literal["tensorrt", "tensorrt_rtx"]
@@ -58,21 +59,22 @@ def find_tensorrt(choice: str | None = None) -> TensorRT:
     choice = choice or os.environ.get(CHOICE) or None
     if choice is not None and choice not in _FLAVOURS:
         raise RequestError(f"There is no TensorRT {choice!r}. Expected tensorrt or rtx.")
-    broken: ImportError | OSError | None = None
+    broken: Exception | None = None
     for flavour, name in _MODULES:
         if choice is not None and flavour != _FLAVOURS[choice]:
             continue
         try:
             module = importlib.import_module(name)
-        except (ImportError, OSError) as failure:  # OSError: a library of it is missing
+        except ENGINE_FAILURES as failure:  # OSError: a library of it is missing
             if not (isinstance(failure, ModuleNotFoundError) and failure.name == name):
                 broken = failure
             continue
         return _checked(TensorRT(module, flavour, str(module.__version__)))
     if broken is not None:
-        raise BackendError(
-            f"TensorRT is installed but does not load: {broken}. Check that its libraries are of "
-            "the same version and fit the driver's CUDA."
+        raise engine_failure(
+            "TensorRT is installed but does not load",
+            broken,
+            "Check that its libraries are of the same version and fit the driver's CUDA.",
         ) from broken
     if choice is not None and _FLAVOURS[choice] == "tensorrt_rtx":
         raise MissingPackageError(

@@ -5,19 +5,21 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from .. import contract
-from ..bundle import WEIGHTS, Bundle, StoredFile
+from ..bundle import DIGEST, WEIGHTS, Bundle, StoredFile, digest_of
 from ..errors import BackendError
-from ..files import from_json
+from ..files import from_json, open_plain, read_json, write_whole
 from .driver import find_gpu, l4t_release
 from .install import Flavour, TensorRT
 from .profiles import EngineOptions
 
 ENGINE_MANIFEST = "engine.json"
 TIMING_CACHE = "timing.cache"
+_MANIFEST_BYTES = 1 << 20
 _DEFAULT = EngineOptions()
-LAYOUT_VERSION = 1  # of engine.json and of the profiles: an engine of another is built again
+LAYOUT_VERSION = 2  # of engine.json and of the profiles: an engine of another is built again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +108,7 @@ def read_manifest(folder: Path) -> EngineManifest:
         BackendError: it is missing, damaged or of another layout.
     """
     try:
-        manifest = _manifest_from_text((folder / ENGINE_MANIFEST).read_text(encoding="utf-8"))
+        manifest = _manifest_from_json(read_json(folder / ENGINE_MANIFEST, most=_MANIFEST_BYTES))
         for graph in contract.GRAPHS:
             plan = plan_name(graph)
             if plan not in manifest.plans:
@@ -114,22 +116,45 @@ def read_manifest(folder: Path) -> EngineManifest:
             if (folder / plan).stat().st_size != manifest.plans[plan].bytes:
                 raise ValueError(f"{plan} was cut short")
     except (OSError, ValueError) as error:
-        raise BackendError(
-            f"The engines in {folder} cannot be used: {error}. Build them again: florence-build "
-            "BUNDLE --refresh"
-        ) from error
+        raise _unusable(folder, error) from error
     return manifest
 
 
-def _manifest_from_text(text: str) -> EngineManifest:
-    content = json.loads(text)
+def read_plan(folder: Path, manifest: EngineManifest, graph: str, *, verify: bool = True) -> bytes:
+    """The engine of a graph; with `verify`, compared with the hash that it was written with.
+
+    Raises:
+        BackendError: it cannot be read, or is not what was built.
+    """
+    plan = plan_name(graph)
+    try:
+        with open_plain(folder / plan) as file:
+            content = file.read()
+    except OSError as error:
+        raise _unusable(folder, error) from error
+    if verify and hashlib.sha256(content).hexdigest() != manifest.plans[plan].sha256:
+        raise _unusable(folder, ValueError(f"{plan} is not what was built: it was changed"))
+    return content
+
+
+def _unusable(folder: Path, error: Exception) -> BackendError:
+    return BackendError(
+        f"The engines in {folder} cannot be used: {error}. Build them again: florence-build "
+        "BUNDLE --refresh"
+    )
+
+
+def _manifest_from_json(content: Any) -> EngineManifest:
     layout = content.get("layout") if isinstance(content, dict) else None
-    if layout != LAYOUT_VERSION:
-        raise ValueError(f"layout {layout}, expected {LAYOUT_VERSION}")
+    if layout != LAYOUT_VERSION or isinstance(layout, bool):
+        raise ValueError(f"layout {layout!r:.40}, expected {LAYOUT_VERSION}")
+    if content.get(DIGEST) != digest_of(content):
+        raise ValueError(f"{ENGINE_MANIFEST} was changed since: it does not fit its digest")
     return from_json(EngineManifest, content)
 
 
 def write_manifest(folder: Path, manifest: EngineManifest) -> None:
     """Write engine.json."""
-    text = json.dumps(asdict(manifest), indent=2, ensure_ascii=False)
-    (folder / ENGINE_MANIFEST).write_text(text + "\n", encoding="utf-8")
+    content = asdict(manifest)
+    text = json.dumps({**content, DIGEST: digest_of(content)}, indent=2, ensure_ascii=False)
+    write_whole(folder / ENGINE_MANIFEST, text + "\n")

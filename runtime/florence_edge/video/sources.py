@@ -1,21 +1,28 @@
 """The source that a user means by `0`, a URL, a path, a pipeline or pictures."""
 
+import os
 import re
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
+from urllib.parse import unquote_to_bytes
 
-from ..errors import RequestError, SourceNotFoundError
+from ..errors import RequestError, SourceError, SourceNotFoundError
 from ..image import ImageLike
+from ..image_file import MAX_PIXELS
 from . import gstreamer, pyav
+from .advice import why_no_file
+from .formats import SCHEMES, protocols_of
+from .redact import without_secrets
 from .source import Captured, Frames, Source
 
 SourceLike: TypeAlias = "int | str | Path | Iterable[ImageLike]"
 
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*://"
+_OF_A_FILE = re.compile(r"file:(//(localhost)?)?(?=/)", re.IGNORECASE)
 _VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".ts")
 
 
@@ -46,20 +53,23 @@ def source_of(
     live: bool | None = None,
     timeout: float = 10.0,
     mode: CameraMode = _ANY_MODE,
+    max_pixels: int = MAX_PIXELS,
 ) -> Source:
     """The source that a user means.
 
     Args:
         source: a camera's number or a device (`/dev/video0`, `/dev/v4l/by-id/...`); a URL (rtsp,
-            http, udp, ...); a GStreamer pipeline, recognised by its `!`; the path of a video;
-            or any iterable of pictures.
+            http, udp, ...); a GStreamer pipeline, recognised by its `!`; the path of a video
+            (also as file:///...); or any iterable of pictures.
         live: None decides by the kind: cameras, pipelines and URLs that name no video file are
             live, files and iterables are not.
         timeout: seconds without data after which a URL counts as lost.
         mode: size, rate and format, of a camera alone.
+        max_pixels: larger frames of files and URLs are not decoded.
 
     Raises:
         SourceNotFoundError: there is no such file.
+        SourceError: what is there is not a file: a folder, a pipe, a device.
         RequestError: it is not a source, or a mode is requested of something else than a camera.
     """
     text = str(source).strip() if isinstance(source, int | str | Path) else ""
@@ -71,44 +81,72 @@ def source_of(
         )
     if isinstance(source, bytes | bool) or not isinstance(source, int | str | Path | Iterable):
         raise RequestError(
-            f"A source is a camera's number, a URL, a path, a pipeline or pictures, got {source!r}."
+            "A source is a camera's number, a URL, a path, a pipeline or pictures, got "
+            f"{without_secrets(repr(source))}."
         )
     if not isinstance(source, int | str | Path):
         return _from_pictures(source, bool(live))
     if a_camera:
         device = f"/dev/video{text}" if text.isdigit() else text
-        opening = pyav.Opening(target=device, format="v4l2", options=mode.options())
+        opening = pyav.Opening(kind="camera", target=device, options=mode.options())
         return _from(device, live is not False, opening)
     if _is_pipeline(text):
         spaced = text if " ! " in text else " ! ".join(text.split("!"))  # as GStreamer needs it
         frames = gstreamer.frames_of(spaced, timeout, live=live is not False)
         return Source(name="the pipeline", live=live is not False, endless=False, frames=frames)
-    if "://" in text:
-        text = _with_lowercase_scheme(text)
-        a_file = text.split("?")[0].lower().endswith(_VIDEO_SUFFIXES)
-        over_tcp = {"rtsp_transport": "tcp"} if text.startswith("rtsp") else {}
-        opening = pyav.Opening(target=text, options=over_tcp, timeout=timeout)
-        return _from(_without_password(text), live if live is not None else not a_file, opening)
-    if not Path(text).is_file():
-        raise SourceNotFoundError(
-            f"There is no file {text}. A source is a camera's number, a URL such as rtsp://..., "
-            "the path of a video, or a GStreamer pipeline ('... ! ... ! appsink')."
+    if found := _OF_A_FILE.match(text):
+        text = os.fsdecode(unquote_to_bytes(text[found.end() :]))
+    elif re.match(_SCHEME, text):
+        return _from_url(text, live, timeout, max_pixels)
+    return _from_file(text, bool(live), max_pixels)
+
+
+def _from_url(url: str, live: bool | None, timeout: float, max_pixels: int) -> Source:
+    name = without_secrets(_with_lowercase_scheme(url))
+    protocols = protocols_of(scheme := url.partition("://")[0].lower())
+    if protocols is None:
+        raise RequestError(
+            f"{name} begins with {scheme}://, which is not read. Expected a URL of one of "
+            f"{', '.join(SCHEMES)}; or the path of a video."
         )
-    return _from(text, bool(live), pyav.Opening(target=text))
+    options = {"protocol_whitelist": protocols}
+    if scheme.startswith("rtsp"):
+        options["rtsp_transport"] = "tcp"
+    a_file = url.split("?")[0].lower().endswith(_VIDEO_SUFFIXES)
+    opening = pyav.Opening(
+        kind="stream",
+        target=_with_lowercase_scheme(url),
+        options=options,
+        timeout=timeout,
+        max_pixels=max_pixels,
+    )
+    return _from(name, live if live is not None else not a_file, opening)
+
+
+def _from_file(path: str, live: bool, max_pixels: int) -> Source:
+    if not os.path.exists(path):
+        raise SourceNotFoundError(
+            f"There is no file {without_secrets(path)}. A source is a camera's number, a URL such "
+            "as rtsp://..., the path of a video, or a GStreamer pipeline ('... ! ... ! appsink')."
+        )
+    if (problem := why_no_file(path)) is not None:
+        raise SourceError(problem)
+    opening = pyav.Opening(kind="file", target=path, max_pixels=max_pixels)
+    return replace(_from(path, live, opening), file=Path(path))
 
 
 def _is_device(text: str) -> bool:
     """Also one that is not there yet: udev makes such names when the camera is plugged in."""
     if not text.startswith("/dev/") or "!" in text:
         return False
-    a_file = Path(text).is_file() or text.lower().endswith(_VIDEO_SUFFIXES)
+    a_file = os.path.isfile(text) or text.lower().endswith(_VIDEO_SUFFIXES)
     return not a_file
 
 
 def _is_pipeline(text: str) -> bool:
     if " ! " in text:
         return True
-    return "!" in text and not re.match(_SCHEME, text) and not Path(text).is_file()
+    return "!" in text and not re.match(_SCHEME, text) and not os.path.isfile(text)
 
 
 def _with_lowercase_scheme(url: str) -> str:
@@ -134,8 +172,3 @@ def _from_pictures(pictures: Iterable[ImageLike], live: bool) -> Source:
 
 def _itself(picture: ImageLike) -> ImageLike:
     return picture
-
-
-def _without_password(url: str) -> str:
-    # Up to the last @: a password with a slash in it is a mistake that must not be shown, either.
-    return re.sub(r"(://[^/@:]*):.*@", r"\1:***@", url)

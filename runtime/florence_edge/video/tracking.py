@@ -12,9 +12,11 @@ import numpy as np
 from ..errors import MissingPackageError
 from ..regions import Region
 from ..results.result import Result
+from .clock import FrameClock
 
 # In the 30ths of a second that ByteTrackTracker counts in: an object may be hidden for 3 s.
 _LOST_TRACK_BUFFER = 90
+_SPACING = 1 / 30  # seconds between frames, where not one has told
 
 
 class Tracker:
@@ -23,6 +25,7 @@ class Tracker:
     def __init__(self, trackers: Sequence[Any], detections: Any) -> None:
         self._trackers = trackers
         self._detections = detections  # the class of supervision
+        self._clock = FrameClock(_SPACING)
 
     @staticmethod
     def open(tasks: int) -> "Tracker":
@@ -56,9 +59,10 @@ class Tracker:
         """The results of the next frame, with `track_id` in their regions.
 
         An object has its number from the second frame on in which it is found.
-        `timestamp` is in seconds; a frame that is not later than the one before it, as at the seam
-        of a video that is played in a loop, gets no numbers.
+        `timestamp` is in seconds. At a frame that is not later than the one before it, as at the
+        seam of a video that is played in a loop, time goes on as it did, and so do the numbers.
         """
+        timestamp = self._clock.next(timestamp)
         pairs = zip(results, self._trackers, strict=True)
         return tuple(
             replace(result, regions=self._numbered(result.regions, tracker, timestamp))

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from numbers import Integral
 from statistics import median
 from threading import Event
 from typing import NamedTuple
@@ -55,7 +56,7 @@ class Watching:
 
     def check(self) -> None:
         """Raise a RequestError where a value is out of range."""
-        if self.every < 1:
+        if not isinstance(self.every, Integral) or self.every < 1:
             raise RequestError(f"every is {self.every}; it must be 1 (each frame) or more.")
         if not 0 < self.timeout < math.inf:
             raise RequestError(f"timeout is {self.timeout}; it must be above 0 seconds.")
@@ -70,7 +71,11 @@ class VideoFrame:
     index: int
     """Its number in the source, from 0, those that were dropped included."""
     timestamp: float
-    """Seconds from the start of a file; of a live source Unix time in seconds."""
+    """Seconds from the start of a file; of a live source Unix time in seconds, by the system's
+    clock, which may be set at any moment: see `elapsed` for how much passed."""
+    elapsed: float
+    """Seconds of a file as `timestamp`; of a live source since its first answered frame, by a
+    clock that nobody sets. It grows from frame to frame."""
     view: EncodedImage
 
     @property
@@ -131,7 +136,11 @@ def watch(  # noqa: PLR0913 - the door; all but three are named by the caller
     watcher = _Watcher(
         model=model,
         source=source_of(
-            source, live=how.live, timeout=how.timeout, mode=how.camera or CameraMode()
+            source,
+            live=how.live,
+            timeout=how.timeout,
+            mode=how.camera or CameraMode(),
+            max_pixels=model.image_options.max_pixels,
         ),
         request=request,
         options=options,
@@ -140,6 +149,15 @@ def watch(  # noqa: PLR0913 - the door; all but three are named by the caller
     )
     tracker = Tracker.open(len(request.prompts(None))) if how.track else None
     return watcher.live(tracker) if watcher.source.live else watcher.file(tracker)
+
+
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """Which frame it is, and when, as in `VideoFrame`."""
+
+    index: int
+    timestamp: float
+    elapsed: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -163,8 +181,12 @@ class _Watcher:
             idle=self.how.idle,
         )
         with Latest(self.source, every=self.how.every, waiting=waiting) as latest:
+            begin: float | None = None
             for index, captured in latest:
-                answered = self._answer(index, captured, self._prepared(captured), tracker)
+                begin = captured.taken if begin is None else begin
+                prepared = self._prepared(captured)
+                moment = _Moment(index, captured.timestamp, captured.taken - begin)
+                answered = self._answer(moment, prepared, tracker)
                 if answered is None:
                     return
                 pace.note(captured.taken)
@@ -180,7 +202,8 @@ class _Watcher:
         ):
             for index, captured, prepared in chosen:
                 begin = time.monotonic()
-                answered = self._answer(index, captured, prepared, tracker)
+                moment = _Moment(index, captured.timestamp, captured.timestamp)
+                answered = self._answer(moment, prepared, tracker)
                 if answered is None:
                     return
                 pace.note(begin)
@@ -194,10 +217,13 @@ class _Watcher:
                 yield index, captured, self._prepared(captured)
 
     def _prepared(self, captured: Captured) -> PreparedImages:
-        return prepare_images([captured.picture()], self.model.bundle.size.image_size)
+        model = self.model
+        return prepare_images(
+            [captured.picture()], model.bundle.size.image_size, model.image_options
+        )
 
     def _answer(
-        self, index: int, captured: Captured, prepared: PreparedImages, tracker: Tracker | None
+        self, moment: _Moment, prepared: PreparedImages, tracker: Tracker | None
     ) -> tuple[VideoFrame, tuple[Result, ...]] | None:
         """The frame and its results; None once the watching is cancelled."""
         if self.cancel.is_set():
@@ -208,8 +234,10 @@ class _Watcher:
         if self.cancel.is_set():  # it cut the answer short
             return None
         if tracker is not None:
-            results = list(tracker.follow(results, captured.timestamp))
-        frame = VideoFrame(index=index, timestamp=captured.timestamp, view=view)
+            results = list(tracker.follow(results, moment.elapsed))
+        frame = VideoFrame(
+            index=moment.index, timestamp=moment.timestamp, elapsed=moment.elapsed, view=view
+        )
         return frame, tuple(results)
 
 

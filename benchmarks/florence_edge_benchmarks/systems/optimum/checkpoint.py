@@ -15,6 +15,7 @@ from florence_edge.errors import MissingPackageError
 from florence_edge.tasks import prompt_for
 from florence_edge.tokenizer import Tokenizer
 from florence_edge_export.checkpoint.config import TextConfig
+from florence_edge_export.checkpoint.embeddings import HEAD
 from florence_edge_export.checkpoint.loader import find_checkpoint, read_checkpoint
 
 from ..workload import Workload
@@ -49,9 +50,9 @@ def write_bart(
     found, bundle = read_checkpoint(find_checkpoint(checkpoint)), Bundle.load(bundle_folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
-        f"model.{name.removeprefix(_PREFIX)}": np.asarray(tensor.load(), dtype=np.float32)
+        name.replace(_PREFIX, "model."): np.asarray(tensor.load(), dtype=np.float32)
         for name, tensor in found.tensors.items()
-        if name.startswith(_PREFIX) and name.count("embed_tokens") == 0
+        if name.startswith((_PREFIX, HEAD))
     }
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     _write(folder / "config.json", _config(found.config.text, bundle))
@@ -94,7 +95,7 @@ def _config(text: TextConfig, bundle: Bundle) -> dict[str, object]:
         "tie_word_embeddings": True,
         "decoder_start_token_id": generation.decoder_start_token_id,
         "bos_token_id": generation.bos_token_id,
-        "eos_token_id": generation.eos_token_id,
+        "eos_token_id": list(generation.eos_token_id),
         "pad_token_id": generation.pad_token_id,
         "forced_bos_token_id": generation.forced_bos_token_id,
         "forced_eos_token_id": generation.forced_eos_token_id,

@@ -34,6 +34,7 @@ class Bart:
     """The exported language model, with the calls into its graphs timed."""
 
     def __init__(self, system: dict[str, Any]) -> None:
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it is read at the import
         import onnxruntime
         import torch
 

@@ -120,7 +120,8 @@ class _FrameAnswerer:
     def answer(self, frame: RecordedFrame) -> ImageError | None:
         """Nothing, or why the frame could not be read."""
         try:
-            view = self.model.encode(frame.rgb(), options=self.request.options)
+            rgb = frame.rgb(self.model.image_options)
+            view = self.model.encode(rgb, options=self.request.options)
         except ImageError as error:
             return error
         result = view.run(self.request.task, self.request.text)

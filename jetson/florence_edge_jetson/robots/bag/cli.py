@@ -1,15 +1,14 @@
 """florence-bag: ask a bundle about a recorded camera topic, without ROS installed."""
 
 import argparse
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from florence_edge import TASKS, Florence2, GenerationOptions, __version__
-from florence_edge.command import run_command
+from florence_edge.command import parsed, printable, run_command
+from florence_edge.image_arguments import add_image_arguments
 
 from .answer import ANNOTATED, ANSWERS, DETECTIONS, BagProgress, BagRequest, answer_bag
 
@@ -18,14 +17,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        The exit status: 0, 1 where something failed, 2 for wrong usage, 130 when stopped.
+        The exit status: 0, 1 where something failed, 2 for wrong usage, 128 + n when stopped by
+        signal n.
     """
-
-    def run() -> int:
-        with _sigterm_as_interrupt():
-            return _run(_parser().parse_args(arguments))
-
-    return run_command("florence-bag", run, stopped="stopped; nothing was written.")
+    return run_command(
+        "florence-bag",
+        lambda: _run(parsed(_parser(), arguments)),
+        stopped="stopped; nothing was written.",
+    )
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -52,12 +51,15 @@ def _run(arguments: argparse.Namespace) -> int:
                 arguments.device,
                 threads=arguments.threads,
                 engine_dir=arguments.engine_dir,
+                max_pixels=arguments.max_pixels,
+                deep_range=arguments.deep_range,
+                verify=arguments.verify,
             )
             return stack.enter_context(model)
 
         progress = answer_bag(request, load_model, on_progress=_show)
     answered = progress.done - progress.failed
-    print(f"{request.target}: {answered} frames of {request.topic} answered.")
+    print(printable(f"{request.target}: {answered} frames of {request.topic} answered."))
     if progress.failed:
         print(f"florence-bag: {progress.failed} of {progress.done} frames failed.", file=sys.stderr)
     return 1 if progress.failed else 0
@@ -68,26 +70,12 @@ def _show(progress: BagProgress) -> None:
     visible = sys.stderr.isatty()
     if progress.error is not None:
         erased = "\r\033[K" if visible else ""
-        print(f"{erased}florence-bag: {progress.error}", file=sys.stderr)
+        print(f"{erased}florence-bag: {printable(str(progress.error))}", file=sys.stderr)
     if visible:
         end = "\n" if progress.done == progress.total else ""
         print(
             f"\r\033[K{progress.done}/{progress.total} frames", end=end, file=sys.stderr, flush=True
         )
-
-
-@contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends the command as Ctrl-C does: temporary files are removed."""
-
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -119,8 +107,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, tensorrt, ...")
     parser.add_argument(
+        "--no-verify",
+        dest="verify",
+        action="store_false",
+        help="do not compare weights or TensorRT engines with their hashes",
+    )
+    parser.add_argument(
         "--engine-dir", type=Path, metavar="DIR", help="where florence-build put TensorRT engines"
     )
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the CPU engine")
+    add_image_arguments(parser)
     parser.add_argument("--version", action="version", version=f"florence-edge {__version__}")
     return parser

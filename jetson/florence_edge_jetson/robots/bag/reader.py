@@ -7,11 +7,16 @@
 The package rosbags does the reading, without ROS. It is imported when a bag is opened.
 """
 
+import errno
+import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +28,8 @@ from florence_edge.errors import (
     SourceError,
     SourceNotFoundError,
 )
+from florence_edge.files import open_plain
+from florence_edge.image_file import ImageOptions
 
 from ..ros import message_types
 from ..ros.images import READERS, RgbImage
@@ -33,6 +40,7 @@ if TYPE_CHECKING:
     from rosbags.typesys.store import Typestore
 
 METADATA = "metadata.yaml"
+_PACKED = ".zstd"
 
 
 def open_typestore() -> "Typestore":
@@ -76,14 +84,15 @@ class RecordedFrame:
     """Nanoseconds; when the recorder got it, which need not be its stamp."""
     message: Any
 
-    def rgb(self) -> RgbImage:
+    def rgb(self, options: ImageOptions | None = None) -> RgbImage:
         """Its pixels, [height, width, 3].
 
         Raises:
             RequestError: its encoding is not known.
-            ImageError: it is damaged.
+            ImageError: it is damaged, or larger than `options.max_pixels`.
+            MissingPackageError: it is a Bayer pattern, and OpenCV is not installed.
         """
-        return READERS[self.type](self.message, self.topic)
+        return READERS[self.type](self.message, self.topic, options)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -147,7 +156,9 @@ class BagReader:
 
 @contextmanager
 def open_reader(path: Path, typestore: "Typestore") -> Iterator[BagReader]:
-    """A rosbag2 folder, or one of its .db3 or .mcap files.
+    """A rosbag2 folder, or one of its .db3 or .mcap files; packed files (.zstd) are unpacked.
+
+    What is unpacked goes to the folder for temporary files (TMPDIR), and is removed in the end.
 
     Raises:
         SourceNotFoundError: there is none.
@@ -158,13 +169,28 @@ def open_reader(path: Path, typestore: "Typestore") -> Iterator[BagReader]:
 
     with ExitStack() as stack:
         with _read_errors(path):
-            reader = stack.enter_context(Reader(path))
+            reader = stack.enter_context(Reader(_unpacked(path, stack)))
         yield BagReader(path=path, reader=reader, typestore=typestore)
+
+
+def _unpacked(path: Path, stack: ExitStack) -> Path:
+    """The file itself, or what `ros2 bag record --compression-mode file` packed."""
+    if path.is_dir() or path.suffix != _PACKED:
+        return path
+    folder = stack.enter_context(TemporaryDirectory(prefix="florence-bag-"))
+    unpacked = Path(folder, path.stem)
+    zstd = import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
+    with open_plain(path) as file, zstd.open(file) as packed, unpacked.open("wb") as target:
+        shutil.copyfileobj(packed, target)
+    return unpacked
 
 
 def _check_there(path: Path) -> None:
     if not path.exists():
         raise SourceNotFoundError(f"There is no recording at {path}.")
+    for file in path.iterdir() if path.is_dir() else [path]:
+        if not file.is_file() and not file.is_dir() and file.exists():
+            raise SourceError(f"{file} is a pipe or a device, and no recording. Name a file.")
     if path.is_file() and path.suffix == ".bag":
         raise SourceError(
             f"{path} is a recording of ROS 1. Convert it first: "
@@ -191,13 +217,24 @@ def _read_errors(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         raise SourceError(
-            f"{path} cannot be read (any further): {_first_line(error)} {_advice(path)}"
+            f"{path} cannot be read (any further): {_first_line(error)} {_advice(path, error)}"
         ) from error
 
 
-def _advice(path: Path) -> str:
-    if path.is_file() and path.suffix not in (".db3", ".mcap"):
-        return "Name a rosbag2 folder, or its .db3 or .mcap file."
+def _advice(path: Path, error: Exception) -> str:
+    if isinstance(error, PermissionError):
+        return "Run as a user who may read it."
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"Packed recordings are unpacked in {gettempdir()}. Make room there, or name another "
+            "folder in TMPDIR."
+        )
+    if "not supported" in str(error):
+        return "Update the package rosbags, or convert the recording: ros2 bag convert"
+    if "are missing" in str(error):
+        return f"Copy the whole folder, or leave them out for good: ros2 bag reindex {path}"
+    if path.is_file() and path.name.removesuffix(_PACKED).rpartition(".")[2] not in ("db3", "mcap"):
+        return "Name a rosbag2 folder, or its .db3 or .mcap file (which may be packed: .zstd)."
     return (
         "It is damaged or was cut short. An .mcap file may be repaired with: mcap recover FILE "
         "--output REPAIRED; a .db3 file with: sqlite3 FILE .recover | sqlite3 REPAIRED"

@@ -50,6 +50,7 @@ def open_writer(
 
     Raises:
         RequestError: `target` exists and `overwrite` is not given or does not cover it.
+            Or another process is writing it.
         FlorenceEdgeError: the disk is full, or may not be written to.
     """
     from rosbags.rosbag2 import Writer
@@ -112,6 +113,8 @@ def _write_errors(target: Path) -> Iterator[None]:
     """Whatever the disk, SQLite or rosbags reports, as one message."""
     try:
         yield
+    except FlorenceEdgeError:  # says what was changed, and what was not
+        raise
     except Exception as error:
         raise FlorenceEdgeError(
             f"Writing {target.name} failed: {error or type(error).__name__}. Nothing was changed "

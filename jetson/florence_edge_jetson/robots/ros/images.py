@@ -1,4 +1,4 @@
-"""Frames in: ROS 2 image messages as RGB arrays, in numpy and Pillow alone.
+"""Frames in: ROS 2 image messages as RGB arrays, in numpy and Pillow, Bayer patterns by OpenCV.
 
 Messages are read by their field names only, so those of rclpy and of rosbags are read alike.
 """
@@ -11,44 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from florence_edge.errors import ImageError, RequestError
-from florence_edge.image import load_image
+from florence_edge.image import eight_bits, load_image
+from florence_edge.image_file import ImageOptions
 
+from .bayer import PATTERNS, rgb_from_bayer
 from .message_types import COMPRESSED_IMAGE, IMAGE
+from .yuv import PACKED, PLANAR, PlanarLayout, rgb_from_packed, rgb_from_planes
 
 RgbImage = npt.NDArray[np.uint8]  # [height, width, 3]
-
-
-@dataclass(frozen=True, slots=True)
-class YuvLayout:
-    """YUV 4:2:2, two pixels in four bytes: where the two lumas begin, and where Cb and Cr are."""
-
-    luma: int
-    cb: int
-    cr: int
-
-
-_UYVY, _YUYV = YuvLayout(luma=1, cb=0, cr=2), YuvLayout(luma=0, cb=1, cr=3)
-# Old and new names of sensor_msgs/image_encodings.hpp.
-YUV_LAYOUTS = {"yuv422": _UYVY, "uyvy": _UYVY, "yuv422_yuy2": _YUYV, "yuyv": _YUYV}
-
-
-def rgb_from_yuv(rows: npt.NDArray[np.uint8], layout: YuvLayout) -> RgbImage:
-    """RGB uint8 [height, width, 3] of rows [height, 2 * width]; the width is even.
-
-    ITU-R BT.601 with luma from 16 to 235, Cb and Cr from 16 to 240, as UVC cameras have it and as
-    OpenCV reads it; the numbers are those of the standard.
-    """
-    pairs = rows.reshape(len(rows), -1, 4).astype(np.float32)  # of pixels
-    luma = 1.164383 * (pairs[:, :, layout.luma :: 2] - 16)
-    cb, cr = pairs[:, :, layout.cb, None] - 128, pairs[:, :, layout.cr, None] - 128
-    channels = (
-        luma + 1.596027 * cr,
-        luma - 0.391762 * cb - 0.812968 * cr,
-        luma + 2.017232 * cb,
-    )
-    rgb = np.stack([each.reshape(len(rows), -1) for each in channels], axis=2)
-    rounded: RgbImage = np.clip(np.rint(rgb), 0, 255).astype(np.uint8)
-    return rounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,116 +30,179 @@ class _PixelLayout:
     red_green_blue: tuple[int, int, int] = (0, 1, 2)  # which channel holds what
 
 
-# Names are those of sensor_msgs/image_encodings.hpp; one-channel pictures become grey.
-_LAYOUTS = {
+# Names are those of sensor_msgs/image_encodings.hpp; one-channel pictures become grey. What has
+# OpenCV's type alone has OpenCV's order, as in RViz.
+_COLOURS = {
     "rgb8": _PixelLayout(1, 3, (0, 1, 2)),
     "bgr8": _PixelLayout(1, 3, (2, 1, 0)),
     "rgba8": _PixelLayout(1, 4, (0, 1, 2)),
     "bgra8": _PixelLayout(1, 4, (2, 1, 0)),
     "mono8": _PixelLayout(1, 1, (0, 0, 0)),
     "8UC1": _PixelLayout(1, 1, (0, 0, 0)),
+    "8UC3": _PixelLayout(1, 3, (2, 1, 0)),
+    "8UC4": _PixelLayout(1, 4, (2, 1, 0)),
     "rgb16": _PixelLayout(2, 3, (0, 1, 2)),
     "bgr16": _PixelLayout(2, 3, (2, 1, 0)),
     "rgba16": _PixelLayout(2, 4, (0, 1, 2)),
     "bgra16": _PixelLayout(2, 4, (2, 1, 0)),
     "mono16": _PixelLayout(2, 1, (0, 0, 0)),
     "16UC1": _PixelLayout(2, 1, (0, 0, 0)),
-    **{name: _PixelLayout(1, 2) for name in YUV_LAYOUTS},  # a luma, and Cb or Cr
+    "16UC3": _PixelLayout(2, 3, (2, 1, 0)),
+    "16UC4": _PixelLayout(2, 4, (2, 1, 0)),
+}
+_LAYOUTS = {
+    **_COLOURS,
+    **{name: _PixelLayout(1, 2) for name in PACKED},  # a luma, and Cb or Cr
+    **{name: _PixelLayout(1, 1) for name in PLANAR},  # of the rows of luma
+    **{name: _PixelLayout(2 if name.endswith("16") else 1, 1) for name in PATTERNS},
 }
 
 ENCODINGS = tuple(_LAYOUTS)
 
 
-def rgb_from_image(message: Any, topic: str) -> RgbImage:
+def rgb_from_image(message: Any, topic: str, options: ImageOptions | None = None) -> RgbImage:
     """A `sensor_msgs/Image` as RGB uint8 [height, width, 3].
 
     Rows may be padded (`step`). Alpha is dropped, one channel becomes grey. Values of 16 bits are
-    scaled over their whole range, 65535 to 255, as the runtime scales deep grey files; a depth map
-    in millimetres therefore comes out nearly black: colour it before asking about it. YUV 4:2:2 is
-    read by `rgb_from_yuv`.
+    scaled over their whole range, 65535 to 255, as the runtime scales deep grey files, or as
+    `options.deep_range` says; a depth map in millimetres comes out nearly black: colour it before
+    asking about it. YUV is read as BT.601 (see `yuv`), Bayer patterns by OpenCV (see `bayer`).
 
     Args:
         message: of rclpy or rosbags.
         topic: where it came from, for messages to people.
+        options: how 16 bits are scaled.
 
     Raises:
         RequestError: the encoding is not known.
         ImageError: no pixels, or fewer bytes than height, width and step need.
+        MissingPackageError: a Bayer pattern, and OpenCV is not installed.
     """
     layout = _LAYOUTS.get(message.encoding)
     if layout is None:
         raise RequestError(
             f"{topic} carries the encoding {message.encoding!r}, which is not known here. Known: "
-            f"{', '.join(ENCODINGS)}. Convert the frames first (image_proc does, for Bayer "
-            "patterns), or choose another pixel format in the camera's driver."
+            f"{', '.join(ENCODINGS)}. Choose another pixel format in the camera's driver, or "
+            "convert the frames first."
         )
-    _check_bytes(message, layout, topic)
-    yuv = YUV_LAYOUTS.get(message.encoding)
-    if yuv is not None and message.width % 2:
-        raise ImageError(
-            f"A frame of {topic} is {message.width} pixels wide, but {message.encoding} has pixels "
-            "in pairs. Fix the camera's driver."
-        )
-    order = ">" if message.is_bigendian else "<"
-    size = layout.bytes_a_value
-    values: npt.NDArray[np.unsignedinteger[Any]] = np.ndarray(
+    planar = PLANAR.get(message.encoding)
+    if planar is not None:
+        return _rgb_from_planar(message, planar, topic)
+    _check_rows(message, layout, topic)
+    values = _values(message, layout)
+    if message.encoding in PACKED:
+        _check_even(message, topic, across=2, down=1)
+        return rgb_from_packed(values.reshape(message.height, -1), PACKED[message.encoding])
+    if message.encoding in PATTERNS:
+        colours = rgb_from_bayer(values[:, :, 0], PATTERNS[message.encoding], topic)
+    else:
+        colours = values[:, :, layout.red_green_blue]
+    if layout.bytes_a_value == 2:
+        return eight_bits(colours, f"A frame of {topic}", options or ImageOptions())
+    rgb: RgbImage = colours.astype(np.uint8)
+    return rgb
+
+
+def _values(message: Any, layout: _PixelLayout) -> npt.NDArray[Any]:
+    """The message's own values, [height, width, channels]."""
+    order, size = ">" if message.is_bigendian else "<", layout.bytes_a_value
+    values: npt.NDArray[Any] = np.ndarray(
         shape=(message.height, message.width, layout.channels),
         dtype=f"{order}u{size}",
         buffer=message.data,
         strides=(message.step, layout.channels * size, size),
     )
-    if yuv is not None:
-        return rgb_from_yuv(values.reshape(message.height, -1).astype(np.uint8), yuv)
-    colours = values[:, :, layout.red_green_blue]
-    if size == 2:
-        colours = colours // 257  # 65535 -> 255
-    return colours.astype(np.uint8)
+    return values
 
 
-def rgb_from_compressed(message: Any, topic: str) -> RgbImage:
+def _rgb_from_planar(message: Any, layout: PlanarLayout, topic: str) -> RgbImage:
+    height, width = message.height, message.width
+    rows, row = height // layout.down, 2 * width // layout.across  # of chroma
+    needed = height * width + rows * row
+    step = message.step
+    if len(message.data) == needed and width < step <= 2 * width:
+        step = width  # some drivers write the bytes of all planes a row there, without padding
+    _check_step(message, width, step, topic)
+    below = step * 2 // layout.across
+    _check_length(message, height * step + (rows - 1) * below + row, topic)
+    _check_even(message, topic, across=layout.across, down=layout.down)
+    luma = np.ndarray((height, width), np.uint8, message.data, strides=(step, 1))
+    chroma = np.ndarray(
+        (rows, row // 2, 2), np.uint8, message.data, height * step, strides=(below, 2, 1)
+    )
+    return rgb_from_planes(luma, chroma[:, :, layout.cb], chroma[:, :, 1 - layout.cb])
+
+
+def rgb_from_compressed(message: Any, topic: str, options: ImageOptions | None = None) -> RgbImage:
     """A `sensor_msgs/CompressedImage` (JPEG, PNG, ...) as RGB uint8 [height, width, 3].
 
     What the bytes are is read from them, not from `format`; 16-bit PNGs are scaled as raw frames.
+    Only a Bayer pattern is known from there: compressed_image_transport compresses it as if it
+    were grey.
 
     Raises:
         RequestError: it is depth with a header of its own (compressedDepth).
-        ImageError: the bytes are not a picture, or a damaged one.
+        ImageError: the bytes are not a picture, one that is damaged, or larger than
+            `options.max_pixels`.
+        MissingPackageError: a Bayer pattern, and OpenCV is not installed.
     """
     if "compressedDepth" in message.format:
         raise RequestError(
             f"{topic} carries the format {message.format!r}: depth with a header of its own, which "
-            "is not read here. Known: what Pillow reads, JPEG and PNG above all. Use a topic of "
+            "is not read here. Known: JPEG, PNG and other formats of picture files. Use a topic of "
             "colour or grey pictures."
         )
     try:
-        return np.array(load_image(bytes(message.data)))
+        picture = np.array(load_image(bytes(message.data), options or ImageOptions()))
     except ImageError as error:
         raise ImageError(
-            f"A frame of {topic} with the format {message.format!r} cannot be read: {error} "
-            "Expected JPEG, PNG or what else Pillow reads."
+            f"A frame of {topic} with the format {message.format!r} cannot be read: {error}"
         ) from error
+    raw, _, compressed = message.format.partition(";")
+    pattern = PATTERNS.get(raw.strip())
+    if pattern is None or compressed.rstrip().endswith(("rgb8", "bgr8")):
+        return picture
+    return rgb_from_bayer(picture[:, :, 0], pattern, topic)
 
 
-READERS: dict[str, Callable[[Any, str], RgbImage]] = {
+READERS: dict[str, Callable[[Any, str, ImageOptions | None], RgbImage]] = {
     IMAGE: rgb_from_image,
     COMPRESSED_IMAGE: rgb_from_compressed,
 }
 """By message type, how its frames are read."""
 
 
-def _check_bytes(message: Any, layout: _PixelLayout, topic: str) -> None:
-    height, width, step = message.height, message.width, message.step
-    if height < 1 or width < 1:
-        raise ImageError(f"A frame of {topic} has no pixels: its size is {width} x {height}.")
-    row = width * layout.channels * layout.bytes_a_value
+def _check_rows(message: Any, layout: _PixelLayout, topic: str) -> None:
+    row = message.width * layout.channels * layout.bytes_a_value
+    _check_step(message, row, message.step, topic)
+    # Some drivers leave the last row's padding out.
+    _check_length(message, message.step * (message.height - 1) + row, topic)
+
+
+def _check_step(message: Any, row: int, step: int, topic: str) -> None:
+    if message.height < 1 or message.width < 1:
+        raise ImageError(
+            f"A frame of {topic} has no pixels: its size is {message.width} x {message.height}."
+        )
     if step < row:
         raise ImageError(
-            f"A frame of {topic} claims that a row has {step} bytes (step), but {width} pixels of "
-            f"{message.encoding} take {row}. Fix the camera's driver."
+            f"A frame of {topic} claims that a row has {step} bytes (step), but {message.width} "
+            f"pixels of {message.encoding} take {row}. Fix the camera's driver."
         )
-    needed = step * (height - 1) + row  # some drivers leave the last row's padding out
+
+
+def _check_length(message: Any, needed: int, topic: str) -> None:
     if len(message.data) < needed:
         raise ImageError(
-            f"A frame of {topic} has {len(message.data)} bytes, but {width} x {height} pixels of "
-            f"{message.encoding} take {needed}: it was cut short."
+            f"A frame of {topic} has {len(message.data)} bytes, but {message.width} x "
+            f"{message.height} pixels of {message.encoding} take {needed}: it was cut short."
+        )
+
+
+def _check_even(message: Any, topic: str, *, across: int, down: int) -> None:
+    if message.width % across or message.height % down:
+        raise ImageError(
+            f"A frame of {topic} is {message.width} x {message.height} pixels, but "
+            f"{message.encoding} has one colour for {across} x {down} of them. Fix the camera's "
+            "driver."
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from florence_edge.errors import RequestError
+from florence_edge.image_file import MAX_PIXELS, ImageOptions
 from florence_edge.options import GenerationOptions
 from florence_edge.tasks import Needs, Prompt, find_task, prompt_for
 
@@ -32,6 +33,12 @@ class NodeParameters:
     beams: int = _parameter(0, "1 (greedy) to 8; 0: the bundle's default")
     max_new_tokens: int = _parameter(0, "longest answer in tokens; 0: the bundle's default")
     max_time: float = _parameter(0.0, "seconds that one answer may take; 0.0: what it needs")
+    max_pixels: int = _parameter(
+        MAX_PIXELS, "largest compressed frame, width times height; read by configure"
+    )
+    deep_range: str = _parameter(
+        "full", "white in 16 bits: 65535 (full) or the frame's largest value (own); by configure"
+    )
     rate: float = _parameter(0.0, "at most so many answers a second; 0.0: as many as can be")
 
     @property
@@ -58,6 +65,16 @@ class NodeParameters:
         )
 
     @property
+    def image_options(self) -> ImageOptions:
+        """How frames are read.
+
+        Raises:
+            RequestError: a limit below 1 or a range that does not exist.
+        """
+        deep_range: Any = self.deep_range  # checked there
+        return ImageOptions(max_pixels=self.max_pixels, deep_range=deep_range)
+
+    @property
     def image_type(self) -> str:
         """Which message type the frames have."""
         return _TYPES[self.transport]
@@ -75,7 +92,7 @@ class NodeParameters:
 
 DESCRIPTIONS = {each.name: str(each.metadata["description"]) for each in fields(NodeParameters)}
 DEFAULTS = {each.name: each.default for each in fields(NodeParameters)}
-CONFIGURED = ("bundle", "device", "engine_dir", "transport")
+CONFIGURED = ("bundle", "device", "engine_dir", "transport", "max_pixels", "deep_range")
 """Parameters whose change takes effect when the node is configured anew."""
 
 
@@ -100,5 +117,5 @@ def parameters_from(values: Mapping[str, Any]) -> NodeParameters:
         value = getattr(parameters, name)
         if not (math.isfinite(value) and value >= 0):
             raise RequestError(f"{name} is {value}; it must be 0.0 (no limit) or more.")
-    _ = parameters.prompt
+    _ = parameters.prompt, parameters.image_options
     return parameters

@@ -189,7 +189,7 @@ class TopicWatcher:
                 f"No frame has come from {self._topic} yet. Send a picture with the request, or "
                 "check that the camera publishes: ros2 topic hz " + self._topic
             )
-        pixels = READERS[kind](frame, self._topic)
+        pixels = READERS[kind](frame, self._topic, self._model.image_options)
         return self._model.encode(pixels, options=self._parameters.options)
 
     def _take(self, frame: Any, cancel: threading.Event) -> None:

@@ -78,8 +78,13 @@ class FlorenceEdgeNode(LifecycleNode):
     def on_configure(self, state: Any) -> Any:
         try:
             parameters = self._node_parameters({})
+            images = parameters.image_options
             model = Florence2.load(
-                parameters.folder, parameters.device, engine_dir=parameters.engines
+                parameters.folder,
+                parameters.device,
+                engine_dir=parameters.engines,
+                max_pixels=images.max_pixels,
+                deep_range=images.deep_range,
             )
             topic = self.resolve_topic_name("image")
             self._watcher = TopicWatcher(model, parameters, self._messages, self._outputs, topic)

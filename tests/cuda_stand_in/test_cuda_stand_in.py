@@ -1,0 +1,182 @@
+"""The real ONNX Runtime CUDA provider over stand-in libraries: what it calls, without a GPU."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .build import make_site, need_packages
+
+SHAPES = {"Squeeze", "Concat"}  # what ONNX Runtime computes on the host: shapes, never values
+ALLOCATIONS = ("malloc", "free", "host-malloc", "host-free")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """What a program printed, and the lines of the stand-in's log by section."""
+
+    printed: Any
+    errors: str
+    sections: dict[str, list[str]]
+
+    def steps(self, since: int) -> dict[str, list[str]]:
+        """The lines of each step from this one on, of every answer."""
+        named = {name: lines for name, lines in self.sections.items() if name.startswith("step ")}
+        return {name: lines for name, lines in named.items() if int(name.split(".")[1]) >= since}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_site(need_packages(), tmp_path_factory.mktemp("stand-in") / "site")
+
+
+@pytest.fixture(scope="module")
+def fp16_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    exporting = pytest.importorskip("florence_edge_export.export")
+    bundle = tmp_path_factory.mktemp("fp16") / "bundle"
+    exporting.export("tiny", tiny_checkpoint, bundle, exporting.ExportOptions(precision="fp16"))
+    return bundle
+
+
+def run(
+    site: Path, program: list[str], log: Path, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(site),
+        "LD_LIBRARY_PATH": str(site / "driver"),  # the wheels are found without
+        "FLORENCE_CUDA": "ctypes",
+        "CUDA_STAND_IN_LOG": str(log),
+        **variables,
+    }
+    return subprocess.run(
+        [sys.executable, *program], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture
+def trace(site: Path, fp16_bundle: Path, tmp_path: Path) -> Callable[..., Trace]:
+    def traced(beams: int, steps: int, **variables: str) -> Trace:
+        log = tmp_path / "log"
+        program = [
+            str(Path(__file__).with_name("trace.py")),
+            str(fp16_bundle),
+            f"{beams}",
+            f"{steps}",
+        ]
+        done = run(site, program, log, **variables)
+        assert done.returncode == 0, done.stderr[-3000:]
+        sections: dict[str, list[str]] = {}
+        lines = sections.setdefault("open", [])
+        for line in log.read_text(encoding="utf-8").splitlines():
+            if line.startswith("section "):
+                lines = sections.setdefault(line.removeprefix("section "), [])
+            else:
+                lines.append(line)
+        return Trace(printed=json.loads(done.stdout), errors=done.stderr, sections=sections)
+
+    return traced
+
+
+def test_every_node_of_a_float16_bundle_is_computed_on_the_gpu(trace: Callable[..., Trace]) -> None:
+    found = trace(1, 1).printed["providers"]
+    assert set(found) == {"vision_encoder", "text_encoder", "decoder"}
+    for graph, by_provider in found.items():
+        assert len(by_provider["CUDAExecutionProvider"]) > 50, graph
+        assert set(by_provider.get("CPUExecutionProvider", ())) <= SHAPES, graph
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_step_is_one_launch_and_one_wait(trace: Callable[..., Trace], beams: int) -> None:
+    traced = trace(beams, 9)
+    assert traced.printed["captured"]
+    for name, lines in traced.steps(since=2).items():
+        launched = [line for line in lines if not line.startswith("captured ")]
+        if "begin capture" in launched:  # a kind of step that comes first
+            launched = launched[launched.index("end capture") + 1 :]
+        assert launched == ["launch graph", "wait stream"], name
+    assert sum(lines.count("begin capture") for lines in traced.sections.values()) == min(beams, 2)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_what_is_captured_leaves_nothing_to_the_host(
+    trace: Callable[..., Trace], beams: int
+) -> None:
+    """A graph freezes addresses: of memory that is freed behind the run, it would read anything."""
+    captured = [
+        line.removeprefix("captured ")
+        for lines in trace(beams, 5).sections.values()
+        for line in lines
+        if line.startswith("captured ")
+    ]
+    assert len(captured) > 60
+    kinds = [" ".join(line.split()[:2]) for line in captured if not line.startswith("kernel ")]
+    graphs = min(beams, 2)
+    assert kinds.count("copy any") == 2 * graphs  # ours: inputs there, scores back
+    others = set(kinds) - {"copy any", "copy device-device"}
+    assert {kind.split()[0] for kind in others} <= {"product", "memset"}
+    assert sum("kernel ours" in line for line in captured) == 2 * graphs - 1  # place_rows, follow
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_nothing_is_allocated_after_the_first_step(trace: Callable[..., Trace], beams: int) -> None:
+    traced = trace(beams, 9)
+    later = {**traced.steps(since=1), "prefill 1": traced.sections["prefill 1"]}
+    later["step 1.0"] = traced.sections["step 1.0"]
+    for name, lines in later.items():
+        assert not [line for line in lines if line.split()[0] in ALLOCATIONS], name
+
+
+def test_a_capture_that_is_refused_is_said_once_and_steps_go_on(
+    trace: Callable[..., Trace],
+) -> None:
+    traced = trace(3, 9, CUDA_STAND_IN_CAPTURE="refused")
+    assert not traced.printed["captured"]
+    assert traced.errors.count("cannot be captured") == 1
+    assert sum(lines.count("begin capture") for lines in traced.sections.values()) == 1
+    for name, lines in traced.steps(since=2).items():
+        assert "launch graph" not in lines, name
+        assert [line for line in lines if line.startswith("wait ")] == ["wait stream"], name
+
+
+def test_graphs_can_be_left_off(trace: Callable[..., Trace]) -> None:
+    traced = trace(1, 3, FLORENCE_CUDA_GRAPHS="0")
+    assert not any("begin capture" in lines for lines in traced.sections.values())
+    for name, lines in traced.steps(since=1).items():
+        assert [line for line in lines if line.startswith("wait ")] == ["wait stream"], name
+
+
+@pytest.mark.parametrize(
+    ("absent", "said"),
+    [
+        (
+            "libcublasLt.so.13",
+            r"libcublasLt.so.13 is not found. Run: pip install 'onnxruntime-gpu[",
+        ),
+        ("libcurand.so.10", r"libcurand.so.10 is not found. Run: pip install 'onnxruntime-gpu["),
+        ("libcudnn.so.9", r"libcudnn.so.9 is not found. Run: pip install 'onnxruntime-gpu["),
+        (
+            "libcuda.so.1",
+            r"libcuda.so.1 is not found. It comes with NVIDIA's driver: install that, 580",
+        ),
+    ],
+)
+def test_a_library_that_is_missing_is_named_with_what_brings_it(
+    site: Path, fp16_bundle: Path, tmp_path: Path, absent: str, said: str
+) -> None:
+    lacking = tmp_path / "site"
+    shutil.copytree(site, lacking, symlinks=True)
+    for library in lacking.rglob(absent):
+        library.unlink()
+    program = f"from florence_edge import Florence2; Florence2.load({str(fp16_bundle)!r}, 'cuda')"
+    folders = os.pathsep.join(str(lacking / name) for name in ("driver", "nvidia/cu13/lib"))
+    done = run(lacking, ["-c", program], tmp_path / "log", LD_LIBRARY_PATH=folders)
+    assert done.returncode == 1
+    assert said in done.stderr.splitlines()[-1]

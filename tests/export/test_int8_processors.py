@@ -1,0 +1,83 @@
+"""int8 answers are as accurate on a processor without VNNI as elsewhere, here an emulated Haswell.
+
+With FLORENCE_EDGE_RECORD=1, what was found is written to results/int8/processors.json. Needs
+x86-64 and Debian's qemu-user, which gives the answers of an AVX2 processor and no speeds.
+"""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from florence_edge_calibration.int8.recipe import TARGETS
+from florence_edge_calibration.miniature.evaluate import CHECKPOINT
+from florence_edge_export.export import ExportOptions, export
+from florence_edge_export.int8.export import Int8Options
+
+from ..helpers.circumstances import circumstances
+from .emulated_answers import answers
+
+RECORD = Path(__file__).parents[2] / "results" / "int8" / "processors.json"
+COMMAND = "FLORENCE_EDGE_RECORD=1 python -m pytest -m slow tests/export/test_int8_processors.py"
+EMULATOR = "qemu-x86_64"
+PROCESSOR = "Haswell"
+PICTURES = 8
+TASKS = ("OD", "OCR_WITH_REGION", "CAPTION")
+# Of the answers; both targets have 0.92 or more where nothing saturates (results/int8).
+LEAST_EQUAL = 0.85
+
+
+def emulated(folders: list[Path]) -> dict[str, Any]:
+    script = Path(__file__).with_name("emulated_answers.py")
+    command = [EMULATOR, "-cpu", PROCESSOR, sys.executable, str(script)]
+    command += [str(PICTURES), ",".join(TASKS), *map(str, folders)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def equal_by_task(found: dict[str, list[int]], floats: dict[str, list[int]]) -> dict[str, int]:
+    return {
+        task: sum(found[key] == floats[key] for key in floats if key.endswith(f" {task}"))
+        for task in TASKS
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="emulates an x86-64 processor by one")
+@pytest.mark.skipif(shutil.which(EMULATOR) is None, reason="needs qemu-user: apt install qemu-user")
+def test_int8_follows_float_on_a_processor_whose_products_saturate(tmp_path: Path) -> None:
+    floats = tmp_path / "floats"
+    export("miniature", CHECKPOINT, floats, ExportOptions())
+    folders = {target: tmp_path / target for target in TARGETS}
+    for target, folder in folders.items():
+        int8 = Int8Options(target=target, samples=64, budget=None)
+        export("miniature", CHECKPOINT, folder, ExportOptions(precision="int8", int8=int8))
+    here = answers(str(floats), PICTURES, set(TASKS))
+    there = emulated(list(folders.values()))
+    counts = {
+        target: {
+            "here": equal_by_task(answers(str(folder), PICTURES, set(TASKS)), here),
+            PROCESSOR: equal_by_task(found, here),
+        }
+        for (target, folder), found in zip(folders.items(), there["answers"], strict=True)
+    }
+    if "FLORENCE_EDGE_RECORD" in os.environ:
+        content = {
+            "command": COMMAND,
+            **circumstances("onnxruntime", "numpy"),
+            "emulated": f"{PROCESSOR} by {EMULATOR}",
+            "scenes": PICTURES,
+            "greedy answers equal to float32's": counts,
+        }
+        RECORD.write_text(json.dumps(content, indent=1) + "\n")
+    assert there["saturates"]  # or this has shown nothing
+    for by_processor in counts.values():
+        for equal in by_processor.values():
+            assert sum(equal.values()) >= LEAST_EQUAL * PICTURES * len(TASKS), counts
