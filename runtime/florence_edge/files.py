@@ -302,10 +302,12 @@ def _exchanged(new: Path, target: Path) -> bool:
 
 def _replace_by_two_renames(new: Path, target: Path) -> None:
     old = _old(target)
-    os.rename(target, old)
     try:
+        os.rename(target, old)
         os.rename(new, target)
-    except BaseException as error:
+    except BaseException as error:  # a signal may come between the two
+        if os.path.lexists(target):
+            raise
         try:
             os.rename(old, target)
         except OSError as again:

@@ -6,6 +6,11 @@ import sys
 from collections.abc import Sequence
 
 
+def let_hang_ups_count() -> None:
+    """For what a test starts: nohup has had them ignored."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def start_until_paused(program: str, arguments: Sequence[str]) -> "subprocess.Popen[str]":
     """Run Python source with arguments until it prints "paused"."""
     process = subprocess.Popen(
@@ -13,6 +18,7 @@ def start_until_paused(program: str, arguments: Sequence[str]) -> "subprocess.Po
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=let_hang_ups_count,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "paused\n"

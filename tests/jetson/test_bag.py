@@ -37,6 +37,7 @@ from florence_edge_jetson.robots.ros import message_types
 from florence_edge_jetson.robots.ros.images import rgb_from_image
 
 from ..helpers.disk import check_synced_before_it_got_its_name, recorded
+from ..helpers.paused import let_hang_ups_count
 from .scripted_model import BOXES, HEIGHT, LOG_PROB, WIDTH, Rgb, noise, scripted_model
 
 TYPESTORE = open_typestore()
@@ -737,6 +738,7 @@ def test_an_interrupted_run_leaves_nothing_behind(
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        preexec_fn=let_hang_ups_count,
     ) as process:
         deadline = time.monotonic() + 30
         while (

@@ -373,7 +373,7 @@ def test_a_full_disk_is_one_message_that_says_how_to_go_on(run: Run, tmp_path: P
     if not Path("/dev/full").exists():
         pytest.skip("needs the device /dev/full of Linux")
     (tmp_path / "out.jsonl").symlink_to("/dev/full")
-    status, _, err = run("--resume")
+    status, _, err = run()
     assert status == 1
     assert err.count("\n") == 1
     assert "No space left on device. Make room, then go on with --resume" in err

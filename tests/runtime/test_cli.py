@@ -18,6 +18,7 @@ from florence_edge import TASKS, Florence2, GenerationOptions, __version__
 from florence_edge.cli.main import main
 
 from ..helpers.disk import check_synced_before_it_got_its_name, recorded
+from ..helpers.paused import let_hang_ups_count
 
 SIZE = (80, 60)
 KEYS = [
@@ -524,7 +525,7 @@ sys.exit(main())
         check=False,
         text=True,
         capture_output=True,
-        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # nohup had it ignored
+        preexec_fn=let_hang_ups_count,
     )
     assert (done.returncode, done.stderr) == (128 + number, "florence-run: stopped.\n")
     assert not list(output.iterdir())

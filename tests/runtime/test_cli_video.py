@@ -25,6 +25,7 @@ from florence_edge.results.result import Result
 from florence_edge.video.source import Captured, Frames, Source
 from florence_edge.video.tracking import Tracker
 
+from ..helpers.paused import let_hang_ups_count
 from .videos import picture, read_video, write_video
 
 Run = Callable[..., tuple[int, str, str]]
@@ -241,16 +242,11 @@ def test_a_window_that_is_closed_while_no_frame_comes_ends_it(
 # As a process of its own.
 
 
-def hang_ups_count() -> None:
-    """nohup had them ignored."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-
 def started(bundle: Path, *arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
     command = "import sys; from florence_edge.cli.main import main; sys.exit(main())"
     return subprocess.Popen(
         [sys.executable, "-c", command, str(bundle), *map(str, arguments), *SHORT],
-        **{"stdout": subprocess.PIPE, "preexec_fn": hang_ups_count, **options},
+        **{"stdout": subprocess.PIPE, "preexec_fn": let_hang_ups_count, **options},
         stderr=subprocess.PIPE,
         text=True,
     )
