@@ -16,7 +16,8 @@ def test_base_exports_fast_and_small_and_equals_transformers(tmp_path: Path) -> 
     found = measure("base", tmp_path)
     _assert_equal(found)
     used = found.export
-    assert min(used.seconds, used.cpu_seconds) < 30  # on a machine that others use, too
+    # On a machine that others use, too; half of it is the run about scenes that every export has.
+    assert min(used.seconds, used.cpu_seconds) < 100
     assert found.export.gigabytes < 3
 
 

@@ -128,17 +128,17 @@ _REFUSED: dict[str, tuple[Fill | None, list[str], str]] = {
     "no samples": (_eight, ["--samples", "0"], "--samples is 0; it must be 8 or more"),
     "a missing table": (
         _eight,
-        ["--calibration", "none.json"],
+        ["--target", "portable", "--calibration", "none.json"],
         "none.json is not a calib",
     ),
     "a foreign table": (
         _foreign_table,
-        ["--calibration", "pictures/t.json"],
+        ["--target", "portable", "--calibration", "pictures/t.json"],
         "table of format 7 for contract 7, expected",
     ),
     "a picture as table": (
         _eight,
-        ["--calibration", "pictures/0.png"],
+        ["--target", "portable", "--calibration", "pictures/0.png"],
         "is not a calibration table",
     ),
 }
@@ -199,7 +199,7 @@ def test_a_stopped_export_leaves_what_was_there(
     old = folders.copy(tiny_bundle, tmp_path / "out")
     before = {path.name: path.read_bytes() for path in old.iterdir()}
     arguments = [str(tiny_checkpoint), "--output", str(old), "--overwrite", "--precision", "int8"]
-    arguments += ["--calibration-images", str(pictures), "--no-gate"]
+    arguments += ["--target", "portable", "--calibration-images", str(pictures), "--no-gate"]
     process = start_until_paused(_PAUSED.format(module=module, point=point), arguments)
     assert len(list(tmp_path.iterdir())) >= 2  # the old one and the one being written
     status, error = stop(process, signal.Signals[kind])

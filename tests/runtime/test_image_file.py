@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin, features
 
@@ -258,8 +259,9 @@ def test_more_can_be_allowed_than_pillow_itself_would_open(monkeypatch: pytest.M
     assert load_image(encoded(noise(), "PNG")).size == (40, 30)
     assert load_image(encoded(noise(), "JPEG")).size == (40, 30)
     assert Image.MAX_IMAGE_PIXELS == 100
-    with pytest.raises(ImageError, match=r"is too large for Pillow: .*Shrink it, or"):
-        load_image(encoded(noise(), "WEBP"))  # whose decoder has the limit within
+    if int(PIL.__version__.partition(".")[0]) >= 12:  # WebP's decoder has the limit within
+        with pytest.raises(ImageError, match=r"is too large for Pillow: .*Shrink it, or"):
+            load_image(encoded(noise(), "WEBP"))
 
 
 def test_pictures_in_memory_already_have_no_limit() -> None:
@@ -413,7 +415,10 @@ def with_odd_exif(photo: Image.Image) -> bytes:
 
 def test_warnings_of_pillow_are_not_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
     content = with_odd_exif(noise())
-    with pytest.warns(UserWarning, match="[Tt]ag"), Image.open(io.BytesIO(content)) as image:
+    with (
+        pytest.warns(UserWarning, match="[Tt]ag|Truncated"),
+        Image.open(io.BytesIO(content)) as image,
+    ):
         image.getexif()
     with warnings.catch_warnings():
         warnings.simplefilter("always")

@@ -1,6 +1,6 @@
 """What hashing the weights adds to the time that a full-size bundle takes to load.
 
-With FLORENCE_EDGE_RECORD=1, what was found is written to results/speed/load_verify.json.
+With FLORENCE_EDGE_RECORD=1, what was found is written to results/devices/load_verify.json.
 """
 
 import json
@@ -18,7 +18,7 @@ from florence_edge.bundle import Bundle
 ROUNDS = 5
 DEVICES = ("cpu", "openvino")
 COMMAND = "FLORENCE_EDGE_RECORD=1 python -m pytest -m slow tests/runtime/test_load_time.py"
-RECORD = Path(__file__).parents[2] / "results" / "speed" / "load_verify.json"
+RECORD = Path(__file__).parents[2] / "results" / "devices" / "load_verify.json"
 
 
 def seconds(folder: Path, device: str, *, verify: bool) -> float:
