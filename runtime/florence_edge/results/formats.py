@@ -69,6 +69,13 @@ def normalized(ring: Ring, image_size: tuple[int, int]) -> Ring:
     return tuple(number / image_size[place % 2] for place, number in enumerate(ring))
 
 
+def with_areas(region: Region) -> tuple[Ring, ...]:
+    """The rings of a region without those of a polygon that have fewer than three points."""
+    if region.shape != "polygon":
+        return region.rings
+    return tuple(ring for ring in region.rings if len(ring) >= _NUMBERS_OF_A_TRIANGLE)
+
+
 def coco_annotations(
     regions: Sequence[Region], class_ids: ClassIds, *, image_id: int, first_id: int
 ) -> list[dict[str, Any]]:
@@ -79,7 +86,7 @@ def coco_annotations(
     annotations: list[dict[str, Any]] = []
     for region, number in _numbered(regions, class_ids):
         left, top, right, bottom = region.box
-        outlines = [] if region.shape == "box" else [list(ring) for ring in _outlines(region)]
+        rings = () if region.shape == "box" else with_areas(region)
         annotations.append(
             {
                 "id": first_id + len(annotations),
@@ -87,7 +94,7 @@ def coco_annotations(
                 "category_id": number + 1,
                 "bbox": [left, top, right - left, bottom - top],
                 "area": _area(region),
-                "segmentation": outlines,
+                "segmentation": [list(ring) for ring in rings],
                 "iscrowd": 0,
                 "score": region.score,
             }
@@ -160,13 +167,9 @@ def _numbered(regions: Sequence[Region], class_ids: ClassIds) -> Iterator[tuple[
             yield region, number
 
 
-def _outlines(region: Region) -> list[Ring]:
-    return [ring for ring in region.rings if len(ring) >= _NUMBERS_OF_A_TRIANGLE]
-
-
 def _yolo_rings(region: Region, image_size: tuple[int, int]) -> list[Ring]:
     if region.shape != "box":
-        return [normalized(ring, image_size) for ring in _outlines(region)]
+        return [normalized(ring, image_size) for ring in with_areas(region)]
     left, top, right, bottom = normalized(region.box, image_size)
     return [((left + right) / 2, (top + bottom) / 2, right - left, bottom - top)]
 
@@ -176,7 +179,7 @@ def _area(region: Region) -> float:
     if region.shape == "box":
         left, top, right, bottom = region.box
         return (right - left) * (bottom - top)
-    return sum(_ring_area(ring) for ring in _outlines(region))
+    return sum(_ring_area(ring) for ring in with_areas(region))
 
 
 def _ring_area(ring: Ring) -> float:

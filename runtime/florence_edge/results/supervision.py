@@ -10,12 +10,10 @@ from PIL import Image, ImageDraw
 
 from ..errors import MissingPackageError
 from ..regions import Region, Ring
-from .formats import ClassIds
+from .formats import ClassIds, with_areas
 
 if TYPE_CHECKING:
     import supervision
-
-_NUMBERS_OF_A_TRIANGLE = 6
 
 
 def detections_from_regions(
@@ -37,7 +35,7 @@ def detections_from_regions(
             "Install it with: pip install 'florence-edge[supervision]'"
         ) from error
 
-    regions = [kept for region in regions if (kept := _with_areas_only(region)).rings]
+    regions = [replace(region, rings=rings) for region in regions if (rings := with_areas(region))]
     numbered = [(region, class_ids.number(region.label)) for region in regions]
     regions = [region for region, number in numbered if number is not None]
     labels = [region.label for region in regions]
@@ -53,13 +51,6 @@ def detections_from_regions(
         class_id=np.array([number for _, number in numbered if number is not None], dtype=int),
         data=data,
     )
-
-
-def _with_areas_only(region: Region) -> Region:
-    if region.shape != "polygon":
-        return region
-    rings = tuple(ring for ring in region.rings if len(ring) >= _NUMBERS_OF_A_TRIANGLE)
-    return replace(region, rings=rings)
 
 
 def _masks(regions: Sequence[Region], image_size: tuple[int, int]) -> npt.NDArray[np.bool_]:
