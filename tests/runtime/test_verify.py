@@ -12,10 +12,11 @@ from PIL import Image
 
 from florence_edge import BundleError, Florence2, GenerationOptions
 from florence_edge.backends import open as opening
-from florence_edge.bundle import Bundle, Stamp
+from florence_edge.bundle import Bundle, Stamp, sha256
 from florence_edge.cli.main import main
 
 from ..helpers.manifests import write_hash
+from .scripted_machine import Machine
 
 SHORT = GenerationOptions(max_new_tokens=4)
 PICTURE = Image.new("RGB", (40, 30), "teal")
@@ -244,3 +245,27 @@ def test_a_bundle_knows_its_weights_by_place_size_and_time(tiny_bundle: Path) ->
     found = (tiny_bundle / "weights.bin").stat()
     expected = Stamp(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
     assert Bundle.load(tiny_bundle).stamp == expected
+
+
+@pytest.mark.parametrize("asked", [["--check"], ["--check", "--no-verify"]])
+def test_a_check_hashes_the_weights_once(
+    fresh_bundle: Path, picture: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[str] = []
+
+    def counted(*paths: Path) -> str:
+        hashed.extend(path.name for path in paths)
+        return sha256(*paths)
+
+    monkeypatch.setattr("florence_edge.bundle.sha256", counted)
+    assert main([str(fresh_bundle), str(picture), "--task", "OD", "--threads", "1", *asked]) == 0
+    assert hashed.count("weights.bin") == 1
+
+
+def test_a_check_of_engines_takes_in_the_weights_that_they_were_built_from(
+    machine: Machine, picture: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = [str(machine.folder), str(picture), "--task", "OD", "--device", "tensorrt"]
+    flip(machine.folder / "weights.bin", 5000, 6)
+    assert main([*asked, "--max-new-tokens", "4", "--check"]) == 1
+    assert "weights.bin is not what was exported" in capsys.readouterr().err

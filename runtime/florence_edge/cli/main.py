@@ -12,6 +12,7 @@ from pathlib import Path
 from ..batch import Answered, run_many
 from ..bundle import Bundle
 from ..command import plain, printable, run_command
+from ..devices import Device
 from ..errors import FlorenceEdgeError, RequestError
 from ..files import whole_file
 from ..image_file import SUFFIXES, pictures_in
@@ -65,8 +66,10 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _load(arguments: argparse.Namespace) -> Florence2:
-    if arguments.check:
-        Bundle.load(arguments.bundle).check_content()
+    # Loading verifies the weights, but for TensorRT the engines in their place.
+    beside = arguments.check and Device.parse(arguments.device).family == "tensorrt"
+    if beside:
+        Bundle.load(arguments.bundle).check_weights()
     model = Florence2.load(
         arguments.bundle,
         arguments.device,
@@ -76,7 +79,7 @@ def _load(arguments: argparse.Namespace) -> Florence2:
         engine_precision=arguments.engine_precision,
         max_pixels=arguments.max_pixels,
         deep_range=arguments.deep_range,
-        verify=arguments.verify,
+        verify=arguments.verify or (arguments.check and not beside),
     )
     if arguments.check:
         finite_sample(model.bundle, model.backend)
