@@ -1,6 +1,7 @@
 """What several folders of tests share: the test data, and a tiny Florence-2 on disk."""
 
-from collections.abc import Generator
+import logging
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -26,6 +27,23 @@ def pytest_make_collect_report(
     report = yield
     skip_where_a_package_is_missing(collector, report)
     return report
+
+
+@pytest.fixture(autouse=True)
+def log_levels() -> Iterator[None]:
+    """A command sets the levels of its packages' loggers; a test that calls it leaves none set."""
+    before = _package_levels()
+    yield
+    for name in _package_levels():
+        logging.getLogger(name).setLevel(before.get(name, logging.NOTSET))
+
+
+def _package_levels() -> dict[str, int]:
+    return {
+        name: logger.level
+        for name, logger in logging.root.manager.loggerDict.items()
+        if name.startswith("florence_edge") and isinstance(logger, logging.Logger)
+    }
 
 
 @pytest.fixture(scope="session")
