@@ -1,10 +1,10 @@
 """float16 from float32: a pass over a graph that leaves float32 islands where sums are delicate.
 
-Layer norm, softmax, log-softmax and means compute in float32, and so does what only they read: the
-residual add of a post-norm layer, the mask, the concatenation before a softmax. Everything else,
-weights included, becomes float16, but for what float16 cannot hold: nodes with a constant beyond
-its largest number stay float32, and so do those that the caller names, because the values in or
-behind them would overflow (see overflow.py).
+Layer norm, softmax, the sum of a log-softmax and means compute in float32, and so does what only
+they read: the residual add of a post-norm layer, the mask, the concatenation before a softmax.
+Everything else, weights included, becomes float16, but for what float16 cannot hold: nodes with a
+constant beyond its largest number stay float32, and so do those that the caller names, because the
+values in or behind them would overflow (see overflow.py).
 """
 
 import re
@@ -18,16 +18,18 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 # Ops whose statistics need float32.
-_ISLANDS = frozenset({"LayerNormalization", "Softmax", "LogSoftmax", "ReduceMean", "TopK"})
+_ISLANDS = frozenset({"LayerNormalization", "Softmax", "ReduceMean"})
 # Cheap ops that join an island when nobody else uses their result; so do int8 weights.
 _JOINING = frozenset(
     {"Add", "Mul", "Sub", "Concat", "Reshape", "Unsqueeze", "Squeeze", "ReduceSum", "Cast", "Gelu"}
-    | {"Slice", "GatherElements", "DequantizeLinear"}
+    | {"Slice", "Exp", "Log", "DequantizeLinear"}
 )
-# Outputs of the decoder that are float32 in every bundle.
-SCORES = frozenset({"top_log_probs", "log_probs", "log_normalizer"})
+# Outputs of the decoder that are float32 in every bundle; the logits are what features are.
+SCORES = frozenset({"top_logits", "log_sum_exp"})
 # Pixels are normalized before they are rounded: float16 is coarser than a grey level there.
 KEPT_IN_FLOAT32 = ("vision_encoder/normalize/*",)
+# The vision encoder's map is float16 between all blocks, and before the norm that opens a stage.
+_NOT_JOINING = ("vision_encoder/blocks.*_block/Add_*",)
 
 _NUMBER = re.compile(r"_node_\d+$")  # of a node in its graph, at the end of its name
 
@@ -72,10 +74,47 @@ def convert_to_float16(
     casts.drop_unused()
 
 
+def drop_island_casts(graph: ir.Graph) -> None:
+    """Let norms and softmaxes between float16 read and give float16 themselves, in place.
+
+    For ONNX Runtime and OpenVINO, which compute them in float32 inside: there the casts around them
+    only move data (ONNX Runtime's CUDA provider runs each as a kernel of its own). TensorRT fuses
+    the casts, and computes in what the graph says.
+    """
+    casts = _Casts(graph)
+    for node in [node for node in graph if node.op_type in ("LayerNormalization", "Softmax")]:
+        given, output = node.inputs[0], node.outputs[0]
+        before = None if given is None else given.producer()
+        after = [user for user, _ in output.uses()]
+        if given is None or before is None or not _is_cast(before, _FLOAT):
+            continue
+        source = before.inputs[0]
+        if source is None or source.dtype != _HALF:
+            continue
+        if output.is_graph_output() or not all(_is_cast(user, _HALF) for user in after):
+            continue
+        node.replace_input_with(0, source)
+        _convert_node(node, _HALF, casts)
+        for user in after:
+            cast = user.outputs[0]
+            if cast.is_graph_output():
+                output.name, cast.name = cast.name, output.name
+                output.shape = cast.shape
+            ir.convenience.replace_all_uses_with(cast, output, replace_graph_outputs=True)
+            graph.remove(user, safe=True)
+        if not given.uses():
+            graph.remove(before, safe=True)
+    casts.drop_unused()
+
+
+def _is_cast(node: ir.Node, dtype: ir.DataType) -> bool:
+    return node.op_type == "Cast" and node.attributes["to"].as_int() == int(dtype)
+
+
 def operator_of(node: ir.Node) -> str:
     """An operator of a layer, e.g. `decoder/layers.0/self_attn/MatMul`; it may be several nodes.
 
-    Nodes are numbered in their graph, so that their names differ in the two decoders.
+    Nodes are numbered in their graph, so that their names differ from decoder to decoder.
     """
     return _NUMBER.sub("", str(node.name))
 
@@ -83,7 +122,7 @@ def operator_of(node: ir.Node) -> str:
 def with_layers(operators: Collection[str], graph: ir.Graph) -> frozenset[str]:
     """These operators, and all that a graph has in their layers.
 
-    For the in-place decoder, which computes the same as the portable one by other operators.
+    For TensorRT's decoders, which compute the same as the portable one by other operators.
     """
     layers = {name.rpartition("/")[0] for name in operators}
     there = (operator_of(node) for node in graph)
@@ -142,6 +181,7 @@ def _find_islands(
         named = operator_of(node) in lifted
         named = named or any(fnmatch(node.name or "", pattern) for pattern in kept)
         joins = node.op_type in _JOINING and _only_feeds(node, islands, float32_outputs)
+        joins = joins and not any(fnmatch(node.name or "", each) for each in _NOT_JOINING)
         if named or node.op_type in _ISLANDS or joins:
             islands.add(node)
     return islands

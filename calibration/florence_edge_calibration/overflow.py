@@ -37,7 +37,8 @@ _MOVING = frozenset(
     {"Cast", "Concat", "Expand", "Pad", "Reshape", "Slice", "Split", "Squeeze", "Transpose"}
     | {"Unsqueeze"}
 )
-_SCORING = frozenset({"LogSoftmax", "Softmax", "TopK"})  # at most 1, or float32 in every bundle
+# At most 1, or float32 in every bundle.
+_SCORING = frozenset({"Softmax", "TopK", "Exp", "Log"})
 
 
 @dataclass(slots=True)

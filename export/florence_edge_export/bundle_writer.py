@@ -31,6 +31,8 @@ from florence_edge.bundle import (
 from florence_edge.contract import ModelSize
 from florence_edge.errors import BundleError, FlorenceEdgeError, RequestError
 from florence_edge.files import folder_beside, read_json, replace_folder
+from florence_edge_calibration.fp16 import drop_island_casts
+from florence_edge_calibration.tensorrt_vision import for_tensorrt
 
 from .checkpoint.defaults import GenerationDefaults, ImageProcessing
 from .checkpoint.loader import Checkpoint
@@ -43,8 +45,8 @@ _ALIGNMENT = 64
 class BundleSource:
     """A checkpoint, read and checked: what every bundle of it is made from.
 
-    `model` is what the user called it, `in_place` the cache capacity of the in-place decoder, None
-    where the bundle has none.
+    `model` is what the user called it; `tensorrt_decoders` is whether bundles get the
+    decoders for TensorRT, too.
     """
 
     model: str
@@ -53,7 +55,7 @@ class BundleSource:
     image: ImageProcessing
     tokenizer: TokenizerFile
     defaults: GenerationDefaults
-    in_place: int | None = None
+    tensorrt_decoders: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class BundleFormat:
     precision: str
     target: str = "any"
     floats: str = "float32"
+    exact_products: bool = True  # on every processor: what int8 weights are rounded for
 
 
 @contextmanager
@@ -137,6 +140,10 @@ def save_bundle(
         OSError: a file cannot be written.
     """
     (folder / MANIFEST).unlink(missing_ok=True)
+    vision = graphs[contract.VISION_ENCODER]
+    if form.target != "cpu":
+        graphs = {**graphs, contract.VISION_TENSORRT: for_tensorrt(vision)}
+    drop_island_casts(vision.graph)  # TensorRT needs them, and has its own graph
     weight_bytes = save_graphs(folder, graphs)
     (folder / TOKENIZER).write_text(source.tokenizer.to_str(pretty=True), encoding="utf-8")
     write_manifest(folder, {**_facts(source, form), "weight_bytes": weight_bytes})
@@ -155,7 +162,7 @@ def _facts(source: BundleSource, form: BundleFormat) -> dict[str, Any]:
             "sha256": source.checkpoint.sha256(),
         },
         **asdict(form),
-        **({} if source.in_place is None else {"in_place": source.in_place}),
+        "tensorrt_decoders": source.tensorrt_decoders,
         "size": asdict(source.size),
         "image": {
             "mean": list(source.image.mean),

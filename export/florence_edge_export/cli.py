@@ -65,7 +65,7 @@ def _run(arguments: argparse.Namespace) -> None:
         overwrite=arguments.overwrite,
         verify=arguments.verify,
         int8=int8,
-        in_place=arguments.in_place_decoder,
+        tensorrt_decoders=not arguments.portable_decoder,
     )
     check_options(arguments.model, options)
     folder = find_checkpoint(arguments.model, arguments.revision)
@@ -105,11 +105,10 @@ def _parser() -> argparse.ArgumentParser:
         help="compare every graph and the answers to all tasks with transformers",
     )
     parser.add_argument(
-        "--in-place-decoder",
-        type=int,
-        metavar="TOKENS",
-        help="also write a decoder for TensorRT 10.15 or newer that updates its caches in place, "
-        "for answers of up to so many tokens",
+        "--portable-decoder",
+        action="store_true",
+        help="leave out the decoders for TensorRT, which then copies its caches at each step (they "
+        "take some 300 kB: the weights are shared)",
     )
     _add_int8_options(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")

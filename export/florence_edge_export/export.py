@@ -11,10 +11,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from florence_edge import contract
 from florence_edge.backends.ort import open_ort
 from florence_edge.bundle import FIDELITY, PRECISIONS, Bundle
-from florence_edge.contract import ModelSize
 from florence_edge.errors import MissingPackageError, RequestError
 from florence_edge.selftest import REFERENCE, write_reference
 
@@ -30,7 +28,7 @@ from .checkpoint.defaults import read_generation, read_image_processing
 from .checkpoint.loader import read_checkpoint
 from .checkpoint.tokenizer import complete_tokenizer
 from .float16 import write_float16
-from .graphs.build import build_graphs, build_in_place_decoder
+from .graphs.build import build_graphs, build_tensorrt_decoders
 from .graphs.weights import GraphWeights
 from .int8.export import Int8Options, check_int8_options, write_int8
 from .smoke_test import smoke_test
@@ -46,7 +44,8 @@ _SHOWN = 8  # tensors in a warning
 class ExportOptions:
     """What to make of a checkpoint; `image_size` None means the checkpoint's own.
 
-    `in_place` adds the decoder that writes its caches itself, for answers of so many tokens.
+    `tensorrt_decoders` adds those that TensorRT runs instead of the portable one, if it can run
+    the bundle; they share its weights.
     """
 
     precision: str = "fp32"
@@ -54,7 +53,7 @@ class ExportOptions:
     verify: bool = False
     overwrite: bool = False
     int8: Int8Options = field(default_factory=Int8Options)
-    in_place: int | None = None
+    tensorrt_decoders: bool = True
 
 
 def export(model: str, folder: Path, output: Path, options: ExportOptions) -> None:
@@ -101,11 +100,6 @@ def check_options(model: str, options: ExportOptions) -> None:
         )
     if options.precision == "int8":
         check_int8_options(model, options.int8)
-        if options.in_place is not None and options.int8.target == "cpu":
-            raise RequestError(
-                "The in-place decoder is for TensorRT, which does not run what is made with "
-                "--target cpu. Leave out one of --in-place-decoder and --target."
-            )
     if options.precision == "fp16" and find_spec("onnxruntime") is None:
         raise MissingPackageError(
             "--precision fp16 runs the graphs to find what overflows, with ONNX Runtime, which is "
@@ -127,31 +121,24 @@ def _read_source(model: str, folder: Path, options: ExportOptions) -> BundleSour
         image=image,
         tokenizer=complete_tokenizer(folder, checkpoint.config.text.vocab_size),
         defaults=read_generation(folder, checkpoint.config),
-        in_place=_in_place_capacity(options.in_place, size),
+        tensorrt_decoders=options.tensorrt_decoders and not _for_cpu(options),
     )
 
 
-def _in_place_capacity(tokens: int | None, size: ModelSize) -> int | None:
-    if tokens is None:
-        return None
-    if not 1 <= tokens <= size.decoder_positions:
-        raise RequestError(
-            f"--in-place-decoder is {tokens}; expected 1 to {size.decoder_positions} tokens (the "
-            "model's)."
-        )
-    return contract.cache_capacity(tokens, size.decoder_positions)
+def _for_cpu(options: ExportOptions) -> bool:
+    """Whether TensorRT does not run what is made."""
+    return options.precision == "int8" and options.int8.target == "cpu"
 
 
 def _float_graphs(source: BundleSource) -> dict[str, ir.Model]:
-    """The three graphs in float32, and the in-place decoder where that is requested."""
+    """The three graphs in float32, and the decoders for TensorRT if they are wanted."""
     side = source.size.image_size
     logger.info("Building the graphs for %d x %d pixels", side, side)
     weights = GraphWeights(source.checkpoint, side, source.image.mean, source.image.std)
     config, size = source.checkpoint.config, source.size
     graphs = build_graphs(config, size, weights)
-    if source.in_place is not None:
-        decoder = build_in_place_decoder(config, size, weights, source.in_place)
-        graphs[contract.IN_PLACE] = decoder
+    if source.tensorrt_decoders:
+        graphs |= build_tensorrt_decoders(config, size, weights)
     if unused := weights.unused({name for graph in graphs.values() for name in _parameters(graph)}):
         logger.warning(
             "The checkpoint has tensors that Florence-2 has no place for, and transformers would "

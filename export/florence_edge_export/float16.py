@@ -51,7 +51,7 @@ from florence_edge_calibration.probes import (
 )
 
 from .bundle_writer import BundleFormat, BundleSource, save_bundle
-from .smoke_test import check_in_place, other_precision
+from .smoke_test import check_tensorrt_decoders, other_precision
 
 logger = logging.getLogger(__name__)
 
@@ -128,8 +128,8 @@ def write_float16(floats: Bundle, source: BundleSource, folder: Path) -> None:
         log_lifted("is too coarse there", found)
         inaccurate += found
         lifted = lifted.adding(_operators(floats, found))
-    if bundle.in_place is not None:
-        check_in_place(bundle, probes[0])
+    if bundle.tensorrt_decoders:
+        check_tensorrt_decoders(bundle, probes[0])
     fidelity = Fidelity(
         probes=len(probes),
         deviations={name: max(each[name] for each in far) for name in far[0]},
@@ -160,11 +160,11 @@ def portable_form(precision: str, *, exchanged: bool) -> BundleFormat:
 
 def to_float16(floats: Bundle, lifted: Lifted) -> dict[str, ir.Model]:
     """The graphs of a float32 bundle in float16, but for what is lifted."""
-    names = [*contract.GRAPHS, *([] if floats.in_place is None else [contract.IN_PLACE])]
+    names = [*contract.GRAPHS, *(contract.TENSORRT_DECODERS if floats.tensorrt_decoders else ())]
     graphs = {name: ir.load(floats.graph_file(name)) for name in names}
     for name, model in graphs.items():
         operators = lifted.operators
-        if name == contract.IN_PLACE:
+        if name in contract.TENSORRT_DECODERS:
             operators = with_layers(operators, model.graph)
         convert_to_float16(model, SCORES, lifted=operators, exchanged=lifted.exchanged)
     return graphs

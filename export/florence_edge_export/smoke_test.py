@@ -4,12 +4,13 @@
     fp16   the same, and compared with float32 (float16.py)
     int8   the same; the gate compares (int8/gate.py)
 
-An in-place decoder is fed a step of the portable one, and must give its scores.
+The decoders for TensorRT are fed a step of the portable one, and must give its scores.
 """
 
 import logging
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from florence_edge import contract
@@ -45,8 +46,8 @@ def smoke_test(bundle: Bundle, backend: Backend) -> None:
             f"{broken} has values that are not finite about {probe.name}: {bundle.precision} does "
             f"not hold what {bundle.model} computes. {other_precision(bundle.precision)}"
         )
-    if bundle.in_place is not None:
-        check_in_place(bundle, probes[0])
+    if bundle.tensorrt_decoders:
+        check_tensorrt_decoders(bundle, probes[0])
 
 
 def other_precision(precision: str) -> str:
@@ -56,8 +57,8 @@ def other_precision(precision: str) -> str:
     return "Export it with --precision fp32."
 
 
-def check_in_place(bundle: Bundle, probe: Probe) -> None:
-    """Feed the in-place decoder a step of the portable one, and compare their scores.
+def check_tensorrt_decoders(bundle: Bundle, probe: Probe) -> None:
+    """Feed the decoders for TensorRT a step of the portable one, and compare their scores.
 
     Raises:
         BundleError: they differ, or are not finite.
@@ -66,25 +67,36 @@ def check_in_place(bundle: Bundle, probe: Probe) -> None:
     records = {name: GraphRecord() for name in contract.GRAPHS}
     answer(bundle, record(bundle, records), probe)
     step = records[contract.DECODER]
+    for name, feeds in (
+        (contract.TENSORRT_DECODER, step.feeds),
+        (contract.IN_PLACE, _in_place_feeds(bundle, step.feeds)),
+    ):
+        _check_same(bundle, name, feeds, step.outputs["logits"])
+
+
+def _check_same(
+    bundle: Bundle, name: str, feeds: NamedArrays, expected: npt.NDArray[np.floating]
+) -> None:
     try:
-        session = open_session(ir.load(bundle.graph_file(contract.IN_PLACE)), bundle.folder)
+        session = open_session(ir.load(bundle.graph_file(name)), bundle.folder)
     except Exception as error:  # ONNX Runtime's classes have no other base
         if is_shortage(error):
-            raise engine_failure("The in-place decoder was not run", error) from error
-        logger.warning("The in-place decoder was not run, only built: %s", error)
+            raise engine_failure(f"{name} was not run", error) from error
+        logger.warning("%s was not run, only built: %s", name, error)
         return
-    (scores,) = session.run(["log_probs"], _in_place_feeds(bundle, step.feeds))
-    apart = deviation(scores, step.outputs["log_probs"])
+    (logits,) = session.run(["logits"], dict(feeds))
+    apart = deviation(logits, expected)
     if not apart <= _SAME:
         raise BundleError(
-            f"The in-place decoder's scores are {apart:.3g} standard deviations from the portable "
-            f"one's, expected at most {_SAME}. Leave out --in-place-decoder, and report it please."
+            f"The scores of {name} are {apart:.3g} standard deviations from the portable "
+            f"decoder's, expected at most {_SAME}. Add --portable-decoder, and report it please."
         )
 
 
 def _in_place_feeds(bundle: Bundle, feeds: NamedArrays) -> NamedArrays:
-    """A step's inputs, with the caches as long as the in-place decoder wants them."""
+    """A step's inputs, with caches of all positions, and the rows to attend to."""
     size = bundle.size
+    attended = feeds[contract.self_cache(0, "key")].shape[2]
     caches = [
         contract.self_cache(layer, part)
         for layer in range(size.decoder_layers)
@@ -92,8 +104,8 @@ def _in_place_feeds(bundle: Bundle, feeds: NamedArrays) -> NamedArrays:
     ]
     longer = {}
     for name in caches:
-        cache, rows = feeds[name], bundle.in_place or 0
-        longer[name] = np.zeros((*cache.shape[:2], rows, cache.shape[3]), cache.dtype)
-        kept = min(rows, cache.shape[2])
-        longer[name][:, :, :kept] = cache[:, :, :kept]
-    return {**feeds, **longer}
+        cache = feeds[name]
+        shape = (*cache.shape[:2], size.decoder_positions, cache.shape[3])
+        longer[name] = np.zeros(shape, cache.dtype)
+        longer[name][:, :, :attended] = cache
+    return {**feeds, **longer, "rows": np.arange(attended)}

@@ -4,6 +4,9 @@
                                                                         │
     token_ids, position, self caches ───────────────────────────── decoder ─> scores, new rows
 
+The decoder's scores are logits, the best K of each row sorted, and one number that makes
+log-probabilities of them: (logit - best logit of the row) - log_sum_exp.
+
 Symbols in shapes: B images, T prompt tokens, E = image tokens + T, N beams, R = B*N cache rows,
 S cache capacity. Everything else is a number of the model (`ModelSize`).
 """
@@ -11,13 +14,18 @@ S cache capacity. Everything else is a number of the model (`ModelSize`).
 from dataclasses import dataclass, replace
 from typing import Literal
 
-CONTRACT_VERSION = 2
+CONTRACT_VERSION = 3
 
 VISION_ENCODER = "vision_encoder"
 TEXT_ENCODER = "text_encoder"
 DECODER = "decoder"
 GRAPHS = (VISION_ENCODER, TEXT_ENCODER, DECODER)
-IN_PLACE = "decoder.inplace"  # file name of a second decoder, which some bundles have for TensorRT
+VISION_TENSORRT = "vision_encoder.tensorrt"  # file name of the same vision encoder, for TensorRT
+# File names of more decoders, for TensorRT: by operators with which it reads the caches where they
+# lie, and (10.15 or newer) one that writes to them there, too.
+TENSORRT_DECODER = "decoder.tensorrt"
+IN_PLACE = "decoder.inplace"
+TENSORRT_DECODERS = (TENSORRT_DECODER, IN_PLACE)
 
 TOP_K = 32  # scores that leave the decoder per row; search needs 2 * beams of them after bans
 MAX_BEAMS = 8
@@ -171,10 +179,10 @@ def _decoder(size: ModelSize, floats: str) -> GraphSignature:
             ),
         ),
         outputs=(
-            Tensor("top_log_probs", "float32", ("B", "N", TOP_K)),
-            Tensor("top_ids", "int64", ("B", "N", TOP_K)),
-            Tensor("log_probs", "float32", ("B", "N", size.vocab_size)),
-            Tensor("log_normalizer", "float32", ("B", "N")),
+            Tensor("top_logits", "float32", ("R", TOP_K)),
+            Tensor("top_ids", "int64", ("R", TOP_K)),
+            Tensor("log_sum_exp", "float32", ("R",)),  # of logits, the row's best taken off
+            Tensor("logits", floats, ("R", size.vocab_size)),
             *(
                 Tensor(new_row(layer, part), floats, ("R", heads, 1, head_dim))
                 for layer in layers
@@ -188,7 +196,9 @@ def in_place_decoder(size: ModelSize, floats: str, capacity: int) -> GraphSignat
     """The decoder that places its new rows itself, at `position` of the caches.
 
     It gives each cache back whole, and the engine's is at the address of the one that came in.
-    TensorRT wants a number for S there: `capacity` serves all steps.
+    TensorRT wants a number of rows for that, so `capacity` serves all steps: bundles have it for
+    every position of the model, and florence-build for the longest answer that is wanted. What a
+    step reads of it are the S rows that `rows` numbers, 0 to S - 1: a bucket that has `position`.
     """
     portable = _decoder(size, floats)
     shape = ("R", size.decoder_heads, capacity, size.head_dim)
@@ -202,6 +212,7 @@ def in_place_decoder(size: ModelSize, floats: str, capacity: int) -> GraphSignat
         for tensor in portable.inputs
     )
     scores = portable.outputs[: -len(kept)]
+    inputs = (*inputs, Tensor("rows", "int64", ("S",)))
     return GraphSignature(DECODER, inputs=inputs, outputs=(*scores, *kept.values()))
 
 

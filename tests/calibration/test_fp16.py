@@ -22,8 +22,8 @@ from florence_edge_export.checkpoint.loader import MINIATURE
 from .half_errors import KINDS, Models, caches, export_both, half_errors, pixels, record
 
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
-_STATISTICS = ("LayerNormalization", "Softmax", "LogSoftmax", "ReduceMean", "TopK")
-_HEAVY = ("MatMul", "Gemm", "Conv", "Gather", "Gelu", "Transpose", "Pad", "Split")
+_STATISTICS = ("LayerNormalization", "Softmax", "ReduceMean", "Exp")
+_HEAVY = ("MatMul", "Gemm", "Conv", "Gather", "Gelu", "Transpose", "Pad", "Split", "TopK")
 
 _BIG = [name for name in KINDS if name.startswith("base")]
 

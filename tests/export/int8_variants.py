@@ -79,8 +79,10 @@ def shared(name: str, model: ir.Model, *, chosen: Chosen, both_sides: bool) -> N
         insertion = Insertion(graph, first.scope, before=first.node)
         zero = insertion.constant(np.int8(0), "zero")
         scale = insertion.constant(np.float32(0.03), "scale")
-        rounded = insertion.op("QuantizeLinear", [first.activation, scale, zero], _INT8)
-        back = insertion.op("DequantizeLinear", [rounded, scale, zero], _FLOAT)
+        rounded = insertion.op(
+            "QuantizeLinear", [first.activation, scale, zero], _INT8, name="RoundRead"
+        )
+        back = insertion.op("DequantizeLinear", [rounded, scale, zero], _FLOAT, name="Read")
         for linear in choice.linears:
             _product(graph, linear, back, zero, both_sides=both_sides)
     drop_unused(graph)

@@ -22,7 +22,10 @@ from florence_edge_export.export import ExportOptions, export
 
 from . import folders
 
-_GRAPH_FILES = tuple(f"{name}.onnx" for name in contract.GRAPHS)
+_GRAPH_FILES = tuple(
+    f"{name}.onnx"
+    for name in (*contract.GRAPHS, contract.VISION_TENSORRT, *contract.TENSORRT_DECODERS)
+)
 
 
 def test_a_bundle_holds_what_a_device_needs_and_nothing_else(tiny_bundle: Path) -> None:

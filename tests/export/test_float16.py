@@ -156,7 +156,7 @@ def floats(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle
 
 @pytest.fixture(scope="module")
 def halves(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return exported(checkpoint, tmp_path_factory.mktemp("halves"), "fp16", in_place=64)
+    return exported(checkpoint, tmp_path_factory.mktemp("halves"), "fp16")
 
 
 def test_what_overflows_is_float32_and_the_answers_are_float32s(
@@ -200,7 +200,7 @@ def test_an_int8_bundle_lifts_the_same(
     target: Target,
 ) -> None:
     options = Int8Options(target=target, samples=8, budget=None)
-    bundle = exported(checkpoint, tmp_path, "int8", MINIATURE, int8=options, in_place=64)
+    bundle = exported(checkpoint, tmp_path, "int8", MINIATURE, int8=options)
     found = written_down(bundle)
     assert set(found["float32"]["overflowing"]) >= UNNOTICED_LAYERS
     assert "because float16 overflows there" in caplog.text
@@ -312,10 +312,10 @@ def test_an_in_place_decoder_that_differs_is_refused(
     halves: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     probe = make_probes(halves)[0]
-    smoke_test_module.check_in_place(halves, probe)
+    smoke_test_module.check_tensorrt_decoders(halves, probe)
     monkeypatch.setattr(smoke_test_module, "_SAME", 0.0)
-    with pytest.raises(BundleError, match="Leave out --in-place-decoder"):
-        smoke_test_module.check_in_place(halves, probe)
+    with pytest.raises(BundleError, match="Add --portable-decoder"):
+        smoke_test_module.check_tensorrt_decoders(halves, probe)
 
 
 def test_an_in_place_decoder_that_finds_no_memory_ends_the_export(
@@ -325,5 +325,5 @@ def test_an_in_place_decoder_that_finds_no_memory_ends_the_export(
         raise MemoryError
 
     monkeypatch.setattr(smoke_test_module, "open_session", short)
-    with pytest.raises(BackendError, match=r"in-place decoder was not run.* memory"):
-        smoke_test_module.check_in_place(halves, make_probes(halves)[0])
+    with pytest.raises(BackendError, match=r"decoder\.tensorrt was not run.* memory"):
+        smoke_test_module.check_tensorrt_decoders(halves, make_probes(halves)[0])

@@ -1,4 +1,4 @@
-"""The decoder that updates its caches in place: beside the portable one, and built by TensorRT."""
+"""The decoders for TensorRT: beside the portable one, and built by TensorRT."""
 
 import logging
 from collections.abc import Iterator
@@ -13,11 +13,11 @@ from onnx.reference import ReferenceEvaluator
 
 from florence_edge import contract
 from florence_edge.bundle import Bundle
-from florence_edge.errors import BundleError, RequestError
+from florence_edge.errors import BundleError
 from florence_edge.tensorrt.install import find_tensorrt
 from florence_edge.tensorrt.profiles import EngineOptions
 from florence_edge_export.checkpoint.loader import MINIATURE, find_checkpoint
-from florence_edge_export.export import ExportOptions, check_options, export
+from florence_edge_export.export import ExportOptions, export
 from florence_edge_export.int8.export import Int8Options
 from florence_edge_export.tensorrt_build.build import BuildRequest, build_engines
 
@@ -27,7 +27,8 @@ from . import folders
 Arrays = dict[str, Any]
 
 PRECISIONS = ("fp32", "fp16", "int8")
-CAPACITY, IMAGES, BEAMS, ENCODED, STEPS = 128, 2, 3, 20, 5
+ATTENDED, IMAGES, BEAMS, ENCODED, STEPS = 64, 2, 3, 20, 5
+CAPACITY = 128  # of engines
 CLOSE = {"fp32": 1e-4, "fp16": 0.03, "int8": 0.03}  # another order of sums, in half
 
 
@@ -35,7 +36,7 @@ CLOSE = {"fp32": 1e-4, "fp16": 0.03, "int8": 0.03}  # another order of sums, in 
 def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp(request.param) / "bundle"
     int8 = Int8Options(samples=8, budget=None)
-    options = ExportOptions(precision=request.param, int8=int8, in_place=100)
+    options = ExportOptions(precision=request.param, int8=int8)
     export(MINIATURE, find_checkpoint(MINIATURE), folder, options)
     return Bundle.load(folder)
 
@@ -51,24 +52,28 @@ def caches_of(bundle: Bundle) -> list[tuple[int, contract.Part]]:
     return [(i, part) for i in range(bundle.size.decoder_layers) for part in contract.PARTS]
 
 
-def first_step(bundle: Bundle) -> Arrays:
-    """What both decoders take, the caches empty."""
+def first_step(bundle: Bundle, *, in_place: bool) -> Arrays:
+    """What a decoder takes, the caches empty."""
     size, rng = bundle.size, np.random.default_rng(0)
     crossed = (IMAGES, size.decoder_heads, ENCODED, size.head_dim)
-    empty = (IMAGES * BEAMS, size.decoder_heads, CAPACITY, size.head_dim)
+    capacity = size.decoder_positions if in_place else ATTENDED
+    empty = (IMAGES * BEAMS, size.decoder_heads, capacity, size.head_dim)
     feeds: Arrays = {"encoder_mask": np.ones((IMAGES, ENCODED), dtype=np.int64)}
     feeds["encoder_mask"][1, -7:] = 0
     for of in caches_of(bundle):
         feeds[contract.cross_cache(*of)] = rng.standard_normal(crossed).astype(bundle.floats)
         feeds[contract.self_cache(*of)] = np.zeros(empty, dtype=bundle.floats)
+    if in_place:
+        feeds["rows"] = np.arange(ATTENDED)
     return feeds
 
 
-def steps(bundle: Bundle, *, in_place: bool) -> Iterator[tuple[Arrays, Arrays]]:
+def steps(bundle: Bundle, name: str) -> Iterator[tuple[Arrays, Arrays]]:
     """Scores and caches of some steps of a decoder that gets the same tokens."""
-    decoder = session(bundle, contract.IN_PLACE if in_place else contract.DECODER)
+    in_place = name == contract.IN_PLACE
+    decoder = session(bundle, name)
     names = [output.name for output in decoder.get_outputs()]
-    rng, feeds = np.random.default_rng(1), first_step(bundle)
+    rng, feeds = np.random.default_rng(1), first_step(bundle, in_place=in_place)
     for position in range(STEPS):
         feeds["position"] = np.array([position])
         feeds["token_ids"] = rng.integers(4, bundle.size.vocab_size, (IMAGES, BEAMS))
@@ -82,38 +87,39 @@ def steps(bundle: Bundle, *, in_place: bool) -> Iterator[tuple[Arrays, Arrays]]:
         yield out, {name: feeds[name].copy() for name in feeds if name.startswith("self")}
 
 
-def test_it_computes_what_the_portable_decoder_does(bundle: Bundle) -> None:
-    both = zip(steps(bundle, in_place=True), steps(bundle, in_place=False), strict=True)
+@pytest.mark.parametrize("name", contract.TENSORRT_DECODERS)
+def test_it_computes_what_the_portable_decoder_does(bundle: Bundle, name: str) -> None:
+    both = zip(steps(bundle, name), steps(bundle, contract.DECODER), strict=True)
     for position, ((found, kept), (expected, placed)) in enumerate(both):
         close = CLOSE[bundle.precision]
-        np.testing.assert_allclose(found["log_probs"], expected["log_probs"], atol=close)
-        for name, cache in kept.items():
+        np.testing.assert_allclose(found["logits"], expected["logits"], atol=close)
+        for of, cache in kept.items():
             assert np.abs(cache[:, :, position]).max() > 0
             assert not cache[:, :, position + 1 :].any()
-            np.testing.assert_allclose(cache, placed[name], atol=close)
+            np.testing.assert_allclose(cache[:, :, :ATTENDED], placed[of], atol=close)
 
 
 def test_onnx_itself_agrees(bundle: Bundle) -> None:
     """Another reading of TensorScatter than ONNX Runtime's."""
     if bundle.precision != "fp32":
         pytest.skip("in float32 alone: onnx's evaluator has no float16 for every operator")
-    feeds = first_step(bundle)
+    feeds = first_step(bundle, in_place=True)
     feeds["position"], feeds["token_ids"] = np.array([0]), np.full((IMAGES, BEAMS), 5)
     path = bundle.graph_file(contract.IN_PLACE)
-    names = [contract.kept_cache(0, "key"), "log_probs"]
+    names = [contract.kept_cache(0, "key"), "logits"]
     evaluator: Any = ReferenceEvaluator(str(path))
-    kept, log_probs = evaluator.run(names, feeds)
+    kept, logits = evaluator.run(names, feeds)
     expected = session(bundle, contract.IN_PLACE).run(names, feeds)
     np.testing.assert_allclose(kept, expected[0], atol=1e-4)
-    np.testing.assert_allclose(log_probs, expected[1], atol=1e-3)
+    np.testing.assert_allclose(logits, expected[1], atol=1e-3)
 
 
 def test_it_is_the_contracts_graph_on_the_same_weights(bundle: Bundle) -> None:
     model = onnx.load(bundle.graph_file(contract.IN_PLACE), load_external_data=False)
     onnx.checker.check_model(str(bundle.graph_file(contract.IN_PLACE)))
     assert [opset.version for opset in model.opset_import] == [24]
-    assert bundle.in_place == CAPACITY
-    expected = contract.in_place_decoder(bundle.size, bundle.floats, CAPACITY)
+    assert bundle.tensorrt_decoders
+    expected = contract.in_place_decoder(bundle.size, bundle.floats, bundle.size.decoder_positions)
     for tensors, values in (
         (expected.inputs, model.graph.input),
         (expected.outputs, model.graph.output),
@@ -154,36 +160,38 @@ def test_tensorrt_builds_it_without_a_warning(
 def test_the_portable_bundle_is_the_same_without_it(
     tiny_checkpoint: Path, tiny_bundle: Path, tmp_path: Path
 ) -> None:
-    export("tiny", tiny_checkpoint, tmp_path / "bundle", ExportOptions(in_place=64))
-    both = Bundle.load(tmp_path / "bundle")
-    alone = Bundle.load(tiny_bundle)
-    assert alone.in_place is None
-    assert both.files.keys() - alone.files.keys() == {"decoder.inplace.onnx"}
+    export("tiny", tiny_checkpoint, tmp_path / "bundle", ExportOptions(tensorrt_decoders=False))
+    both = Bundle.load(tiny_bundle)
+    alone = Bundle.load(tmp_path / "bundle")
+    assert (alone.tensorrt_decoders, both.tensorrt_decoders) == (False, True)
+    assert both.files.keys() - alone.files.keys() == {
+        "decoder.inplace.onnx",
+        "decoder.tensorrt.onnx",
+    }
     for graph in contract.GRAPHS:
         assert both.files[f"{graph}.onnx"] == alone.files[f"{graph}.onnx"]
     assert both.files["weights.bin"] == alone.files["weights.bin"]
 
 
-def test_more_tokens_than_the_model_has_are_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    for tokens in (0, 99_999):
-        with pytest.raises(RequestError, match=f"--in-place-decoder is {tokens}; expected 1 to"):
-            export("tiny", tiny_checkpoint, tmp_path / "bundle", ExportOptions(in_place=tokens))
-    assert list(tmp_path.iterdir()) == []
+def test_what_is_made_for_the_cpu_has_none(tmp_path: Path) -> None:
+    options = ExportOptions(
+        precision="int8", int8=Int8Options(target="cpu", samples=8, budget=None)
+    )
+    export(MINIATURE, find_checkpoint(MINIATURE), tmp_path / "bundle", options)
+    bundle = Bundle.load(tmp_path / "bundle")
+    assert not bundle.tensorrt_decoders
+    assert not {"decoder.inplace.onnx", "decoder.tensorrt.onnx"} & bundle.files.keys()
 
 
-def test_the_cpu_target_and_the_in_place_decoder_exclude_each_other() -> None:
-    int8 = Int8Options(target="cpu")
-    with pytest.raises(RequestError, match="--in-place-decoder and --target"):
-        check_options(MINIATURE, ExportOptions(precision="int8", int8=int8, in_place=64))
-
-
-@pytest.mark.parametrize("damage", ["unlisted", "no number"])
+@pytest.mark.parametrize("damage", ["unlisted", "a number"])
 def test_a_manifest_that_promises_it_wrongly_is_refused(
     tiny_bundle: Path, tmp_path: Path, damage: str
 ) -> None:
     copy = folders.copy(tiny_bundle, tmp_path / "bundle")
-    size = 64 if damage == "unlisted" else "64"
-    edit_manifest(copy, lambda manifest: manifest.update(in_place=size))
-    message = "does not list decoder.inplace.onnx" if damage == "unlisted" else "in_place"
+    if damage == "unlisted":
+        edit_manifest(copy, lambda manifest: manifest["files"].pop("decoder.inplace.onnx"))
+    else:
+        edit_manifest(copy, lambda manifest: manifest.update(tensorrt_decoders=64))
+    message = "does not list decoder.inplace.onnx" if damage == "unlisted" else "tensorrt_decoders"
     with pytest.raises(BundleError, match=message):
         Bundle.load(copy)

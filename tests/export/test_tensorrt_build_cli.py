@@ -206,7 +206,7 @@ def test_a_gpu_that_cannot_be_meant_is_refused(
 @pytest.fixture
 def in_place(tiny_checkpoint: Path, tmp_path: Path) -> Path:
     bundle = tmp_path / "in place"
-    export("tiny", tiny_checkpoint, bundle, ExportOptions(in_place=100))
+    export("tiny", tiny_checkpoint, bundle, ExportOptions())
     return bundle
 
 
@@ -215,12 +215,8 @@ def in_place(tiny_checkpoint: Path, tmp_path: Path) -> Path:
     ("arguments", "printed", "built"),
     [
         (["--max-new-tokens", "100"], "decoder: in place\n", 128),
-        (
-            ["--max-new-tokens", "129"],
-            "portable, because the bundle's in-place decoder is for 128",
-            0,
-        ),
-        (["--max-new-tokens", "100", "--portable-decoder"], "", 0),
+        (["--max-new-tokens", "129"], "decoder: in place\n", 256),
+        (["--portable-decoder"], "decoder: portable, because --portable-decoder asks for it\n", 0),
     ],
 )
 def test_the_in_place_decoder_is_built_where_it_serves(
@@ -253,10 +249,17 @@ def test_an_older_tensorrt_gets_the_portable_decoder_and_that_is_printed(
     assert "portable, because TensorRT 10.13.3 does not update" in capsys.readouterr().out
 
 
-def test_comparing_needs_the_portable_decoder(
-    in_place: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.usefixtures("gpu")
+def test_comparing_takes_the_portable_decoder(
+    in_place: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert "Add --portable-decoder" in refused(capsys, in_place, "--compare")
+    monkeypatch.setattr(cli, "check_engines", lambda *_: {})
+    monkeypatch.setattr(cli, "compare", lambda *_, **__: [])
+    assert main([str(in_place), "--engine-dir", str(tmp_path), "--compare"]) == 0
+    assert "decoder: portable, because --compare cannot feed" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("gpu")

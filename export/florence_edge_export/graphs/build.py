@@ -38,15 +38,24 @@ def build_graphs(
     return {name: _build(modules[name], graphs[name], weights) for name in contract.GRAPHS}
 
 
-def build_in_place_decoder(
-    config: CheckpointConfig, size: ModelSize, weights: GraphWeights, capacity: int
-) -> ir.Model:
-    """The decoder in float32 that writes its caches itself, `capacity` rows each; in opset 24."""
-    signature = contract.in_place_decoder(size, "float32", capacity)
-    decoder = Decoder(config.text, in_place=True, own_head=weights.own_head)
-    model = _build(decoder, signature, weights, IN_PLACE_OPSET)
-    model.ir_version = IN_PLACE_IR_VERSION
-    return model
+def build_tensorrt_decoders(
+    config: CheckpointConfig, size: ModelSize, weights: GraphWeights
+) -> dict[str, ir.Model]:
+    """The decoders for TensorRT in float32: one for any release, and one that works in place.
+
+    The latter has caches of all positions, and opset 24.
+    """
+    any_release = Decoder(config.text, form="tensorrt", own_head=weights.own_head)
+    in_place = Decoder(config.text, form="in place", own_head=weights.own_head)
+    of_caches = contract.in_place_decoder(size, "float32", size.decoder_positions)
+    models = {
+        contract.TENSORRT_DECODER: _build(
+            any_release, contract.graphs(size, "float32")[contract.DECODER], weights
+        ),
+        contract.IN_PLACE: _build(in_place, of_caches, weights, IN_PLACE_OPSET),
+    }
+    models[contract.IN_PLACE].ir_version = IN_PLACE_IR_VERSION
+    return models
 
 
 def _build(

@@ -1,18 +1,21 @@
 """The decoder: one token of every beam in, the scores of the next token out.
 
     token_ids [B, N], position [1], encoder_mask [B, E], self caches [R, H, S, d] (R = B * N),
-    cross caches [B, H, E, d]  ->  top_log_probs, top_ids [B, N, K], log_probs [B, N, V],
-                                   log_normalizer [B, N], new_key.i, new_value.i [R, H, 1, d]
+    cross caches [B, H, E, d]  ->  top_logits, top_ids [R, K], log_sum_exp [R], logits [R, V],
+                                   new_key.i, new_value.i [R, H, 1, d]
 
 Two things keep a step cheap. The cache is read where it lies: attention over it and over the new
 row are two products under one softmax, and the caller places the new row afterwards. And beams of
-one image share its cross-attention cache: they are folded into the query axis.
+one image share its cross-attention cache.
 
-In place, the graph scatters the new row into the cache and attends to the result, which it gives
-back whole (contract.in_place_decoder): TensorRT's KVCacheUpdate, for which both are one memory.
+There are two more forms for TensorRT, which compute the same by operators with which it copies no
+cache: "tensorrt" for any release, "in place" for 10.15 and newer. In place, the graph scatters the
+new row into the cache and gives the result back whole (contract.in_place_decoder): TensorRT's
+KVCacheUpdate, for which both are one memory. It attends to the first S rows of the result, which
+TensorRT reads where they lie.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import onnx_ir as ir
 from onnxscript import OpBuilder
@@ -34,6 +37,8 @@ from .layers import (
 )
 from .text import Embedding, PositionTable
 
+Form: TypeAlias = Literal["portable", "tensorrt", "in place"]
+
 
 class Cache(NamedTuple):
     """Keys and values of one layer."""
@@ -42,31 +47,39 @@ class Cache(NamedTuple):
     value: ir.Value
 
 
+class Place(NamedTuple):
+    """Where in a cache the new row of each beam goes, [R], and how many rows are read, [1]."""
+
+    rows_at: ir.Value
+    attended: ir.Value
+
+
 class SelfCache(NamedTuple):
-    """The past of a layer, what of it is masked, and where in it each row goes, if in place."""
+    """The past of a layer, what of it is masked, and where the new row goes, if in place."""
 
     past: Cache
     mask: ir.Value
-    rows_at: ir.Value | None
+    place: Place | None
 
 
 class Decoder(Module):
     """One step of generation; see the module docstring for shapes.
 
-    `own_head`: the scores have a matrix of their own, and are not those of the embedding.
+    `form` is "portable", or for TensorRT "tensorrt" or "in place". With `own_head` the scores have
+    a matrix of their own, and are not those of the embedding.
     """
 
     def __init__(
-        self, config: TextConfig, *, in_place: bool = False, own_head: bool = False
+        self, config: TextConfig, *, form: Form = "portable", own_head: bool = False
     ) -> None:
         super().__init__("decoder")
-        self.in_place = in_place
+        self.form = form
         self.width = config.d_model
         self.embedding_scale = config.d_model**0.5 if config.scale_embedding else 1.0
         self.shared = Embedding(config.vocab_size, config.d_model)
         self.embed_positions = PositionTable(config)
         self.layernorm_embedding = LayerNorm(config.d_model)
-        self.layers = ModuleList([DecoderLayer(config) for _ in range(config.decoder_layers)])
+        self.layers = ModuleList([DecoderLayer(config, form) for _ in range(config.decoder_layers)])
         table = [config.vocab_size, config.d_model]
         self.lm_head = Parameter(table, name="lm_head.weight") if own_head else None
         self.final_logits_bias = Parameter([config.vocab_size])
@@ -80,61 +93,58 @@ class Decoder(Module):
         x = self.layernorm_embedding(op, x)
 
         first_cache = inputs[contract.self_cache(0, "key")]
-        past_mask = self._past_mask(op, position, first_cache)
-        rows_at = None
-        if self.in_place:
+        place = None
+        if self.form == "in place":
             rows_at = op.Expand(position, op.Shape(first_cache, start=0, end=1))
-        written = contract.kept_cache if self.in_place else contract.new_row
+            place = Place(rows_at, op.Shape(inputs["rows"]))
+            past_mask = self._mask(op, op.Greater(inputs["rows"], position))
+        else:
+            capacity = op.Squeeze(op.Shape(first_cache, start=2, end=3), [0])
+            unwritten = op.GreaterOrEqual(op.Range(0, capacity, 1), position)
+            past_mask = self._mask(op, unwritten)
+        written = contract.kept_cache if place else contract.new_row
         cross_mask = additive_mask(op, inputs["encoder_mask"])
         rows = {}
         for i, layer in enumerate(self.layers):
             past = Cache(*(inputs[contract.self_cache(i, part)] for part in contract.PARTS))
             cross = Cache(*(inputs[contract.cross_cache(i, part)] for part in contract.PARTS))
-            x, row = layer(op, x, SelfCache(past, past_mask, rows_at), cross, cross_mask)
+            x, row = layer(op, x, SelfCache(past, past_mask, place), cross, cross_mask)
             rows[written(i, "key")] = row.key
             rows[written(i, "value")] = row.value
-        return self._scores(op, x, token_ids) | rows
+        return self._scores(op, x) | rows
 
-    def _past_mask(self, op: OpBuilder, position: ir.Value, cache: ir.Value) -> ir.Value:
-        """[S] of 0 for rows before `position` and MASKED for those not written yet.
-
-        In place, the row at `position` will have been written.
-        """
-        capacity = op.Squeeze(op.Shape(cache, start=2, end=3), [0])
-        beyond = op.Greater if self.in_place else op.GreaterOrEqual
-        unwritten = beyond(op.Range(0, capacity, 1), position)
+    def _mask(self, op: OpBuilder, unwritten: ir.Value) -> ir.Value:
+        """[S] of MASKED for rows that are not written yet, and 0 for others."""
         return op.Mul(op.Cast(unwritten, to=ir.DataType.FLOAT), MASKED)
 
-    def _scores(self, op: OpBuilder, x: ir.Value, token_ids: ir.Value) -> Values:
-        """Logits as log-probabilities, whole and the best K, and what was subtracted for that.
+    def _scores(self, op: OpBuilder, x: ir.Value) -> Values:
+        """Logits, their best K, and what makes log-probabilities of them.
 
-        That is read off the best token of each row, which costs nothing.
+        A log-softmax over the vocabulary would be written and read once more for the same order,
+        and TensorRT computes it as the logarithm of a quotient: -inf 100 below the best.
         """
         head = self.shared.weight if self.lm_head is None else self.lm_head
         logits = op.Gemm(op.Reshape(x, [-1, self.width]), head, self.final_logits_bias, transB=1)
-        log_probs = op.LogSoftmax(logits, axis=-1)
-        log_probs = op.Reshape(log_probs, op.Concat(op.Shape(token_ids), [-1], axis=0))
-        top_log_probs, top_ids = op.TopK(log_probs, [contract.TOP_K], axis=-1, _outputs=2)
-        best_id = op.Reshape(op.Slice(top_ids, [0], [1], [2]), [-1, 1])
-        best_logit = op.Reshape(op.GatherElements(logits, best_id, axis=1), op.Shape(token_ids))
-        best_log_prob = op.Squeeze(op.Slice(top_log_probs, [0], [1], [2]), [2])
+        top_logits, top_ids = op.TopK(logits, [contract.TOP_K], axis=-1, _outputs=2)
+        best_logit = op.Slice(top_logits, [0], [1], [1])
+        exps = op.Exp(op.Sub(logits, best_logit))
         return {
-            "top_log_probs": top_log_probs,
+            "top_logits": top_logits,
             "top_ids": top_ids,
-            "log_probs": log_probs,
-            "log_normalizer": op.Sub(best_logit, best_log_prob),
+            "log_sum_exp": op.Log(op.ReduceSum(exps, [-1], keepdims=0)),
+            "logits": logits,
         }
 
 
 class DecoderLayer(Module):
     """BART's post-norm decoder layer, for one new token a row."""
 
-    def __init__(self, config: TextConfig) -> None:
+    def __init__(self, config: TextConfig, form: Form) -> None:
         super().__init__()
         self.activation = config.activation
-        self.self_attn = CachedAttention(config.d_model, config.decoder_heads)
+        self.self_attn = CachedAttention(config.d_model, config.decoder_heads, form)
         self.self_attn_layer_norm = LayerNorm(config.d_model)
-        self.encoder_attn = CrossAttention(config.d_model, config.decoder_heads)
+        self.encoder_attn = CrossAttention(config.d_model, config.decoder_heads, form)
         self.encoder_attn_layer_norm = LayerNorm(config.d_model)
         self.fc1 = Linear(config.d_model, config.decoder_ffn)
         self.fc2 = Linear(config.decoder_ffn, config.d_model)
@@ -160,10 +170,11 @@ class DecoderLayer(Module):
 class CachedAttention(Module):
     """Self-attention of one new token a row over the cache and itself."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, form: Form) -> None:
         super().__init__()
         self.width = width
         self.heads = heads
+        self.form = form
         self.q_proj, self.k_proj, self.v_proj = query_key_value(width)
         self.out_proj = Linear(width, width)
 
@@ -175,16 +186,17 @@ class CachedAttention(Module):
             op.Reshape(self.k_proj(op, x), one_row), op.Reshape(self.v_proj(op, x), one_row)
         )
 
-        if cache.rows_at is None:
-            attended = _attend_to_past_and_row(op, query, cache, row)
-        else:
-            row = Cache(
-                _placed(op, cache.past.key, row.key, cache.rows_at),
-                _placed(op, cache.past.value, row.value, cache.rows_at),
-            )
-            attended = _attend(op, query, row, cache.mask)
-        x = op.Reshape(attended, op.Shape(x))
-        return self.out_proj(op, x), row
+        if cache.place is None:
+            sums = _attend_by_sums if self.form == "tensorrt" else _attend_by_products
+            attended = sums(op, query, cache, row)
+            return self.out_proj(op, op.Reshape(attended, op.Shape(x))), row
+        kept = Cache(
+            _placed(op, cache.past.key, row.key, cache.place),
+            _placed(op, cache.past.value, row.value, cache.place),
+        )
+        read = Cache(*(op.Slice(part, [0], cache.place.attended, [2]) for part in kept))
+        attended = _attend(op, query, read, cache.mask)
+        return self.out_proj(op, op.Reshape(attended, op.Shape(x))), kept
 
 
 def _attend(op: OpBuilder, query: ir.Value, cache: Cache, mask: ir.Value) -> ir.Value:
@@ -192,9 +204,8 @@ def _attend(op: OpBuilder, query: ir.Value, cache: Cache, mask: ir.Value) -> ir.
     return op.MatMul(op.Softmax(op.Add(scores, mask), axis=-1), cache.value)
 
 
-def _attend_to_past_and_row(
-    op: OpBuilder, query: ir.Value, cache: SelfCache, row: Cache
-) -> ir.Value:
+def _attend_by_products(op: OpBuilder, query: ir.Value, cache: SelfCache, row: Cache) -> ir.Value:
+    """Over the past and the new row, with a softmax over the scores of both."""
     past = op.MatMul(query, op.Transpose(cache.past.key, perm=[0, 1, 3, 2]))
     own = op.ReduceSum(op.Mul(query, row.key), [-1], keepdims=1)
     scores = op.Concat(op.Add(past, cache.mask), own, axis=-1)
@@ -205,22 +216,55 @@ def _attend_to_past_and_row(
     return op.Add(past, own)
 
 
-def _placed(op: OpBuilder, cache: ir.Value, row: ir.Value, rows_at: ir.Value) -> ir.Value:
-    """The cache [R, H, S, d] with row r of [R, H, 1, d] at `rows_at` [R] of its S."""
-    return op.TensorScatter(cache, row, rows_at, axis=2, mode="linear")
+def _attend_by_sums(op: OpBuilder, query: ir.Value, cache: SelfCache, row: Cache) -> ir.Value:
+    """The same without a product.
+
+    TensorRT multiplies and adds up in one kernel, and would copy the cache first for a product of
+    one row. Other engines would write what is multiplied, and read it again.
+    """
+    past = op.ReduceSum(op.Mul(query, cache.past.key), [-1], keepdims=1)
+    own = op.ReduceSum(op.Mul(query, row.key), [-1], keepdims=1)
+    scores = op.Concat(op.Add(past, op.Unsqueeze(cache.mask, [1])), own, axis=2)
+    weights = op.Softmax(scores, axis=2)  # [R, H, S + 1, 1]
+
+    past = op.ReduceSum(
+        op.Mul(op.Slice(weights, [0], [-1], [2]), cache.past.value), [2], keepdims=1
+    )
+    own = op.Mul(op.Slice(weights, [-1], [2**31 - 1], [2]), row.value)
+    return op.Add(past, own)
+
+
+def _placed(op: OpBuilder, cache: ir.Value, row: ir.Value, place: Place) -> ir.Value:
+    """The cache [R, H, capacity, d] with row r of [R, H, 1, d] where it goes."""
+    return op.TensorScatter(cache, row, place.rows_at, axis=2, mode="linear")
 
 
 class CrossAttention(Module):
-    """Attention over the picture and the prompt; the beams of an image are its queries."""
+    """Attention over the picture and the prompt, whose cache the beams of an image share.
 
-    def __init__(self, width: int, heads: int) -> None:
+    The beams are the rows of one product with it. For TensorRT it is broadcast over the beams, each
+    a product of one row as in self-attention: that is one kernel, which reads the cache where it
+    lies. As rows, or as ONNX's Attention, TensorRT copies the cache in each layer and step
+    (results/tensorrt/decoder_plans.json); broadcast, ONNX Runtime's CUDA provider copies addresses.
+    """
+
+    def __init__(self, width: int, heads: int, form: Form) -> None:
         super().__init__()
         self.width = width
         self.heads = heads
+        self.form = form
         self.q_proj = Linear(width, width)
         self.out_proj = Linear(width, width)
 
     def forward(self, op: OpBuilder, x: ir.Value, cache: Cache, mask: ir.Value) -> ir.Value:
-        query = split_heads(op, self.q_proj(op, x), self.heads, self.width // self.heads)
-        attended = _attend(op, query, cache, mask)
-        return self.out_proj(op, merge_heads(op, attended, self.width))
+        if self.form == "portable":
+            query = split_heads(op, self.q_proj(op, x), self.heads, self.width // self.heads)
+            attended = _attend(op, query, cache, mask)
+            return self.out_proj(op, merge_heads(op, attended, self.width))
+        one_row = [0, 0, self.heads, 1, self.width // self.heads]  # [B, N, H, 1, d]
+        query = op.Reshape(self.q_proj(op, x), one_row)
+        key = op.Transpose(op.Unsqueeze(cache.key, [1]), perm=[0, 1, 2, 4, 3])
+        scores = op.Add(op.MatMul(query, key), op.Unsqueeze(mask, [1]))
+        weights = op.Softmax(scores, axis=-1)
+        attended = op.MatMul(weights, op.Unsqueeze(cache.value, [1]))
+        return self.out_proj(op, op.Reshape(attended, [0, 0, self.width]))

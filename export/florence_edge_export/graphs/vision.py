@@ -6,8 +6,9 @@
 
 The feature map stays [B, H, W, C] from the stem on: layer norms and linears work on it as it is,
 and only convolutions, windows and channel groups move data. The checkpoint's `qkv` is three
-linears, since taking its output apart would copy all of it. Queries come scaled: the factor
-(head_dim ** -0.5, or tokens ** -0.5 for channels) is folded into `q_proj` when weights are loaded.
+linears, since taking its output apart would copy all of it. Two things are folded into weights when
+they are loaded: the factor of the queries (head_dim ** -0.5, or tokens ** -0.5 for channels) into
+`q_proj`, and what a depthwise convolution is added to into the middle of its kernel.
 """
 
 import onnx_ir as ir
@@ -20,7 +21,6 @@ from .layers import (
     LayerNorm,
     Linear,
     Values,
-    merge_heads,
     query_key_value,
     split_heads,
     split_heads_transposed,
@@ -125,7 +125,10 @@ class Block(Module):
 
 
 class MixingBlock(Module):
-    """Depthwise convolution, attention, depthwise convolution, MLP; each with a residual."""
+    """Depthwise convolution, attention, depthwise convolution, MLP; each with a residual.
+
+    That of a convolution is in its kernel: x + conv(x) is a convolution with 1 more in the middle.
+    """
 
     def __init__(self, config: VisionConfig, stage: int, attention: Module) -> None:
         super().__init__()
@@ -138,18 +141,19 @@ class MixingBlock(Module):
         self.ffn = FeedForward(width, int(width * config.mlp_ratio), config.activation)
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
-        x = op.Add(x, self.conv1(op, x))
+        x = self.conv1(op, x)
         x = op.Add(x, self.attention(op, self.norm1(op, x)))
-        x = op.Add(x, self.conv2(op, x))
+        x = self.conv2(op, x)
         return op.Add(x, self.ffn(op, self.norm2(op, x)))
 
 
 class WindowAttention(Module):
     """Self-attention inside windows of `window_size` squared pixels.
 
-    Pixels are put in the order of their windows first, when there is least to move, and what comes
-    out of attention goes straight back. Where the map is not a multiple of the window it is padded
-    below and to the right, and padding is attended to, as in the original.
+    Pixels are put in the order of their windows first, when there is least to move: the place in
+    the window outermost, so that windows and heads are one batch. They go back behind `proj`.
+    Where the map is not a multiple of the window it is padded below and to the right, and padding
+    is attended to, as in the original.
     """
 
     def __init__(self, config: VisionConfig, stage: int, side: int) -> None:
@@ -168,25 +172,28 @@ class WindowAttention(Module):
         if padding:
             x = op.Pad(x, [0, 0, 0, 0, 0, padding, padding, 0])
 
-        x = op.Reshape(x, [0, across, window, across, window, self.width])
-        x = op.Transpose(x, perm=[0, 1, 3, 2, 4, 5])
-        x = op.Reshape(x, [-1, window * window, self.width])
-        query = split_heads(op, self.q_proj(op, x), heads, head_dim)
-        key = split_heads_transposed(op, self.k_proj(op, x), heads, head_dim)
-        value = split_heads(op, self.v_proj(op, x), heads, head_dim)
+        x = op.Reshape(x, [-1, across, window, across, window, self.width])
+        x = op.Transpose(x, perm=[2, 4, 0, 1, 3, 5])
+        x = op.Reshape(x, [window * window, -1, self.width])
+        query, key, value = (
+            op.Reshape(linear(op, x), [0, 0, heads, head_dim])
+            for linear in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        query = op.Transpose(query, perm=[1, 2, 0, 3])  # [B * windows, heads, tokens, head_dim]
+        key = op.Transpose(key, perm=[1, 2, 3, 0])
+        value = op.Transpose(value, perm=[1, 2, 0, 3])
 
         x = op.MatMul(op.Softmax(op.MatMul(query, key), axis=-1), value)
 
-        x = op.Reshape(x, [-1, across, across, heads, window, window, head_dim])
-        x = op.Transpose(x, perm=[0, 1, 4, 2, 5, 3, 6])
+        x = op.Reshape(op.Transpose(x, perm=[2, 0, 1, 3]), [0, 0, self.width])
+        x = op.Reshape(self.proj(op, x), [window, window, -1, across, across, self.width])
+        x = op.Transpose(x, perm=[2, 3, 0, 4, 1, 5])
         x = op.Reshape(x, [-1, across * window, across * window, self.width])
-        if padding:
-            x = op.Slice(x, [0, 0], [self.side, self.side], [1, 2])
-        return self.proj(op, x)
+        return op.Slice(x, [0, 0], [self.side, self.side], [1, 2]) if padding else x
 
 
 class ChannelAttention(Module):
-    """Attention of channels to channels inside a group; tokens are what they have in common."""
+    """Attention of channels to channels inside a group; each is a row of all tokens."""
 
     def __init__(self, config: VisionConfig, stage: int, side: int) -> None:
         super().__init__("channel_attn")
@@ -197,17 +204,16 @@ class ChannelAttention(Module):
         self.proj = Linear(self.width, self.width)
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
-        groups, channels = self.groups, self.width // self.groups
-        x = op.Reshape(x, [0, self.side * self.side, self.width])
+        groups, channels, tokens = self.groups, self.width // self.groups, self.side * self.side
+        x = op.Reshape(x, [0, tokens, self.width])
         query = split_heads_transposed(op, self.q_proj(op, x), groups, channels)
         key = split_heads(op, self.k_proj(op, x), groups, channels)
-        value = split_heads(op, self.v_proj(op, x), groups, channels)
+        value = split_heads_transposed(op, self.v_proj(op, x), groups, channels)
 
-        weights = op.Softmax(op.MatMul(query, key), axis=-1)
-        x = op.MatMul(value, op.Transpose(weights, perm=[0, 1, 3, 2]))
+        x = op.MatMul(op.Softmax(op.MatMul(query, key), axis=-1), value)
 
-        x = op.Reshape(merge_heads(op, x, self.width), [0, self.side, self.side, self.width])
-        return self.proj(op, x)
+        x = op.Transpose(op.Reshape(x, [0, self.width, tokens]), perm=[0, 2, 1])
+        return op.Reshape(self.proj(op, x), [0, self.side, self.side, self.width])
 
 
 class Projector(Module):

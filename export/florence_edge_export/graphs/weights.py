@@ -1,9 +1,10 @@
 """Checkpoint tensors as the graphs want them.
 
-Five things differ from the checkpoint: linears are transposed to [in, out]; the vision encoder's
+Six things differ from the checkpoint: linears are transposed to [in, out]; the vision encoder's
 `qkv` is three linears; the factor of attention queries is folded into their projections; the
-learned positions of the image grid become one table; and the image processor's normalization
-becomes a scale and a shift.
+depthwise convolutions have the residual around them in the middle of their kernels; the learned
+positions of the image grid become one table; and the image processor's normalization becomes a
+scale and a shift.
 
 Tensors are looked through for NaN and infinities when they are read, which they are once anyway.
 """
@@ -29,6 +30,7 @@ _VISION_QKV = re.compile(
     r"^vision_encoder\.blocks\.(?P<stage>\d+)\.\d+"
     r"\.(?P<kind>spatial|channel)_block\.\w+\.(?P<part>[qkv])_proj\."
 )
+_RESIDUAL_CONV = re.compile(r"^vision_encoder\.blocks\..*_block\.conv[12]\.weight$")
 _TEXT_QUERY = re.compile(r"^(text_encoder|decoder)\..*\.q_proj\.")
 
 # Where a graph's parameters lie in the checkpoint; the first prefix that fits.
@@ -88,7 +90,8 @@ class GraphWeights:
             values = stored.load()
             if linear:
                 values = values.T
-            return ir.tensor(np.ascontiguousarray(self._scale_query(name, values)), name=name)
+            values = _add_identity(name, self._scale_query(name, values))
+            return ir.tensor(np.ascontiguousarray(values), name=name)
 
         return ir.LazyTensor(load, dtype=ir.DataType.FLOAT, shape=ir.Shape(shape), name=name)
 
@@ -186,6 +189,15 @@ def checkpoint_name(name: str) -> str:
 def _is_linear(name: str, dimensions: int) -> bool:
     """Whether a parameter is a matrix that the checkpoint stores as [out, in]."""
     return dimensions == 2 and _LINEAR.search(name) is not None
+
+
+def _add_identity(name: str, values: FloatArray) -> FloatArray:
+    """Let a depthwise convolution of a residual block, [C, 1, 3, 3], give x + conv(x)."""
+    if not _RESIDUAL_CONV.match(name):
+        return values
+    values = values.copy()
+    values[:, :, values.shape[2] // 2, values.shape[3] // 2] += 1
+    return values
 
 
 def _third(stored: StoredTensor, index: int) -> StoredTensor:

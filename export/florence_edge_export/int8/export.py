@@ -165,6 +165,7 @@ def lift_overflow(floats: Bundle, recipe: Recipe, samples: Sequence[CalibrationS
     Raises:
         BundleError: the checkpoint is not finite in float32.
     """
+    logger.info("Looking for what float16 cannot hold")
     seen = observe(floats, make_probes(floats, samples))
     found = find_overflow(floats, seen.records)
     log_lifted("overflows there", found.layers())
@@ -177,7 +178,8 @@ def pass_gate(gate: Gate, recipe: Recipe, source: BundleSource, folder: Path) ->
     The bundle that `folder` holds in the end is the one that passed.
 
     Raises:
-        BundleError: even with half of the blocks in float, the budget is not held.
+        BundleError: even with half of the blocks in float, the budget is not held, or no search for
+            such blocks makes sense.
     """
     ranked: list[str] = []  # blocks that may return to float, the most sensitive first
     trials: dict[int, Trial] = {}  # by the number of blocks in float
@@ -185,8 +187,9 @@ def pass_gate(gate: Gate, recipe: Recipe, source: BundleSource, folder: Path) ->
     while count is not None:
         graphs = quantize_graphs(gate.floats, gate.table, lift(recipe, ranked[:count]))
         bundle = save_bundle(folder, source, form(recipe), graphs)
-        trials[count] = trial = gate.judge(bundle)
+        trials[count] = trial = gate.judge(bundle, whole=count == 0)
         if count == 0 and not trial.holds(gate.budget):
+            gate.check_trained(trial)
             logger.info("%s. Ranking the blocks by their errors", trial.verdict(gate.budget))
             ranked = gate.rank_blocks(recipe)
         elif len(trials) > 2:  # neither without blocks in float nor with as many as may return
@@ -206,18 +209,18 @@ def pass_gate(gate: Gate, recipe: Recipe, source: BundleSource, folder: Path) ->
 
 
 def quantize_graphs(floats: Bundle, table: CalibrationTable, recipe: Recipe) -> dict[str, ir.Model]:
-    """The graphs of an int8 bundle, the in-place decoder among them where `floats` has one.
+    """The graphs of an int8 bundle, with the decoders for TensorRT where `floats` has them.
 
     Raises:
         RequestError: the table is another model's, or a pattern of the recipe matches nothing.
     """
     logger.info("Quantizing")
     graphs = dict(quantize(floats, table, recipe).graphs)
-    if floats.in_place is not None:
-        decoder = ir.load(floats.graph_file(contract.IN_PLACE))
+    for name in contract.TENSORRT_DECODERS if floats.tensorrt_decoders else ():
+        decoder = ir.load(floats.graph_file(name))
         lifted = with_layers(recipe.lifted, decoder.graph)
         quantize_graph(contract.DECODER, decoder, table, replace(recipe, lifted=lifted))
-        graphs[contract.IN_PLACE] = decoder
+        graphs[name] = decoder
     return graphs
 
 

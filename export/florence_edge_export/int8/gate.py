@@ -105,15 +105,34 @@ class Gate:
         """The float32 bundle."""
         return self.model.bundle
 
-    def judge(self, bundle: Bundle) -> Trial:
-        """Lead a bundle along the float model's answers, and measure what it costs."""
+    def judge(self, bundle: Bundle, *, whole: bool = True) -> Trial:
+        """Lead a bundle along the float model's answers, and measure what it costs.
+
+        Unless it is to be the whole, that ends as soon as the budget is certain not to be held.
+        """
+        budget = None if whole else self.budget
         with on_cpu(bundle) as student:
-            agreements = self.teacher.judge(student, log_progress("int8 follows"))
+            progress = log_progress("int8 follows")
+            agreements = self.teacher.judge(student, progress, budget=budget)
             return Trial(agreements, measure_cost(self.model, student))
+
+    def check_trained(self, trial: Trial) -> None:
+        """Refuse to look for blocks to return to float where no block is to blame.
+
+        Raises:
+            BundleError: no answer of the float model ends by itself.
+        """
+        if not self.teacher.ended:
+            raise BundleError(
+                f"{trial.verdict(self.budget)}, and none of the float model's own answers ends "
+                f"within {MAX_NEW_TOKENS} tokens, as a trained model's do: there is nothing that "
+                "int8 could keep. Take a trained checkpoint, allow more with --budget, or export "
+                "without judging: --no-gate."
+            )
 
     def rank_blocks(self, recipe: Recipe) -> list[str]:
         """The blocks that the recipe makes int8, the most sensitive first."""
-        count = sum(map(len, blocks_of(self.floats).values()))
+        count = sum(map(len, blocks_of(self.floats, recipe).values()))
         progress, found = log_progress("Ranking", "blocks"), list[Sensitivity]()
         for each in sweep(self.floats, self.table, recipe, self.samples[:_RANKING_PICTURES]):
             found.append(each)

@@ -214,6 +214,7 @@ def plan_from_onnx(tensorrt: TensorRT, job: Job, on_event: OnEvent) -> memoryvie
     parser = trt.OnnxParser(network, logger)
     _parse(parser, job)
     _check_inputs(network, job)
+    _set_capacity(network, job)
     config = builder.create_builder_config()
     configure(trt, config, job, on_event)
     for profile in job.profiles:
@@ -259,6 +260,18 @@ def _check_inputs(network: Any, job: Job) -> None:
         raise BackendError(
             f"{job.onnx} has the inputs {sorted(found)}, the contract {sorted(expected)}. {_EXPORT}"
         )
+
+
+def _set_capacity(network: Any, job: Job) -> None:
+    """Give caches that are updated in place the rows of the job; the file's have all positions."""
+    shapes = {
+        tensor.name: tuple(side if isinstance(side, int) else -1 for side in tensor.shape)
+        for tensor in job.graph.inputs
+    }
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        if tuple(tensor.shape) != shapes[tensor.name]:
+            tensor.shape = shapes[tensor.name]
 
 
 def _check_nothing_is_ignored(messages: list[Message], job: Job) -> None:

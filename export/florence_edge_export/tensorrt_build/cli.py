@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from florence_edge import __version__
+from florence_edge import __version__, contract
 from florence_edge.bundle import Bundle
 from florence_edge.command import parsed, plain, run_command
 from florence_edge.devices import Device
@@ -101,22 +101,20 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _in_place(arguments: argparse.Namespace, bundle: Bundle, tensorrt: TensorRT) -> int:
-    """Cache capacity of the in-place decoder if that is to be built, 0 for the portable one."""
-    capacity, tokens = bundle.in_place, arguments.max_new_tokens
-    if capacity is None or arguments.portable_decoder:
-        return 0
-    if arguments.compare is not None:
-        raise RequestError(
-            "--compare cannot feed the in-place decoder: Polygraphy gives outputs a memory of "
-            "their own. Add --portable-decoder."
-        )
+    """Cache capacity of the in-place decoder if that is to be built, 0 for another."""
     why = None
-    if tokens > capacity:
-        why = f"the bundle's in-place decoder is for {capacity} tokens"
+    if arguments.portable_decoder:
+        why = "--portable-decoder asks for it"
+    elif not bundle.tensorrt_decoders:
+        why = "the bundle has no other"
     elif not updates_in_place(tensorrt.module):
         why = f"TensorRT {tensorrt.version} does not update caches in place (10.15 does)"
+    elif arguments.compare is not None:
+        why = "--compare cannot feed the one that updates its caches in place"
     print(f"decoder: {'in place' if why is None else f'portable, because {why}'}")
-    return capacity if why is None else 0
+    if why is not None:
+        return 0
+    return contract.cache_capacity(arguments.max_new_tokens, bundle.size.decoder_positions)
 
 
 def _print_comparison(
@@ -177,7 +175,9 @@ def _parser() -> argparse.ArgumentParser:
         "--engine-dir", type=Path, metavar="DIR", help="for bundles that cannot be written to"
     )
     parser.add_argument(
-        "--portable-decoder", action="store_true", help="leave the bundle's in-place decoder alone"
+        "--portable-decoder",
+        action="store_true",
+        help="build the decoder for any TensorRT, where this one could update caches in place",
     )
     parser.add_argument("--refresh", action="store_true", help="build again what is there")
     parser.add_argument(

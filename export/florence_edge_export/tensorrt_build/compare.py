@@ -23,7 +23,7 @@ from florence_edge.backends.ort import open_ort
 from florence_edge.bundle import Bundle
 from florence_edge.errors import BackendError, MissingPackageError
 from florence_edge.tensorrt.install import TensorRT
-from florence_edge.tensorrt.manifest import EngineManifest, TargetDevice, plan_name
+from florence_edge.tensorrt.manifest import EngineManifest, TargetDevice, plan_name, source
 from florence_edge.tensorrt.profiles import Profile, profile_index, profiles, prompt_buckets
 from florence_edge_calibration.probes import deviation, make_probes
 
@@ -34,7 +34,7 @@ POSITION = 3  # of the decoder's step: some rows of the cache are written, other
 LIMITS = {"fp32": 0.001, "fp16": 0.05}
 LIMIT_OF_OTHERS = 0.3
 
-IGNORED = ("top_ids",)  # ids of near ties change places; top_log_probs says how far apart they are
+IGNORED = ("top_ids",)  # ids of near ties change places; top_logits says how far apart they are
 
 
 def inputs(bundle: Bundle, beams: int) -> dict[str, NamedArrays]:
@@ -108,8 +108,8 @@ def runners_of(subject: Subject, graph: str, feeds: NamedArrays, scratch: Path |
 
     bundle, manifest = subject.bundle, subject.manifest
     bundle.check_unlinked()
-    onnx, of_graph = bundle.graph_file(graph), profiles(bundle.size, manifest.options)[graph]
-    signature = contract.graphs(bundle.size, bundle.floats)[graph]
+    signature, onnx = source(bundle, graph, manifest.options)
+    of_graph = profiles(bundle.size, manifest.options)[graph]
     served = of_graph[profile_index(of_graph, sides_of(signature, feeds))]
     if scratch is None:
         engine = _stored_engine(subject.folder / plan_name(graph))

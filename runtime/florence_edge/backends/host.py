@@ -45,6 +45,7 @@ class HostBackend:
     """The three graphs of a bundle on arrays of numpy; see `Backend`."""
 
     max_new_tokens: int | None = None
+    max_batch: int | None = None
 
     def __init__(self, model: HostModel) -> None:
         self._device = model.device
@@ -148,7 +149,7 @@ class HostDecoder:
         ]
         self._token_ids = np.empty((images, beams), dtype=np.int64)
         self._position = np.full(1, -1, dtype=np.int64)
-        self._scores = _ScoreBuffers(images, beams, size.vocab_size)
+        self._scores = _ScoreBuffers(images, beams, size.vocab_size, self._floats)
         self._new_rows = np.empty(
             (len(self._names), self._rows, size.decoder_heads, 1, size.head_dim), self._floats
         )
@@ -201,28 +202,34 @@ class HostDecoder:
 class _ScoreBuffers:
     """Where the decoder writes its scores, and each image's part of them."""
 
-    def __init__(self, images: int, beams: int, vocab_size: int) -> None:
-        self._top_log_probs: Float32s = np.empty((images, beams, contract.TOP_K), dtype=np.float32)
+    def __init__(self, images: int, beams: int, vocab_size: int, floats: npt.DTypeLike) -> None:
+        self._top_logits: Float32s = np.empty((images, beams, contract.TOP_K), dtype=np.float32)
         self._top_ids: Ints = np.empty((images, beams, contract.TOP_K), dtype=np.int64)
-        self._log_probs: Float32s = np.empty((images, beams, vocab_size), dtype=np.float32)
-        self._log_normalizer: Float32s = np.empty((images, beams), dtype=np.float32)
+        self._log_sum_exp: Float32s = np.empty((images, beams), dtype=np.float32)
+        self._logits: npt.NDArray[np.floating] = np.empty((images, beams, vocab_size), floats)
         self._of_images = tuple(
             Scores(
-                self._top_log_probs[i],
+                self._top_logits[i],
                 self._top_ids[i],
-                full=partial(self._log_probs.__getitem__, i),
-                log_normalizer=partial(self._log_normalizer.__getitem__, i),
+                self._log_sum_exp[i],
+                logits=partial(self._logits_of, i),
             )
             for i in range(images)
         )
 
     def by_name(self) -> dict[str, npt.NDArray[Any]]:
-        return {
-            "top_log_probs": self._top_log_probs,
+        """The decoder's outputs: a row for each beam of each image."""
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "top_logits": self._top_logits,
             "top_ids": self._top_ids,
-            "log_probs": self._log_probs,
-            "log_normalizer": self._log_normalizer,
+            "log_sum_exp": self._log_sum_exp,
+            "logits": self._logits,
         }
+        return {name: array.reshape(-1, *array.shape[2:]) for name, array in arrays.items()}
 
     def of_images(self) -> Sequence[Scores]:
         return self._of_images
+
+    def _logits_of(self, image: int) -> Float32s:
+        of_image: Float32s = self._logits[image].astype(np.float32, copy=False)
+        return of_image

@@ -67,6 +67,7 @@ def open_tensorrt(
             sessions,
             owned,
             max_new_tokens=built.max_new_tokens,
+            max_batch=built.batch,
             in_place=built.in_place,
         )
 
@@ -148,7 +149,7 @@ class TensorRtSession:
             for symbol, side in zip(tensor.shape, views[tensor.name].shape, strict=True)
             if isinstance(symbol, str)
         }
-        tokens = min_tokens(views, self._shared.engines.manifest.options.in_place)
+        tokens = min_tokens(sides)
         self._shared.engines.check(batch=sides["B"], beams=sides.get("N", 1), tokens=tokens)
         return profile_index(self._shared.engines.profiles[self._contract.name], sides)
 
@@ -169,12 +170,10 @@ class TensorRtSession:
         )
 
 
-def min_tokens(views: Mapping[str, DeviceView], in_place: int) -> int:
-    """The shortest answer that needs caches of the capacity of these; 1 for other graphs."""
-    keys = views.get(contract.self_cache(0, "key"))
-    if keys is None or keys.shape[2] in (contract.MIN_CACHE_CAPACITY, in_place):
-        return 1
-    return keys.shape[2] // 2 + 1
+def min_tokens(sides: Mapping[str, int]) -> int:
+    """The shortest answer that needs so many cache rows as these symbols say; 1 without any."""
+    rows = sides.get("S", 1)
+    return 1 if rows <= contract.MIN_CACHE_CAPACITY else rows // 2 + 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ ENGINE_MANIFEST = "engine.json"
 TIMING_CACHE = "timing.cache"
 _MANIFEST_BYTES = 1 << 20
 _DEFAULT = EngineOptions()
-LAYOUT_VERSION = 2  # of engine.json and of the profiles: an engine of another is built again
+LAYOUT_VERSION = 3  # of engine.json and of the profiles: an engine of another is built again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +93,13 @@ def source(
     if graph == contract.DECODER and options.in_place:
         signature = contract.in_place_decoder(bundle.size, bundle.floats, options.in_place)
         return signature, bundle.graph_file(contract.IN_PLACE)
-    return contract.graphs(bundle.size, bundle.floats)[graph], bundle.graph_file(graph)
+    file = bundle.graph_file(graph)
+    if graph == contract.DECODER and bundle.tensorrt_decoders:
+        file = bundle.graph_file(contract.TENSORRT_DECODER)
+    rewritten = bundle.graph_file(contract.VISION_TENSORRT)
+    if graph == contract.VISION_ENCODER and rewritten.name in bundle.files:
+        file = rewritten  # bundles of older exports have the plain one alone
+    return contract.graphs(bundle.size, bundle.floats)[graph], file
 
 
 def plan_name(graph: str) -> str:

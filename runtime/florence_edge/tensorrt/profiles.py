@@ -7,10 +7,11 @@ not is a range, so that there are few profiles and an 8 GB board is done buildin
     vision_encoder  one                                   B (max)
     text_encoder    the fixed prompts; longer prompts     B (max), T and E (64 tokens)
     decoder         one a cache capacity S: 64, 128, ...  B, N (max), E (the fixed prompts)
+    the same, in place   one                              B, N (max), E, S (64)
 
-The linears of a decoder step, nine tenths of its bytes, have only B * N rows; attention has S,
-of which each profile has one, and E. Prompts are padded to a bucket, so that a CUDA graph captured
-for one prompt serves the next.
+The linears of a decoder step, nine tenths of its bytes, have only B * N rows; attention has S and
+E. In place, S only says how much of a cache is read, and one profile serves all of it. Prompts are
+padded to a bucket, so that a CUDA graph captured for one prompt serves the next.
 
 Greedy has no profiles of its own: its kernels want the weights in another layout, and a second copy
 of them (a decoder of 355 MB instead of 257: results/tensorrt/rtx_builds.json) is dearer than what
@@ -37,7 +38,8 @@ class EngineOptions:
 
     `workspace_mb` limits the scratch memory of one kernel. TensorRT's own default is all there is,
     and on a board whose GPU shares its memory the builder then tries kernels until it is killed.
-    `in_place` is the cache capacity where the bundle's in-place decoder is built, else 0.
+    `in_place` is the cache capacity where the decoder that updates its caches in place is built,
+    else 0: it has room for `max_new_tokens`.
     """
 
     batch: int = 1
@@ -108,8 +110,8 @@ def profiles(size: ModelSize, options: EngineOptions) -> dict[str, tuple[Profile
             for prompt in _prompt_ranges(size)
         ),
         contract.DECODER: tuple(
-            _decoder_profile(size, batch, Range(1, options.beams, options.beams), capacity)
-            for capacity in _capacities(options, size)
+            _decoder_profile(size, batch, Range(1, options.beams, options.beams), cached)
+            for cached in _cached_rows(options, size)
         ),
     }
 
@@ -155,11 +157,12 @@ def cache_capacities(max_new_tokens: int, size: ModelSize) -> tuple[int, ...]:
     return tuple(capacities)
 
 
-def _capacities(options: EngineOptions, size: ModelSize) -> tuple[int, ...]:
-    """The in-place decoder has one capacity, of a fixed number of rows."""
+def _cached_rows(options: EngineOptions, size: ModelSize) -> tuple[Range, ...]:
+    """Rows that a step reads: those of a cache, or in place those that it attends to."""
+    capacities = cache_capacities(options.max_new_tokens, size)
     if options.in_place:
-        return (options.in_place,)
-    return cache_capacities(options.max_new_tokens, size)
+        return (Range(capacities[0], capacities[0], options.in_place),)
+    return tuple(Range(capacity, capacity, capacity) for capacity in capacities)
 
 
 def _prompt_ranges(size: ModelSize) -> tuple[Range, ...]:
@@ -170,12 +173,11 @@ def _prompt_ranges(size: ModelSize) -> tuple[Range, ...]:
     return Range(first, first, first), Range(longer[0], opt, longer[-1])
 
 
-def _decoder_profile(size: ModelSize, batch: Range, beams: Range, capacity: int) -> Profile:
+def _decoder_profile(size: ModelSize, batch: Range, beams: Range, cached: Range) -> Profile:
     buckets = prompt_buckets(size)
     encoded = _plus(Range(buckets[0], buckets[0], buckets[-1]), size.image_tokens)
     rows = Range(batch.min * beams.min, batch.opt * beams.opt, batch.max * beams.max)
-    cache = Range(capacity, capacity, capacity)
-    return Profile({"B": batch, "N": beams, "R": rows, "S": cache, "E": encoded})
+    return Profile({"B": batch, "N": beams, "R": rows, "S": cached, "E": encoded})
 
 
 def _plus(prompt: Range, tokens: int) -> Range:
