@@ -35,17 +35,32 @@ _OUT = np.float32(-1e9)
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Log-probabilities of the next token of each row, before any rule is applied.
+    """Logits of the next token of each row, before any rule is applied.
 
-    The best K of a row come sorted, best first; `full` fetches the whole vocabulary, which costs
-    a copy from the device and is rarely needed. What `log_normalizer` gives turns log-probabilities
-    into the model's logits, if it is added to them.
+    The best K of a row come sorted, best first; `logits` fetches those of the whole vocabulary,
+    which costs a copy from the device and is rarely needed. `log_sum_exp` is the logarithm of the
+    sum of exp(logit - best logit) over the vocabulary, as in a log-softmax that cannot overflow.
     """
 
-    top_log_probs: Float32s  # [rows, K]
+    top_logits: Float32s  # [rows, K]
     top_ids: Ints  # [rows, K]
-    full: Callable[[], Float32s]  # () -> [rows, vocab]
-    log_normalizer: Callable[[], Float32s]  # () -> [rows]
+    log_sum_exp: Float32s  # [rows]
+    logits: Callable[[], Float32s]  # () -> [rows, vocab]
+
+    @property
+    def top_log_probs(self) -> Float32s:
+        """Log-probabilities of the best K of each row, [rows, K]."""
+        return self.log_probs(self.top_logits)
+
+    def full(self) -> Float32s:
+        """Log-probabilities of the whole vocabulary, [rows, vocab]."""
+        return self.log_probs(self.logits())
+
+    def log_probs(self, logits: Float32s) -> Float32s:
+        """Log-probabilities of some logits of these rows, subtracted in log-softmax's order."""
+        with np.errstate(invalid="ignore"):  # infinite logits have log-probabilities of NaN
+            log_probs: Float32s = logits - self.top_logits[:, :1] - self.log_sum_exp[:, None]
+        return log_probs
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +99,18 @@ def _choices(
     The top K decide as long as `count` of them keep more than the last of the K had: no token
     outside can be better, unless the rules raise some. `logits` has the rules see the logits.
     """
-    offset = scores.log_normalizer()[:, None] if logits and rules.penalizes else np.float32(0)
     if not rules.raises:
-        values = scores.top_log_probs + offset
+        log_probs = scores.top_log_probs
+        values = (scores.top_logits if logits else log_probs).copy()
         last = values[:, -1:].copy()
         for row, sequence in enumerate(sequences):
             rules.process_some(values[row], scores.top_ids[row], sequence)
         kept = (values >= last) & np.isfinite(values)
         if kept.sum(axis=1).min() >= count:
-            return _Choices(values, scores.top_log_probs, scores.top_ids)
-    log_probs = scores.full()
-    values = log_probs + offset
+            return _Choices(values, log_probs, scores.top_ids)
+    all_logits = scores.logits()
+    log_probs = scores.log_probs(all_logits)
+    values = (all_logits if logits else log_probs).copy()
     for row, sequence in enumerate(sequences):
         rules.process(values[row], sequence)
     return _Choices(values, log_probs, np.broadcast_to(np.arange(values.shape[1]), values.shape))

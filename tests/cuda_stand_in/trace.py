@@ -1,4 +1,4 @@
-"""Opens a bundle on the stand-in and takes steps; the stand-in's log then has a section for each.
+"""Opens a bundle on the stand-in, looks and takes steps; its log then has a section for each.
 
     python trace.py BUNDLE BEAMS STEPS
 
@@ -9,15 +9,16 @@ import ctypes
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from florence_edge import contract
 from florence_edge.backends import ort
-from florence_edge.backends.gpu_memory import GpuFeatures
 from florence_edge.backends.open import open_backend
 from florence_edge.bundle import Bundle
+from florence_edge.search import Ints
 
 
 def main(folder: str, beams: int, steps: int) -> None:
@@ -26,24 +27,33 @@ def main(folder: str, beams: int, steps: int) -> None:
     backend: Any = open_backend(bundle, "cuda")
     section = _sections()
     size, model = bundle.size, backend.model
-    section("vision")
-    features = model.cuda.array((1, size.image_tokens, size.d_model), model.floats)
-    kept = GpuFeatures(backend, model.cuda, features)
+    pixels = np.zeros((1, size.image_size, size.image_size, 3), dtype=np.uint8)
+    for look in range(3):
+        section(f"look {look}")
+        features = None
+        features = backend.encode_image(pixels)
+    config = replace(bundle.generation, num_beams=beams)
     ids, mask = np.full((1, 8), 5), np.ones((1, size.image_tokens + 8), dtype=np.int64)
     for answer in range(2):
         section(f"prefill {answer}")
-        decoder = backend.prefill(kept, ids, mask, beams=beams)
-        own = np.arange(beams)[None]
-        tokens = np.full((1, beams), 5)
+        decoder = backend.prefill(features, ids, mask, beams=beams)
+        decoder.expect([config])
         for step in range(steps):
-            moved = np.roll(own, 1) if beams > 1 and step % 4 == 3 else own
             section(f"step {answer}.{step}")
-            decoder.step(tokens, np.zeros_like(own) if step == 0 else moved)
+            decoder.step(*_fed(beams, step, ahead=model.steps_at_once > 1))
     section("end")
     session = model.sessions[contract.DECODER]
     sys.stdout.write(json.dumps({"providers": providers, "captured": session.capturable}))
     sys.stdout.flush()
     backend.close()
+
+
+def _fed(beams: int, step: int, *, ahead: bool) -> tuple[Ints, Ints]:
+    """Tokens and parents; ahead those that our kernel chooses here, where it computes nothing."""
+    own = np.arange(beams)[None]
+    if ahead or step == 0:
+        return np.zeros_like(own), np.zeros_like(own)
+    return np.full_like(own, 5), np.roll(own, 1) if beams > 1 and step % 4 == 3 else own
 
 
 def _sections() -> Callable[[str], None]:

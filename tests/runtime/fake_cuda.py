@@ -56,7 +56,9 @@ class FakeCuda:
     others: dict[int, Any] = field(default_factory=dict)  # streams, events, graphs, modules
     queue: list[Operation] = field(default_factory=list)
     captured: list[Operation] | None = None
+    compiled: Callable[..., None] | None = None  # kernels.cu for the host, instead of numpy
     _next: int = 1
+    _recorded: dict[int, Operation] = field(default_factory=dict)
     _lock: Any = field(default_factory=threading.RLock)
 
     def __call__(self, name: str, *arguments: Any) -> Any:
@@ -206,6 +208,16 @@ class FakeCuda:
 
     def cudaEventRecord(self, event: int, stream: int) -> None:
         self._check_stream(stream)
+        assert self.others[event] == ("event",)
+        self._recorded[event] = marker = lambda: None
+        self.enqueue(marker)
+
+    def cudaEventSynchronize(self, event: int) -> None:
+        """Do what was enqueued before the event, and nothing behind it."""
+        assert self.others[event] == ("event",)
+        marker = self._recorded.get(event)
+        while any(operation is marker for operation in self.queue):
+            self.queue.pop(0)()
 
     def cudaStreamWaitEvent(self, stream: int, event: int, flags: int) -> None:
         self._check_stream(stream)
@@ -289,6 +301,9 @@ class FakeCuda:
 
         def run() -> None:
             self.kernels.append(name)
-            getattr(fake_kernels, name)(self.view, threads, *values)
+            if self.compiled is not None:
+                self.compiled(name, threads, *values)
+            else:
+                getattr(fake_kernels, name)(self.view, threads, *values)
 
         self.enqueue(run)

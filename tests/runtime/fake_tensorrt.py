@@ -6,7 +6,7 @@ that nothing else can live there. Every name here must exist in all TensorRT rel
 """
 
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,12 +44,22 @@ GRAPHS = Graphs()
 def run_graph(session: Any, cuda: FakeCuda, addresses: Mapping[str, tuple[int, Any]]) -> None:
     """Run a graph on arrays given by address and shape; a shape of None is what comes out."""
     feeds = {
-        value.name: cuda.view(*addresses[value.name], numpy_type(value)).copy()
+        value.name: grown(cuda.view(*addresses[value.name], numpy_type(value)), value.shape)
         for value in session.get_inputs()
     }
     outputs = session.get_outputs()
     for value, result in zip(outputs, session.run(None, feeds), strict=True):
-        cuda.view(addresses[value.name][0], result.shape, numpy_type(value))[:] = result
+        address, shape = addresses[value.name.replace("kept_", "self_")]
+        if "kept_" in value.name:
+            result = result[:, :, : shape[2]]
+        cuda.view(address, result.shape, numpy_type(value))[:] = result
+
+
+def grown(array: Any, sides: Sequence[int | str]) -> Any:
+    """A copy as large as the graph wants it: engines may have caches of fewer rows."""
+    pairs = zip(array.shape, sides, strict=True)
+    more = [(0, side - was if isinstance(side, int) else 0) for was, side in pairs]
+    return np.pad(array, more)
 
 
 @dataclass

@@ -1,4 +1,8 @@
-"""kernels.cu compiled by the host's C++ compiler, thread after thread: its own arithmetic, run."""
+"""kernels.cu compiled by the host's C++ compiler: its own arithmetic, run.
+
+The threads of a block run one after the other, in either order; where a kernel has barriers, each
+runs to the next of them before any goes on, which is an error if some reach none.
+"""
 
 import ctypes
 import shutil
@@ -10,25 +14,76 @@ from typing import Any
 
 import pytest
 
-from florence_edge import contract
-from florence_edge.cuda.kernels import PRECISION_BITS
+from florence_edge.cuda.kernels import CONSTANTS, THREADS
 
 from .fake_kernels import SIGNATURES
 
 _C_TYPES = {ctypes.c_void_p: "void*", ctypes.c_int: "int", ctypes.c_longlong: "long long"}
 
 _BEFORE = """
+#include <cstring>
+#include <functional>
+#include <ucontext.h>
+#include <vector>
 struct Dim { int x, y, z; };
 static Dim blockIdx, blockDim, threadIdx, gridDim;
 #define __global__
+#define __shared__ static
+static void atomicAdd(int* at, int value) { *at += value; }
+static void atomicOr(unsigned* at, unsigned bits) { *at |= bits; }
+
+struct Thread { ucontext_t context; std::vector<char> stack; bool done; };
+static std::vector<Thread> threads;
+static ucontext_t between;
+static std::function<void()> body;
+static void __syncthreads() { swapcontext(&threads[threadIdx.x].context, &between); }
+static void enter()
+{
+    body();
+    threads[threadIdx.x].done = true;
+    swapcontext(&threads[threadIdx.x].context, &between);
+}
+// Whether all threads reached the same barriers.
+static bool run_block(bool backwards)
+{
+    int count = blockDim.x, finished = 0;
+    threads.resize(count);
+    for (Thread& thread : threads) {
+        thread.stack.resize(1 << 14);
+        thread.done = false;
+        getcontext(&thread.context);
+        thread.context.uc_stack.ss_sp = thread.stack.data();
+        thread.context.uc_stack.ss_size = thread.stack.size();
+        makecontext(&thread.context, enter, 0);
+    }
+    while (!finished) {
+        for (int i = 0; i < count; ++i) {
+            threadIdx.x = backwards ? count - 1 - i : i;
+            swapcontext(&between, &threads[threadIdx.x].context);
+            finished += threads[threadIdx.x].done;
+        }
+    }
+    return finished == count;
+}
 """
 
-_LOOP = """
-    gridDim = {gx, gy, gz}; blockDim = {bx, 1, 1};
+_RUN = """
+extern "C" int run_{name}(int gx, int gy, int gz, int bx, int barriers, int backwards, void** a)
+{{
+    gridDim = {{gx, gy, gz}}; blockDim = {{bx, 1, 1}};
+    auto call = [a] {{ {name}({arguments}); }};
+    body = call;
     for (blockIdx.z = 0; blockIdx.z < gz; ++blockIdx.z)
     for (blockIdx.y = 0; blockIdx.y < gy; ++blockIdx.y)
     for (blockIdx.x = 0; blockIdx.x < gx; ++blockIdx.x)
-    for (threadIdx.x = 0; threadIdx.x < bx; ++threadIdx.x)
+        if (barriers) {{
+            if (!run_block(backwards))
+                return 1;
+        }} else
+            for (threadIdx.x = 0; threadIdx.x < bx; ++threadIdx.x)
+                call();
+    return 0;
+}}
 """
 
 Launch = Callable[..., None]  # (name, (x, y, z) threads, *arguments)
@@ -39,15 +94,16 @@ def compile_for_host(folder: Path) -> Launch:
     compiler = shutil.which("g++") or shutil.which("c++")
     if compiler is None:
         pytest.skip("there is no C++ compiler")
-    source = _BEFORE + (files("florence_edge.cuda") / "kernels.cu").read_text(encoding="utf-8")
+    kernels = (files("florence_edge.cuda") / "kernels.cu").read_text(encoding="utf-8")
+    source = _BEFORE + kernels
     for name, kinds in SIGNATURES.items():
         arguments = ", ".join(
-            f"({_typed(name, i)})*({_C_TYPES[kind]}*)a[{i}]" for i, kind in enumerate(kinds)
+            f"({_typed(kernels, name, i)})*({_C_TYPES[kind]}*)a[{i}]"
+            for i, kind in enumerate(kinds)
         )
-        source += f'extern "C" void run_{name}(int gx, int gy, int gz, int bx, void** a)'
-        source += f"{{ {_LOOP} {name}({arguments}); }}\n"
+        source += _RUN.format(name=name, arguments=arguments)
     (folder / "kernels.cpp").write_text(source, encoding="utf-8")
-    options = [f"-DMAX_BEAMS={contract.MAX_BEAMS}", f"-DPRECISION_BITS={PRECISION_BITS}"]
+    options = [f"-D{name}={value}" for name, value in CONSTANTS.items()]
     library = folder / "kernels.so"
     subprocess.run(
         [compiler, "-O2", "-shared", "-fPIC", *options, "-o", library, folder / "kernels.cpp"],
@@ -55,19 +111,26 @@ def compile_for_host(folder: Path) -> Launch:
     )
     loaded = ctypes.CDLL(str(library))
 
-    def launch(name: str, threads: tuple[int, int, int], *arguments: Any) -> None:
-        block = 64
+    def launch(
+        name: str, threads: tuple[int, int, int], *arguments: Any, backwards: bool = False
+    ) -> None:
         kinds = SIGNATURES[name]
         values = [kind(argument) for kind, argument in zip(kinds, arguments, strict=True)]
         addresses = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
         x, y, z = threads
-        getattr(loaded, f"run_{name}")(-(-x // block), y, z, block, addresses)
+        barriers = "__syncthreads" in _text_of(kernels, name)
+        grid = -(-x // THREADS), y, z
+        failed = getattr(loaded, f"run_{name}")(*grid, THREADS, barriers, backwards, addresses)
+        assert not failed, f"some threads of {name} wait where others do not"
 
     return launch
 
 
-def _typed(name: str, argument: int) -> str:
+def _text_of(kernels: str, name: str) -> str:
+    return kernels.partition(f"void {name}(")[2].partition("\n}\n")[0]
+
+
+def _typed(kernels: str, name: str, argument: int) -> str:
     """The C type of an argument as kernels.cu declares it."""
-    text = (files("florence_edge.cuda") / "kernels.cu").read_text(encoding="utf-8")
-    declared = text.partition(f"void {name}(")[2].partition(")")[0].split(",")[argument]
+    declared = _text_of(kernels, name).partition(")")[0].split(",")[argument]
     return declared.strip().rpartition(" ")[0]

@@ -62,18 +62,17 @@ class Scripted:
         ]
 
     def _scores(self, scripted: Float32s) -> Scores:
-        log_probs, normalizers = scripted, np.zeros(len(scripted), np.float32)
+        order = np.argsort(-scripted, axis=1, kind="stable")[:, : self._top_k]
+        top = np.take_along_axis(scripted, order, axis=1)
+        log_sum_exp = -top[:, 0]  # what is scripted are log-probabilities
         if self._logits:
-            log_probs = np.array([log_softmax(row) for row in scripted])
-            normalizers = scripted.max(axis=1) - log_probs.max(axis=1)
-        order = np.argsort(-log_probs, axis=1, kind="stable")[:, : self._top_k]
+            log_sum_exp = -np.array([log_softmax(row).max() for row in scripted])
 
-        def full() -> Float32s:
+        def logits() -> Float32s:
             self.full_reads += 1
-            return log_probs
+            return scripted
 
-        top = np.take_along_axis(log_probs, order, axis=1)
-        return Scores(top, order, full, lambda: normalizers)
+        return Scores(top, order, log_sum_exp, logits)
 
 
 def search_for(

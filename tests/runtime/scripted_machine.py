@@ -160,7 +160,7 @@ def in_place(bare: Machine, tiny_checkpoint: Path, tmp_path: Path) -> Machine:
     exporting = pytest.importorskip("florence_edge_export.export")
     ort_errors = pytest.importorskip("onnxruntime.capi.onnxruntime_pybind11_state")
     folder = tmp_path / "in place"
-    exporting.export("tiny", tiny_checkpoint, folder, exporting.ExportOptions(in_place=200))
+    exporting.export("tiny", tiny_checkpoint, folder, exporting.ExportOptions())
     try:
         fake_tensorrt.GRAPHS[str(folder / "decoder.inplace.onnx")]
     except (ort_errors.Fail, ort_errors.InvalidGraph, ort_errors.NotImplemented) as error:

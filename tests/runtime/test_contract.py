@@ -58,7 +58,8 @@ def test_every_self_cache_of_the_decoder_gets_its_new_row() -> None:
             assert cache.dtype == row.dtype == "float16"
 
 
-def test_scores_stay_float32_whatever_the_caches_are() -> None:
+def test_scores_are_float32_but_for_the_whole_vocabulary() -> None:
     decoder = contract.graphs(BASE_SIZE, "float16")[contract.DECODER]
     dtypes = {tensor.name: tensor.dtype for tensor in decoder.outputs}
-    assert dtypes["top_log_probs"] == dtypes["log_probs"] == "float32"
+    assert dtypes["top_logits"] == dtypes["log_sum_exp"] == "float32"
+    assert dtypes["logits"] == "float16"

@@ -1,6 +1,7 @@
 import ctypes
 import os
 import re
+import struct
 import subprocess
 import sys
 import threading
@@ -24,7 +25,7 @@ from florence_edge.cuda.providers import open_bindings, open_libraries, open_pro
 
 from . import fake_kernels
 from .fake_cuda import FakeCuda
-from .host_kernels import compile_for_host
+from .host_kernels import Launch
 from .on_gpu import require_gpu
 
 # The table of functions.
@@ -478,6 +479,76 @@ def test_memory_is_freed_once_by_close_or_when_nobody_has_it(fake: FakeCuda) -> 
     assert not fake.held
 
 
+def test_memory_that_was_given_back_is_taken_again(fake: FakeCuda) -> None:
+    gpu = Cuda(fake, 0)
+    first, other = gpu.pooled_array((4, 5), np.float16), gpu.pooled_array((4, 5), np.float16)
+    addresses = {first.view.address, other.view.address}
+    assert len(addresses) == 2
+    del first, other
+    again = [gpu.pooled_array((40,), np.uint8), gpu.pooled_array((5, 4), np.float16)]
+    assert {array.view.address for array in again} == addresses
+    assert [array.view.shape for array in again] == [(40,), (5, 4)]
+    assert fake.calls.count("cudaMalloc") == 2
+    gpu.pooled_array((41,), np.uint8)
+    assert fake.calls.count("cudaMalloc") == 3
+
+
+def test_of_memory_that_nobody_uses_only_so_much_is_kept(fake: FakeCuda) -> None:
+    gpu = Cuda(fake, 0)
+    arrays = [gpu.pooled_array((n + 1,), np.int64) for n in range(7)]
+    sizes = [len(block.bytes) for block in fake.blocks.values()]
+    arrays.clear()
+    assert sorted(len(block.bytes) for block in fake.blocks.values()) == sorted(sizes)[:4]
+
+
+def test_what_somebody_still_has_outlives_the_pool(fake: FakeCuda) -> None:
+    gpu = Cuda(fake, 0)
+    kept, dropped = gpu.pooled_array((3,), np.int64), gpu.pooled_array((3,), np.int64)
+    del dropped
+    gpu.close()
+    assert list(fake.blocks) == [kept.view.address]
+    del kept
+    assert fake.held == []
+
+
+def test_arrays_of_a_pool_are_each_ones_own_in_many_threads(fake: FakeCuda) -> None:
+    gpu, wrong = Cuda(fake, 0), []
+
+    def use(number: int) -> None:
+        for _ in range(200):
+            array = gpu.pooled_array((8,), np.int64)
+            values = fake.view(array.view.address, (8,), np.int64)
+            values[:] = number
+            if not (values == number).all():
+                wrong.append(number)
+
+    threads = [threading.Thread(target=use, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    gpu.close()
+    assert fake.held == []
+
+
+def test_an_event_waits_for_what_came_before_it(fake: FakeCuda) -> None:
+    gpu = Cuda(fake, 0)
+    event, done = gpu.event(), []
+    fake.enqueue(lambda: done.append("before"))
+    event.record()
+    fake.enqueue(lambda: done.append("behind"))
+    event.wait()
+    assert done == ["before"]
+    event.wait()
+    event.record()
+    event.wait()
+    assert done == ["before", "behind"]
+    event.close()
+    gpu.close()
+    assert fake.held == []
+
+
 def test_a_mailbox_whose_second_half_fails_frees_the_first(fake: FakeCuda) -> None:
     fake.fails_at = 2
     with pytest.raises(BackendError, match="cudaMalloc"):
@@ -530,9 +601,9 @@ def test_nvrtc_that_does_not_know_the_gpu_says_so(bindings: Any) -> None:
 # kernels.cu, compiled for the host, beside its double in numpy.
 
 
-@pytest.fixture(scope="module")
-def launch(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
-    return compile_for_host(tmp_path_factory.mktemp("kernels"))
+@pytest.fixture
+def launch(compiled_kernels: Launch) -> Launch:
+    return compiled_kernels
 
 
 class Memory:
@@ -576,13 +647,13 @@ def test_beams_follow_their_parents_all_at_once(launch: Callable[..., None], bea
     shape = (2, 3, beams, 2, 16, 4)  # cache, image, beam, head, position, word
     caches = rng.integers(0, 1 << 31, shape).astype(np.uint32)
     parents = rng.integers(0, beams, (3, beams))
-    first, position = np.array([2]), np.array([11])
+    first, position, held = np.array([2, 7, 11]), np.array([11]), np.array([0])
     expected = caches.copy()
-    for image in range(3):
-        expected[:, image, :, :, 2:11] = caches[:, image, parents[image], :, 2:11]
+    for image, since in enumerate(first):
+        expected[:, image, :, :, since:11] = caches[:, image, parents[image], :, since:11]
     for run in (launch, None):
         found = caches.copy()
-        arrays = (found, parents, first, position)
+        arrays = (found, parents, first, position, held)
         addresses = [array.ctypes.data for array in arrays]
         numbers = (3, beams, 16, 4)
         if run:
@@ -592,60 +663,57 @@ def test_beams_follow_their_parents_all_at_once(launch: Callable[..., None], bea
         np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("ngram", [0, 1, 2, 3])
-@pytest.mark.parametrize("length", [1, 2, 3, 9, 40])
-def test_the_best_token_that_repeats_nothing_is_fed(
-    launch: Callable[..., None], ngram: int, length: int
-) -> None:
-    """Of four tokens, so that all sorts of repetitions come up, to where none is left."""
-    rng = np.random.default_rng(length)
-    log_probs = -np.sort(rng.random(4)).astype(np.float32)
-    ids = rng.permutation(4)
-    history = np.full(length + 1, -1, dtype=np.int64)
-    history[:length] = rng.integers(0, 4, length)
-    banned = [history[i] for i in range(length) if repeats(history[:length], i, ngram)]
-    allowed = [token for token in ids if token not in banned]
-    expected = allowed[0] if allowed else ids[-1]
+def test_where_the_search_held_nobody_follows(launch: Launch) -> None:
+    caches = np.arange(2 * 16 * 4, dtype=np.uint32)
+    parents, first = np.array([[1, 1]]), np.array([0])
+    position, held = np.array([11]), np.array([1])
     for run in (launch, None):
-        kept_log_probs, kept_ids = np.zeros_like(log_probs), np.zeros_like(ids)
-        kept_token, token_id, position = (
-            np.array([n], dtype=np.int64) for n in (-1, -1, length - 1)
+        found = caches.copy()
+        arrays = (found, parents, first, position, held)
+        addresses = [array.ctypes.data for array in arrays]
+        if run:
+            run("follow", (16 * 4, 1, 1), *addresses, 1, 2, 16, 4)
+        else:
+            fake_kernels.follow(Memory(*arrays), (16 * 4, 1, 1), *addresses, 1, 2, 16, 4)
+        np.testing.assert_array_equal(found, caches)
+
+
+def test_no_kernel_needs_memory_of_its_threads(bindings: Any) -> None:
+    """An array that is not unrolled into registers would lie there, and its loops wait for it."""
+    try:
+        bindings.nvrtc.nvrtcVersion()
+    except RuntimeError as error:
+        pytest.skip(f"pip install nvidia-cuda-nvrtc: {error}")
+    for capability in ((8, 7), (9, 0)):
+        frames = frame_sizes(compile_kernels(open_bindings(), capability))
+        assert {name: frames[name] for name in fake_kernels.SIGNATURES} == dict.fromkeys(
+            fake_kernels.SIGNATURES, 0
         )
-        fed = history.copy()
-        arrays = (log_probs, ids, kept_log_probs, kept_ids, kept_token, fed, token_id, position)
-        addresses = [array.ctypes.data for array in arrays]
-        if run:
-            run("feed_best", (4, 1, 1), *addresses, 4, ngram)
-        else:
-            fake_kernels.feed_best(Memory(*arrays), (4, 1, 1), *addresses, 4, ngram)
-        np.testing.assert_array_equal(kept_log_probs, log_probs)
-        np.testing.assert_array_equal(kept_ids, ids)
-        assert [*fed, *kept_token, *token_id] == [*history[:length], *[expected] * 3]
-        assert position == length
 
 
-@pytest.mark.parametrize("ngram", [1, 2, 3])
-def test_the_newest_n_gram_is_not_fed_again(launch: Callable[..., None], ngram: int) -> None:
-    """Behind t t t, t would be an n-gram that the history ends in."""
-    log_probs, ids = np.zeros(2, dtype=np.float32), np.array([7, 8])
-    for run in (launch, None):
-        history = np.array([2, 7, 7, 7, -1])
-        out, token, position = np.zeros((2, 2), dtype=np.int64), np.array([-1]), np.array([3])
-        arrays = (log_probs, ids, out[0], out[1], token, history, token, position)
-        addresses = [array.ctypes.data for array in arrays]
-        if run:
-            run("feed_best", (2, 1, 1), *addresses, 2, ngram)
-        else:
-            fake_kernels.feed_best(Memory(*arrays), (2, 1, 1), *addresses, 2, ngram)
-        assert history[-1] == 8
+def frame_sizes(cubin: bytes) -> dict[str, int]:
+    """Bytes of the stack frame of each function: EIATTR_FRAME_SIZE in the section .nv.info."""
+    (sections_at,) = struct.unpack_from("<Q", cubin, 0x28)  # ELF's header, 64 bits
+    size, count, names = struct.unpack_from("<HHH", cubin, 0x3A)
+    sections = [
+        struct.unpack_from("<IIQQQQIIQQ", cubin, sections_at + i * size) for i in range(count)
+    ]
 
+    def text(at: int) -> str:
+        return cubin[at : cubin.index(b"\0", at)].decode()
 
-def repeats(history: npt.NDArray[Any], end: int, ngram: int) -> bool:
-    """Whether the token at `end` follows there what it would follow at the end of the history."""
-    start = end - ngram + 1
-    if ngram == 0 or start < 0:
-        return False
-    return [*history[start:end]] == [*history[len(history) - ngram + 1 :]]
+    symbols = next(section for section in sections if section[1] == 2)
+    symbol_names = sections[symbols[6]][4]
+    info = next(each for each in sections if text(sections[names][4] + each[0]) == ".nv.info")
+    at, frames = info[4], {}
+    while at < info[4] + info[5]:
+        form, attribute, length = struct.unpack_from("<BBH", cubin, at)
+        if (form, attribute) == (4, 0x11):
+            symbol, frame = struct.unpack_from("<II", cubin, at + 4)
+            (name,) = struct.unpack_from("<I", cubin, symbols[4] + symbol * 24)
+            frames[text(symbol_names + name)] = frame
+        at += 4 + (length if form == 4 else 0)
+    return frames
 
 
 def test_the_precision_is_what_the_sums_need() -> None:
@@ -676,17 +744,19 @@ def test_a_gpu_computes_what_the_scripted_one_does(
     gpu.upload(caches.view, values)
     gpu.upload(rows.view, new)
     box = gpu.staging_buffer(
-        {"parents": ((2, 3), np.int64), "first": ((1,), np.int64), "now": ((1,), np.int64)}
+        {
+            "parents": ((2, 3), np.int64),
+            **{name: ((n,), np.int64) for name, n in (("first", 2), ("position", 1), ("held", 1))},
+        }
     )
 
     def step() -> None:
         box.send(gpu.stream)
-        parents, first, now = (box.device[name] for name in ("parents", "first", "now"))
-        kernels.follow(caches.view, parents, first, now)
-        kernels.place_rows(caches.view, [rows.view[i] for i in range(4)], now)
+        kernels.follow(caches.view, box.device, caches.view.shape[3])
+        kernels.place_rows(caches.view, [rows.view[i] for i in range(4)], box.device["position"])
 
     box.host["parents"][:] = [[2, 0, 0], [1, 0, 2]]
-    box.host["first"][0], box.host["now"][0] = 3, 9
+    box.host["first"][:], box.host["position"][0], box.host["held"][0] = 3, 9, 0
     gpu.launch(gpu.capture(step))
     expected = values.copy()
     order = [2, 0, 0, 4, 3, 5]

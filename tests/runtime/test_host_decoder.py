@@ -48,9 +48,11 @@ class Recorder:
             for layer in range(SIZE.decoder_layers):
                 outputs[contract.new_row(layer, "key")][:] = rows + 100 * layer
                 outputs[contract.new_row(layer, "value")][:] = rows + 100 * layer + 50
-            outputs["top_ids"][:] = tokens[:, :, None]
-            outputs["top_log_probs"][:] = -tokens[:, :, None]
-            outputs["log_probs"][:] = -tokens[:, :, None] / 2
+            tokens = tokens.reshape(-1)
+            outputs["top_ids"][:] = tokens[:, None]
+            outputs["top_logits"][:] = -tokens[:, None]
+            outputs["log_sum_exp"][:] = tokens
+            outputs["logits"][:] = -tokens[:, None] / 2
 
         return run
 
@@ -114,6 +116,7 @@ def test_scores_are_those_of_the_image(recorder: Recorder) -> None:
     for image, row in enumerate(tokens):
         np.testing.assert_array_equal(scores[image].top_ids[:, 0], row)
         np.testing.assert_array_equal(scores[image].top_log_probs[:, -1], -row)
+        np.testing.assert_array_equal(scores[image].logits()[:, 7], -row / 2)
         np.testing.assert_array_equal(scores[image].full()[:, 7], -row / 2)
 
 

@@ -37,7 +37,7 @@ def scores_of(log_probs: list[list[float]], *, top_k: int | None = None) -> Scor
     full = np.array(log_probs, dtype=np.float32)
     order = np.argsort(-full, axis=1, kind="stable")[:, :top_k]
     top = np.take_along_axis(full, order, axis=1)
-    return Scores(top, order, lambda: full, lambda: np.zeros(len(full), np.float32))
+    return Scores(top, order, -top[:, 0], lambda: full)
 
 
 # Greedy search.
@@ -102,7 +102,7 @@ def test_greedy_reads_the_whole_vocabulary_only_when_the_best_are_forbidden() ->
     chosen = []
     for _ in range(3):
         top = scores_of(log_probs, top_k=2)
-        step = search.advance(replace(top, full=read))
+        step = search.advance(replace(top, logits=read))
         chosen.append(int(step.tokens[0]))
     assert chosen == [0, 1, 3]
     assert len(reads) == 1

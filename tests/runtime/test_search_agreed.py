@@ -127,7 +127,7 @@ def test_beams_that_do_not_exist_yet_are_not_asked() -> None:
     search = BeamSearch(replace(DEFAULTS, num_beams=3, forced_bos_token_id=0))
     row = np.log(np.full((3, 9), 1 / 9, dtype=np.float32))
     ids = np.tile(np.arange(9), (3, 1))
-    search.advance(Scores(row, ids, lambda: row, lambda: np.zeros(len(row), np.float32)))
+    search.advance(Scores(row, ids, -row[:, 0], lambda: row))
     assert search.agreed().tolist() == [START, 0]  # all three rows are the first one
 
 
@@ -135,7 +135,7 @@ def test_scores_that_are_not_numbers_are_no_error_of_their_own() -> None:
     search = BeamSearch(replace(DEFAULTS, num_beams=2))
     row = np.full((2, 9), np.nan, dtype=np.float32)
     ids = np.tile(np.arange(9), (2, 1))
-    search.advance(Scores(row, ids, lambda: row, lambda: np.zeros(2, np.float32)))
+    search.advance(Scores(row, ids, -row[:, 0], lambda: row))
     assert search.agreed().tolist() == [START]
 
 

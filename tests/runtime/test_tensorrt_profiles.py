@@ -37,6 +37,12 @@ def test_the_decoder_has_a_profile_for_each_capacity_tuned_for_all_beams() -> No
     assert {profile.ranges["N"] for profile in of_decoder} == {Range(1, 3, 3)}
 
 
+def test_in_place_one_profile_serves_all_rows_that_are_read() -> None:
+    options = EngineOptions(max_new_tokens=200, in_place=256)
+    (profile,) = profiles(BASE_SIZE, options)[contract.DECODER]
+    assert profile.ranges["S"] == Range(64, 64, 256)
+
+
 def test_engines_for_one_beam_are_greedy_alone() -> None:
     (profile,) = profiles(BASE_SIZE, EngineOptions(beams=1, max_new_tokens=64))[contract.DECODER]
     assert profile.ranges["N"] == profile.ranges["R"] == Range(1, 1, 1)

@@ -5,13 +5,14 @@ decoder.step(tokens, parents) ──> scores, until the search has its answer
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from ..cuda.frame import DeviceFrame
 from ..errors import BackendError
+from ..options import GenerationConfig
 from ..search import Ints, Scores
 
 Squares = npt.NDArray[np.uint8]  # [B, S, S, 3], RGB
@@ -38,14 +39,34 @@ class DecoderSession(Protocol):
         """
 
 
+@runtime_checkable
+class AheadDecoder(DecoderSession, Protocol):
+    """A decoder that may take steps before they are asked for, if it knows how they come about.
+
+    That changes nothing about its answers.
+    """
+
+    def expect(self, configs: Sequence[GenerationConfig]) -> None:
+        """Learn before the first step by which search each image's tokens will be chosen.
+
+        Raises:
+            BackendError: the backend failed, or was closed.
+        """
+
+    def leave(self, image: int) -> None:
+        """Learn that an image has its answer, and what it is fed with no longer matters."""
+
+
 class Backend(Protocol):
     """An engine that holds the three graphs of a bundle and the memory between them.
 
     `max_new_tokens` is the longest answer that it was built for, None if any that the model can
-    give. Every method but `close` raises a BackendError once the backend is closed.
+    give; `max_batch` the most pictures that it takes at once, None if memory alone limits them.
+    Every method but `close` raises a BackendError once the backend is closed.
     """
 
     max_new_tokens: int | None
+    max_batch: int | None
 
     def encode_image(self, pixels: Pixels) -> Features:
         """Run the vision encoder on a batch of pictures.

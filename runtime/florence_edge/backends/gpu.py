@@ -17,7 +17,7 @@ import numpy as np
 
 from .. import contract
 from ..bundle import Bundle
-from ..cuda.buffers import DeviceArray
+from ..cuda.buffers import DeviceArray, PooledArray
 from ..cuda.device import Cuda
 from ..cuda.kernels import Kernels
 from ..cuda.resize import Resizer
@@ -40,9 +40,15 @@ class GpuBackend:
     """
 
     def __init__(
-        self, model: GpuModel, owned: ExitStack, *, max_new_tokens: int | None = None
+        self,
+        model: GpuModel,
+        owned: ExitStack,
+        *,
+        max_new_tokens: int | None = None,
+        max_batch: int | None = None,
     ) -> None:
         self.max_new_tokens = max_new_tokens
+        self.max_batch = max_batch
         self._model = model
         self._encoders: dict[int, _VisionEncoder] = {}
         self._resizers: dict[tuple[int, int], Resizer] = {}
@@ -123,9 +129,9 @@ class _VisionEncoder:
         self._staging.host["pixels"][:] = pixels
         self._staging.send(self._cuda.stream)
 
-    def run(self) -> DeviceArray:
+    def run(self) -> PooledArray:
         """Encode `pixels`; the features get memory of their own, since they may be kept."""
-        kept = self._cuda.array(self._features.view.shape, self._features.view.dtype)
+        kept = self._cuda.pooled_array(self._features.view.shape, self._features.view.dtype)
         self._encode()
         self._cuda.copy(kept.view, self._features.view)
         self._cuda.synchronize()
@@ -140,21 +146,25 @@ class _Batch:
     """Memory and caches for batches of one shape."""
 
     def __init__(self, model: GpuModel, shape: BatchShape) -> None:
+        self._cuda = model.cuda
         self.memory = BatchMemory(model, shape)
         self.buckets = CacheBuckets(self.memory)
 
     def close(self) -> None:
+        with suppress(BackendError):  # of a GPU that failed, the memory is freed all the same
+            self._cuda.synchronize()  # steps behind the end of an answer
         self.buckets.close()
         self.memory.close()
 
 
-def open_gpu_backend(
+def open_gpu_backend(  # noqa: PLR0913 - all but four are named by the caller
     bundle: Bundle,
     cuda: Cuda,
     sessions: Mapping[str, GpuSession],
     owned: ExitStack,
     *,
     max_new_tokens: int | None = None,
+    max_batch: int | None = None,
     in_place: int = 0,
 ) -> GpuBackend:
     """A backend over these engines that takes over what `owned` holds so far.
@@ -165,7 +175,7 @@ def open_gpu_backend(
         BackendError: our kernels cannot be compiled for this GPU.
         RequestError: FLORENCE_MULTI_STEP or FLORENCE_CUDA_GRAPHS has another value than it may.
     """
-    steps_per_launch, captures = requested_steps(), requested_graphs()
+    steps_at_once, captures = requested_steps(), requested_graphs()
     kernels = Kernels(cuda)
     owned.callback(kernels.close)
     model = GpuModel(
@@ -176,10 +186,10 @@ def open_gpu_backend(
         floats=bundle.floats,
         generation=bundle.generation,
         in_place=in_place,
-        steps_per_launch=steps_per_launch,
+        steps_at_once=steps_at_once,
         captures=captures,
     )
-    return GpuBackend(model, owned.pop_all(), max_new_tokens=max_new_tokens)
+    return GpuBackend(model, owned.pop_all(), max_new_tokens=max_new_tokens, max_batch=max_batch)
 
 
 def requested_graphs() -> bool:

@@ -1,4 +1,4 @@
-"""The decoder's loop on the GPU, one step at a time or several in one launch (multi-step).
+"""The decoder's loop on the GPU, while the search on the host looks at the step before.
 
 A step is one launch of a CUDA graph and one wait:
 
@@ -10,43 +10,61 @@ A step is one launch of a CUDA graph and one wait:
 have a graph of their own. `place_rows` puts the rows that the decoder returns behind the others.
 Both read the position from device memory, so one graph serves all steps of a cache capacity. When
 the caches are full, the next capacity (contract.cache_capacity) takes over with a copy of them
-(kv_cache.py). A decoder that works in place (contract.in_place_decoder) needs no `place_rows`, and
-has one capacity for all steps.
+(kv_cache.py). A decoder that works in place (contract.in_place_decoder) needs no `place_rows`: its
+caches are made for the longest answer at once, and a step reads as many of their rows as a capacity
+has.
 
-Multi-step: a single greedy row may take several such steps in one launch, ahead of the search. The
-GPU feeds each with what the search will most likely choose (`feed_best` in kernels.cu) and keeps
-the scores of all, which are copied at the end. The search still decides: it is given the kept
-scores one step after the other, and the first token that differs from the guess makes the rest
-void. So answers are what they are without; but host and GPU meet once for several tokens, at the
-price of steps behind the end of the answer. FLORENCE_MULTI_STEP=4 requests it. What it brings has
-not been measured on a GPU, so it is off.
+Steps ahead: where the search's rules are known and usual (device_search.py), each step ends with
+the search's own step on the GPU (`advance_beams`), and begins with what that has chosen:
+
+    host      launch 1, 2   wait for 1   search 1   launch 3   wait for 2   search 2   launch 4 ...
+    GPU       step 1 ─────────────────── step 2 ────────────── step 3 ──────────────── step 4 ...
+
+So the GPU never waits for the search, nor for the host to launch. The search on the host still
+decides: it is given every step's scores, and its tokens are compared with those that the GPU has
+chosen by the same rules. Where the GPU is not certain (the top K do not suffice) it moves nothing
+more, and the host feeds the rest of the answer. Should the two ever differ, the steps behind are
+void, the caches are computed again, and that is said. The price is a step or so behind the end of
+an answer, whose scores nobody reads: the next answer waits for it, not this one.
+FLORENCE_MULTI_STEP says how many steps may be on the GPU at once; 1 has each wait for the search.
+Tested over a scripted CUDA; not run on a GPU yet.
 """
 
+import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from ..errors import BackendError, RequestError
+from ..options import GenerationConfig
 from ..search import Float32s, Ints, Scores
 from .beam_reorder import BeamReorder
+from .device_search import SearchMemory, rules_of
 from .gpu_memory import BatchMemory
 from .kv_cache import CacheBuckets
 
-MULTI_STEP = "FLORENCE_MULTI_STEP"  # environment variable: greedy steps in one launch
-MAX_STEPS = 32  # half of the smallest cache, so that some launches of several fit into it
+logger = logging.getLogger(__name__)
+
+MULTI_STEP = "FLORENCE_MULTI_STEP"  # environment variable: steps on the GPU at once
+MAX_STEPS = 32  # half of the smallest cache
+_USUAL_STEPS = 2
 
 
 def requested_steps() -> int:
-    """Greedy steps in one launch: what the environment requests, else 1.
+    """Steps that may be on the GPU at once: what the environment requests, else 2.
 
     Raises:
         RequestError: it is not a number of steps.
     """
-    requested = os.environ.get(MULTI_STEP, "") or "1"
+    requested = os.environ.get(MULTI_STEP, "") or str(_USUAL_STEPS)
     if not requested.isdecimal() or not 1 <= int(requested) <= MAX_STEPS:
         raise RequestError(
-            f"{MULTI_STEP} is {requested!r}; expected a number of steps from 1 (off) to "
-            f"{MAX_STEPS}."
+            f"{MULTI_STEP} is {requested!r}; expected a number of steps from 1 (each waits for "
+            f"the search) to {MAX_STEPS}."
         )
     return int(requested)
 
@@ -63,92 +81,126 @@ class GpuDecoder:
         self._position = -1
         self._bucket = buckets.at_least(1)
         self._bucket.clear()
-        # The position whose log-probabilities lie on the GPU: after several steps, the last.
-        self._log_probs_at = -1
-        self._scores_at = -1  # the position whose scores lie on the host, but for several steps
-        self._log_probs: Float32s | None = None  # of this position, once they were fetched
-        top = memory.scores.host
-        self._scores = [
-            Scores(
-                top["top_log_probs"][i], top["top_ids"][i], self._full(i), self._log_normalizer(i)
-            )
-            for i in range(memory.shape.images)
-        ]
-        self._multi_step: MultiStep | None = None
-        if memory.is_multi_step:
-            self._multi_step = MultiStep(memory, self._full(0), self._log_normalizer(0))
+        self._logits: Float32s | None = None  # of this position, once they were fetched
+        self._scores = self._of_images(memory.scores.host)
+        self._ahead: StepsAhead | None = None
+
+    def expect(self, configs: Sequence[GenerationConfig]) -> None:
+        """See `AheadDecoder.expect`; all images share the number of beams."""
+        search = self._memory.search
+        if search is None or not search.trusted or self._position >= 0:
+            return
+        rules = [of for config in configs if (of := rules_of(config)) is not None]
+        if len(rules) < self._memory.shape.images or configs[0].num_beams != search.beams:
+            return
+        with self._whole():
+            self._cuda.activate()
+            search.begin(rules)
+            scores = [
+                self._of_images({name: of[slot] for name, of in search.kept.host.items()})
+                for slot in range(search.slots)
+            ]
+            self._ahead = StepsAhead(search, configs, scores)
+
+    def leave(self, image: int) -> None:
+        """See `AheadDecoder.leave`."""
+        if self._ahead is not None:
+            self._ahead.leave(image)
 
     def step(self, tokens: Ints, parents: Ints) -> Sequence[Scores]:
         """See `DecoderSession.step`."""
         with self._whole():
-            return self._step(tokens, parents)
+            self._cuda.activate()
+            self._position += 1
+            self._logits = None
+            if self._ahead is not None and self._ahead.agrees(self._position, tokens, parents):
+                return self._step_ahead(self._ahead, tokens, parents)
+            if self._ahead is not None:
+                self._come_back(self._ahead, self._position - 1)
+            return self._step_alone(tokens, parents)
 
-    def _step(self, tokens: Ints, parents: Ints) -> Sequence[Scores]:
-        self._position += 1
-        self._log_probs = None
-        ahead = self._multi_step
-        if ahead is not None and ahead.feed(self._position, int(tokens[0, 0])):
-            return [ahead.scores(self._position)]
+    def _step_ahead(self, ahead: "StepsAhead", tokens: Ints, parents: Ints) -> Sequence[Scores]:
+        """Launch what may be launched by now, and wait for the step at this position."""
+        ahead.note(tokens, parents)
+        self._make_room()
+        for position in ahead.to_launch(self._position, self._bucket.capacity):
+            if position == 0:
+                self._feed(tokens, 0)
+                self._bucket.first_step(ahead.search)
+            else:
+                self._bucket.next_step(ahead.search)
+            ahead.launched(position)
+        return ahead.wait(self._position)
 
-        self._cuda.activate()
+    def _step_alone(self, tokens: Ints, parents: Ints) -> Sequence[Scores]:
+        """Take the step, fed by the host, and wait for it."""
         moves = self._reorder.follow(parents, self._position)
-        if self._position == self._bucket.capacity:
-            self._bucket = self._buckets.grow(self._bucket)
-        if ahead is not None and ahead.fits(self._position, self._bucket.capacity):
-            self._run(self._bucket.multi_step, tokens)
-            ahead.begin(self._position)
-            self._log_probs_at, self._scores_at = ahead.last, -1
-            return [ahead.scores(self._position)]
-
+        self._make_room()
         if moves is None:
-            self._run(self._bucket.step, tokens)
+            self._run(self._bucket.step, tokens, self._position)
         else:
             _, _, first = moves
             self._memory.inputs.host["parents"][:] = parents
-            self._memory.inputs.host["first"][0] = first
-            self._run(self._bucket.follow_and_step, tokens)
+            self._memory.inputs.host["first"][:] = first
+            self._run(self._bucket.follow_and_step, tokens, self._position)
         return self._scores
 
-    def _run(self, enqueue: Callable[[], None], tokens: Ints) -> None:
-        """Feed the tokens at this position, and wait for what comes of it."""
-        inputs = self._memory.inputs.host
-        inputs["position"][0] = self._position
-        inputs["token_ids"][:] = tokens
+    def _make_room(self) -> None:
+        if self._position == self._bucket.capacity:
+            self._bucket = self._buckets.grow(self._bucket)
+
+    def _run(self, enqueue: Callable[[], None], tokens: Ints, position: int) -> None:
+        """Feed the tokens at a position, and wait for what comes of it."""
+        self._feed(tokens, position)
         enqueue()
         self._cuda.synchronize()
-        self._log_probs_at = self._scores_at = self._position
 
-    def _full(self, image: int) -> Callable[[], Float32s]:
-        def full() -> Float32s:
+    def _feed(self, tokens: Ints, position: int) -> None:
+        inputs = self._memory.inputs.host
+        inputs["position"][0] = position
+        inputs["token_ids"][:] = tokens
+        inputs["held"][0] = 0  # on an integrated GPU, the search there has written it
+
+    def _come_back(self, ahead: "StepsAhead", position: int) -> None:
+        """Take no more steps ahead; caches and logits become what the step at `position` left.
+
+        If rows followed parents since, every step is taken again with the tokens of each row.
+        """
+        self._ahead = None
+        self._cuda.synchronize()
+        for at, (_, parents) in enumerate(ahead.fed[: position + 1]):
+            self._reorder.follow(parents, at)
+        if ahead.last <= position:
+            return
+        held = ahead.search.held(position)
+        moved = not held and self._memory.shape.beams > 1
+        past = pasts(ahead.fed[: position + 1])
+        for at in range(0 if moved else position, position + 1):
+            self._run(self._bucket.step, past[:, :, at], at)
+
+    def _of_images(self, top: Mapping[str, npt.NDArray[Any]]) -> list[Scores]:
+        return [
+            Scores(top["top_logits"][i], top["top_ids"][i], top["log_sum_exp"][i], self._all(i))
+            for i in range(self._memory.shape.images)
+        ]
+
+    def _all(self, image: int) -> Callable[[], Float32s]:
+        """What fetches an image's logits of the whole vocabulary."""
+
+        def logits() -> Float32s:
             with self._whole():
-                if self._log_probs is None:
-                    self._log_probs = self._fetch_log_probs()
-            of_image: Float32s = self._log_probs[image]
+                if self._logits is None:
+                    self._logits = self._fetch_logits()
+            of_image: Float32s = self._logits[image]
             return of_image
 
-        return full
+        return logits
 
-    def _log_normalizer(self, image: int) -> Callable[[], Float32s]:
-        def log_normalizer() -> Float32s:
-            with self._whole():
-                if self._multi_step is not None and self._scores_at != self._position:
-                    # Several steps do not keep it, and who asks once asks at every step.
-                    self._multi_step.stop()
-                    self._take_again()
-            of_image: Float32s = self._memory.scores.host["log_normalizer"][image]
-            return of_image
-
-        return log_normalizer
-
-    def _fetch_log_probs(self) -> Float32s:
-        if self._log_probs_at != self._position:
-            self._take_again()
-        return self._memory.fetch_log_probs()
-
-    def _take_again(self) -> None:
-        """Take a step in the midst of several again, alone: it writes what is there."""
-        self._cuda.activate()
-        self._run(self._bucket.step, self._memory.inputs.host["history"][self._position])
+    def _fetch_logits(self) -> Float32s:
+        if self._ahead is not None and self._ahead.last > self._position:
+            self._cuda.activate()
+            self._come_back(self._ahead, self._position)
+        return self._memory.fetch_logits()
 
     @contextmanager
     def _whole(self) -> Iterator[None]:
@@ -166,65 +218,80 @@ class GpuDecoder:
             raise
 
 
-class MultiStep:
-    """What one generation knows of the steps that were taken ahead of its search.
+class StepsAhead:
+    """The steps of one generation that were launched before the search had asked for them.
 
-    `full` and `log_normalizer` fetch what several steps do not keep, of the step that the search
-    is at.
+    `scores` are those of each slot, a list an image. `fed` has the tokens and parents of the steps
+    that the search has asked for.
     """
 
     def __init__(
         self,
-        memory: BatchMemory,
-        full: Callable[[], Float32s],
-        log_normalizer: Callable[[], Float32s],
+        search: SearchMemory,
+        configs: Sequence[GenerationConfig],
+        scores: Sequence[Sequence[Scores]],
     ) -> None:
-        kept = memory.multi_step_scores.host
-        self._steps = memory.model.steps_per_launch
-        self._history = memory.inputs.host["history"]
-        self._guesses = kept["token"]
-        self._scores = [
-            Scores(kept["top_log_probs"][i], kept["top_ids"][i], full, log_normalizer)
-            for i in range(self._steps)
-        ]
-        self._stopped = False
-        self._first = 0  # the position of the first step that is kept
-        self._valid = 0  # how many of them hold
+        self.search = search
+        self.fed: list[tuple[Ints, Ints]] = []
+        self.last = -1  # the position of the last step that was launched
+        self._scores = scores
+        self._running = dict(enumerate(configs))
 
-    def feed(self, position: int, token: int) -> bool:
-        """Note the token that is fed at `position`.
+    def agrees(self, position: int, tokens: Ints, parents: Ints) -> bool:
+        """Whether the GPU feeds the step at `position` as the search does.
 
-        Returns:
-            Whether its step has been taken already. If not, the steps behind it are void, too.
+        If it has chosen otherwise, which it must not, nothing is launched ahead any more.
         """
-        self._history[position] = token
-        step = position - self._first
-        if step < self._valid and token == self._guesses[step - 1]:
+        if position == 0:
             return True
-        self._valid = 0
+        if self.search.held(position - 1):
+            return False
+        if self.search.agrees(position - 1, tokens, parents, list(self._running)):
+            return True
+        self.search.trusted = False
+        logger.warning(
+            "The search on the GPU chose otherwise than the one on the host, which decides: from "
+            "now on each step waits for that, which is slower. Please report it, with the GPU."
+        )
         return False
 
-    def fits(self, position: int, capacity: int) -> bool:
-        """Whether several steps may begin at `position`.
+    def note(self, tokens: Ints, parents: Ints) -> None:
+        """Note what the search feeds the next step with."""
+        self.fed.append((tokens.copy(), parents.copy()))
 
-        The first step stays alone: what follows it is forced, not guessed. Where a cache ends, the
-        last steps stay alone, too.
+    def to_launch(self, position: int, capacity: int) -> range:
+        """Positions of the steps to launch once the search has asked for the one at `position`.
+
+        All logits of a step whose next token is forced are asked for, so no step may follow it yet:
+        neither the first, if a first token is forced, nor the last step of an image's answer.
         """
-        return not self._stopped and 0 < position <= capacity - self._steps
+        running = self._running.values()
+        forces = position == 0 and any(config.forced_bos_token_id >= 0 for config in running)
+        most = min((config.max_length - 2 for config in running), default=position)
+        ahead = position if forces else min(position + self.search.slots - 1, capacity - 1, most)
+        return range(self.last + 1, max(ahead, position) + 1)
 
-    def stop(self) -> None:
-        """Take no more steps ahead; those that were taken are void."""
-        self._stopped, self._valid = True, 0
+    def launched(self, position: int) -> None:
+        """Note that the step at `position` was enqueued."""
+        self.search.events[position % self.search.slots].record()
+        self.last = position
 
-    def begin(self, position: int) -> None:
-        """Note that a launch of several steps was made at `position`."""
-        self._first, self._valid = position, self._steps
+    def wait(self, position: int) -> Sequence[Scores]:
+        """The scores of a step, once it is done."""
+        slot = position % self.search.slots
+        self.search.events[slot].wait()
+        return self._scores[slot]
 
-    @property
-    def last(self) -> int:
-        """The position of the last step of the latest launch of several."""
-        return self._first + self._steps - 1
+    def leave(self, image: int) -> None:
+        """Ask no more what an image is fed with."""
+        self._running.pop(image, None)
 
-    def scores(self, position: int) -> Scores:
-        """The scores that were kept for this step."""
-        return self._scores[position - self._first]
+
+def pasts(fed: Sequence[tuple[Ints, Ints]]) -> Ints:
+    """The tokens [B, N, L] of each row, from the tokens and parents [B, N] of L steps."""
+    images, beams = fed[0][0].shape
+    rows = np.empty((images, beams, 0), dtype=np.int64)
+    for tokens, parents in fed:
+        followed = np.take_along_axis(rows, parents[:, :, None], axis=1)
+        rows = np.concatenate((followed, tokens[:, :, None]), axis=2)
+    return rows

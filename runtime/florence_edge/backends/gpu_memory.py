@@ -1,9 +1,10 @@
 """What lies in the GPU's memory: image features, and the memory of batches of one shape.
 
-`GpuFeatures` are an encoded image's own, and are freed with it. `BatchMemory` is kept from one
-generation to the next: CUDA graphs freeze addresses, so whatever a decoder step touches is
-allocated once for a shape (images, beams, bucket of prompt lengths), and every generation of that
-shape uses it again. The caches of self-attention grow, and have a file of their own (kv_cache.py).
+`GpuFeatures` are an encoded image's own; when they are dropped, others get their memory.
+`BatchMemory` is kept from one generation to the next: CUDA graphs freeze addresses, so whatever a
+decoder step touches is allocated once for a shape (images, beams, bucket of prompt lengths), and
+every generation of that shape uses it again. The caches of self-attention grow, and have a file of
+their own (kv_cache.py).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,23 +17,24 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import contract
-from ..cuda.buffers import ALIGNMENT, DeviceArray, DeviceView, Fields, StagingBuffer
+from ..cuda.buffers import ALIGNMENT, DeviceArray, DeviceView, Fields, PooledArray, StagingBuffer
 from ..cuda.device import Cuda
 from ..cuda.kernels import Kernels
 from ..options import GenerationConfig
 from ..search import Float32s, Ints
 from .base import different_engines
+from .device_search import SearchMemory
 
 
 class GpuFeatures:
     """Features [B, image tokens, d_model] in device memory; slices of images share it.
 
-    The memory is freed with the last slice; until then, they keep `engine` alive, which has the
-    stream. `np.asarray` copies the values to the host.
+    The memory is given back with the last slice; until then, they keep `engine` alive, which has
+    the stream. `np.asarray` copies the values to the host.
     """
 
     def __init__(
-        self, engine: object, cuda: Cuda, array: DeviceArray, images: range | None = None
+        self, engine: object, cuda: Cuda, array: PooledArray, images: range | None = None
     ) -> None:
         whole = array.view
         self._engine = engine
@@ -63,7 +65,7 @@ class GpuFeatures:
         if len({(part.view.shape[1:], part.dtype) for part in parts}) > 1:
             raise different_engines()
         self._cuda.activate()
-        array = self._cuda.array((sum(map(len, parts)), *self.view.shape[1:]), self.dtype)
+        array = self._cuda.pooled_array((sum(map(len, parts)), *self.view.shape[1:]), self.dtype)
         row = 0
         for part in parts:
             self._cuda.copy(array.view[row], part.view)
@@ -95,7 +97,7 @@ class GpuModel:
     """The three graphs of a bundle on one GPU.
 
     `in_place` is the cache capacity of a decoder that writes its caches itself; 0: it does not.
-    `steps_per_launch` is how many greedy steps a launch takes for a single image (multi-step).
+    `steps_at_once` is how many steps may be on the GPU before the search has seen their scores.
     `captures` is whether steps are captured in CUDA graphs, as far as the decoder's engine may be.
     """
 
@@ -106,7 +108,7 @@ class GpuModel:
     floats: str
     generation: GenerationConfig
     in_place: int = 0
-    steps_per_launch: int = 1
+    steps_at_once: int = 1
     captures: bool = True
 
 
@@ -132,11 +134,6 @@ class BatchMemory:
             self._bind_text_encoder()
             self._owned = owned.pop_all()
 
-    @property
-    def is_multi_step(self) -> bool:
-        """Whether a launch takes several steps; with one row, the next token can be guessed."""
-        return self.model.steps_per_launch > 1 and self.shape.images * self.shape.beams == 1
-
     def _allocate(self) -> None:
         size, shape = self.model.size, self.shape
         images, beams = shape.images, shape.beams
@@ -153,21 +150,27 @@ class BatchMemory:
             "position": ((1,), np.int64),
             "token_ids": (of_rows, np.int64),
             "parents": (of_rows, np.int64),
-            "first": ((1,), np.int64),  # position from which rows follow their parents
+            "first": ((images,), np.int64),  # position from which rows follow their parents
+            "held": ((1,), np.int64),  # whether they do not
         }
-        if self.is_multi_step:
-            history = (size.decoder_positions + 1,)  # one token is guessed beyond the last step
-            inputs = {**inputs, "history": (history, np.int64)}
-            self.history = self.array(history, np.int64).view
         self.inputs = self.staging_buffer(inputs)
+        self.search: SearchMemory | None = None  # that of the GPU, which runs ahead of the host's
+        if self.model.steps_at_once > 1:
+            self.search = SearchMemory(
+                self.model.cuda,
+                self.inputs,
+                size.decoder_positions,
+                self.model.steps_at_once,
+                self._owned,
+            )
         self.scores = self.staging_buffer(
             {
-                "top_log_probs": (scored, np.float32),
+                "top_logits": (scored, np.float32),
                 "top_ids": (scored, np.int64),
-                "log_normalizer": (of_rows, np.float32),
+                "log_sum_exp": (of_rows, np.float32),
             }
         )
-        self.log_probs = self.array((*of_rows, size.vocab_size), np.float32)
+        self.logits = self.array((*of_rows, size.vocab_size), self.model.floats)
         self.features = self.array((images, size.image_tokens, size.d_model), self.model.floats)
         heads, head_dim = size.decoder_heads, size.head_dim
         self.cross_caches = self._by_layer(contract.cross_cache, (images, heads, encoded, head_dim))
@@ -198,35 +201,38 @@ class BatchMemory:
         cuda.synchronize()
 
     @cached_property
-    def multi_step_scores(self) -> StagingBuffer:
-        """Scores of the steps of one launch, and the token that was fed after each."""
-        scored = (self.model.steps_per_launch, 1, contract.TOP_K)
-        return self.staging_buffer(
-            {
-                "top_log_probs": (scored, np.float32),
-                "top_ids": (scored, np.int64),
-                "token": (scored[:1], np.int64),
-            }
-        )
+    def kept_caches(self) -> DeviceView:
+        """The caches of a decoder that updates them in place, for all steps."""
+        size, shape = self.model.size, self.shape
+        rows = (shape.images * shape.beams, size.decoder_heads, self.model.in_place, size.head_dim)
+        count = size.decoder_layers * len(contract.PARTS)
+        return self.array((count, *rows), self.model.floats).view
 
     @cached_property
-    def _all_log_probs(self) -> StagingBuffer:
-        """The host's copy of `log_probs`; made when needed, for the top K nearly always do."""
-        view = self.log_probs.view
+    def cache_rows(self) -> DeviceView:
+        """The numbers of the rows of `kept_caches`, of which a bucket attends to the first."""
+        view = self.array((self.model.in_place,), np.int64).view
+        self.model.cuda.upload(view, np.arange(self.model.in_place))
+        return view
+
+    @cached_property
+    def _all_logits(self) -> StagingBuffer:
+        """The host's copy of `logits`; made when needed, for the top K nearly always do."""
+        view = self.logits.view
         staging = StagingBuffer(
-            self.model.cuda.call, {"log_probs": (view.shape, view.dtype)}, mapped=True
+            self.model.cuda.call, {"logits": (view.shape, view.dtype)}, mapped=True
         )
         self._owned.callback(staging.close)
         return staging
 
-    def fetch_log_probs(self) -> Float32s:
-        """All log-probabilities [B, N, vocab] of the step that ran last, copied now."""
+    def fetch_logits(self) -> Float32s:
+        """All logits [B, N, vocab] of the step that ran last, copied now."""
         cuda = self.model.cuda
         cuda.activate()
-        staging = self._all_log_probs
-        cuda.copy(staging.device["log_probs"], self.log_probs.view)
+        staging = self._all_logits
+        cuda.copy(staging.device["logits"], self.logits.view)
         cuda.synchronize()
-        return staging.host["log_probs"]
+        return staging.host["logits"].astype(np.float32, copy=False)
 
     def array(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
         """Device memory that is freed with the rest."""

@@ -4,21 +4,27 @@ A bucket has one capacity. CUDA graphs are captured for it, since they freeze ad
 one for each kind of step. In a step, cache rows move twice: `kernels.follow` gives each beam the
 past of its parent, and `kernels.place_rows` puts the rows that the decoder returns behind the
 others. When a bucket is full, `CacheBuckets.grow` copies its rows to the next.
+
+A decoder that works in place (contract.in_place_decoder) writes its rows itself, and its buckets
+share one set of caches, made for the longest answer: each attends to more of their rows.
 """
 
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Literal, TypeAlias
 
 from .. import contract
+from ..cuda.buffers import DeviceView
 from ..cuda.device import CudaGraph
 from ..errors import BackendError
+from .device_search import SearchMemory
 from .gpu_memory import BatchMemory
 
 logger = logging.getLogger(__name__)
 
-StepKind: TypeAlias = Literal["step", "follow and step", "multi-step"]
+StepKind: TypeAlias = Literal["step", "follow and step", "first step", "next step"]
 
 
 class CacheBucket:
@@ -30,14 +36,18 @@ class CacheBucket:
         self.capacity = capacity
         size, shape = memory.model.size, memory.shape
         parts = [(i, part) for i in range(size.decoder_layers) for part in contract.PARTS]
-        rows = (shape.images * shape.beams, size.decoder_heads, capacity, size.head_dim)
-        array = self._cuda.array((len(parts), *rows), memory.model.floats)
-        owned.callback(array.close)
-        self.caches = array.view
         self._session = memory.model.sessions[contract.DECODER]
-        written = dict(memory.new_rows)
+        more = dict(memory.new_rows)
         if memory.model.in_place:  # out where they came in
-            written = {contract.kept_cache(*of): self.caches[i] for i, of in enumerate(parts)}
+            self.caches = memory.kept_caches
+            more = {contract.kept_cache(*of): self.caches[i] for i, of in enumerate(parts)}
+            numbers = memory.cache_rows
+            more["rows"] = DeviceView(numbers.address, (capacity,), numbers.dtype)
+        else:
+            rows = (shape.images * shape.beams, size.decoder_heads, capacity, size.head_dim)
+            array = self._cuda.array((len(parts), *rows), memory.model.floats)
+            owned.callback(array.close)
+            self.caches = array.view
         self._decode = self._session.bind(
             {
                 "token_ids": memory.inputs.device["token_ids"],
@@ -45,9 +55,9 @@ class CacheBucket:
                 "encoder_mask": memory.prompt.device["encoder_mask"],
                 **{contract.self_cache(*of): self.caches[i] for i, of in enumerate(parts)},
                 **memory.cross_caches,
-                **memory.scores.device,
-                "log_probs": memory.log_probs.view,
-                **written,
+                **{name: _by_rows(view) for name, view in memory.scores.device.items()},
+                "logits": _by_rows(memory.logits.view),
+                **more,
             }
         )
         self._has_run = False
@@ -66,9 +76,13 @@ class CacheBucket:
         """Enqueue the same, and before it that rows follow their parents."""
         self._enqueue("follow and step", self._send_follow_and_step)
 
-    def multi_step(self) -> None:
-        """Enqueue several steps, each fed with the best token of the one before it."""
-        self._enqueue("multi-step", self._send_and_multi_step)
+    def first_step(self, search: SearchMemory) -> None:
+        """Enqueue the first step on what the inputs hold, and the search's behind it."""
+        self._enqueue("first step", partial(self._send_and_search, search))
+
+    def next_step(self, search: SearchMemory) -> None:
+        """Enqueue a step on what the search on the GPU has chosen, and the search's behind it."""
+        self._enqueue("next step", partial(self._follow_and_search, search))
 
     def _enqueue(self, kind: StepKind, enqueue: Callable[[], None]) -> None:
         """Enqueue a kind of step, as a graph once the decoder has run."""
@@ -101,26 +115,31 @@ class CacheBucket:
     def _send_follow_and_step(self) -> None:
         inputs = self._memory.inputs
         inputs.send(self._cuda.stream)
-        self._memory.model.kernels.follow(
-            self.caches, *(inputs.device[name] for name in ("parents", "first", "position"))
-        )
+        self._memory.model.kernels.follow(self.caches, inputs.device, self.capacity)
         self._score()
 
-    def _send_and_multi_step(self) -> None:
-        memory, model = self._memory, self._memory.model
-        memory.inputs.send(self._cuda.stream)
-        # The history is searched in memory of the device's own: mapped memory is slow to search.
-        fed = {**memory.inputs.device, "history": memory.history}
-        self._cuda.copy(fed["history"], memory.inputs.device["history"])
-        for step in range(model.steps_per_launch):
-            self._decode_and_place()
-            model.kernels.feed_best(
-                memory.scores.device,
-                {name: view[step] for name, view in memory.multi_step_scores.device.items()},
-                fed,
-                ngram=model.generation.no_repeat_ngram_size,
-            )
-        memory.multi_step_scores.fetch(self._cuda.stream)
+    def _send_and_search(self, search: SearchMemory) -> None:
+        self._memory.inputs.send(self._cuda.stream)
+        self._decode_and_search(search)
+
+    def _follow_and_search(self, search: SearchMemory) -> None:
+        memory = self._memory
+        search.feed_next()
+        if memory.shape.beams > 1:
+            memory.model.kernels.follow(self.caches, memory.inputs.device, self.capacity)
+        self._decode_and_search(search)
+
+    def _decode_and_search(self, search: SearchMemory) -> None:
+        memory = self._memory
+        self._decode_and_place()
+        memory.model.kernels.advance_beams(
+            memory.scores.device,
+            search.rules,
+            memory.inputs.device,
+            search.following,
+            search.state,
+            search.kept.device,
+        )
 
     def _score(self) -> None:
         self._decode_and_place()
@@ -140,6 +159,12 @@ class CacheBucket:
         del self._decode, self._session  # a decoder whose turn is over may still refer to us
 
 
+def _by_rows(view: DeviceView) -> DeviceView:
+    """The same memory with images and beams as one dimension, as the decoder gives its scores."""
+    images, beams, *rest = view.shape
+    return DeviceView(view.address, (images * beams, *rest), view.dtype)
+
+
 class CacheBuckets:
     """The buckets of one `BatchMemory`, each made when an answer first grows into it."""
 
@@ -152,7 +177,6 @@ class CacheBuckets:
         """The smallest bucket for `tokens`."""
         model = self._memory.model
         capacity = contract.cache_capacity(tokens, model.size.decoder_positions)
-        capacity = max(capacity, model.in_place)
         if capacity not in self._buckets:
             with ExitStack() as owned:
                 self._buckets[capacity] = CacheBucket(self._memory, capacity, owned)
@@ -171,8 +195,9 @@ class CacheBuckets:
                 f"The model has no position behind {full.capacity} tokens. Ask for fewer "
                 "(max_new_tokens)."
             )
-        bucket.clear()
-        self._memory.model.cuda.copy_rows(bucket.caches, full.caches)
+        if not self._memory.model.in_place:
+            bucket.clear()
+            self._memory.model.cuda.copy_rows(bucket.caches, full.caches)
         return bucket
 
     def close(self) -> None:

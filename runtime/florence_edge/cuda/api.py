@@ -51,6 +51,7 @@ FUNCTIONS: Mapping[str, tuple[Any, ...]] = {
     "cudaStreamWaitEvent": (_HANDLE, _HANDLE, _UINT),
     "cudaEventCreateWithFlags": (Out(_HANDLE), _UINT),
     "cudaEventRecord": (_HANDLE, _HANDLE),
+    "cudaEventSynchronize": (_HANDLE,),
     "cudaEventDestroy": (_HANDLE,),
     "cudaMemcpyAsync": (_HANDLE, _HANDLE, _SIZE, _COPY, _HANDLE),
     "cudaMemcpy2DAsync": (_HANDLE, _SIZE, _HANDLE, _SIZE, _SIZE, _SIZE, _COPY, _HANDLE),

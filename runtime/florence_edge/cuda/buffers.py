@@ -5,8 +5,9 @@
 
 import ctypes
 import math
+import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -51,6 +52,60 @@ class DeviceArray:
     def close(self) -> None:
         """Free the memory, if it has not been."""
         self._free()
+
+
+class ArrayPool:
+    """Device memory that is taken again and again, and given back when an array is dropped.
+
+    Up to `most` blocks that nobody uses are kept: cudaMalloc and cudaFree wait for the whole GPU.
+    """
+
+    def __init__(self, call: CudaCall, most: int) -> None:
+        self._call = call
+        self._most = most
+        self._free: list[tuple[int, int]] = []  # bytes and address, the newest last
+        self._closed = False
+        # Of several threads, or of one whose garbage collection drops an array in the midst of it.
+        self._lock = threading.RLock()
+
+    def array(self, shape: ArrayShape, dtype: npt.DTypeLike) -> "PooledArray":
+        """An array, not filled: in memory of the same size that was given back, or in new."""
+        size = max(DeviceView(0, shape, np.dtype(dtype)).nbytes, 1)
+        with self._lock:
+            fitting = [block for block in self._free if block[0] == size]
+            if fitting:
+                self._free.remove(fitting[-1])
+        address = fitting[-1][1] if fitting else self._call("cudaMalloc", size)
+        view = DeviceView(address, shape, np.dtype(dtype))
+        return PooledArray(view, lambda: self._give_back(size, address))
+
+    def close(self) -> None:
+        """Free what nobody uses; arrays that somebody still has are freed when they are dropped."""
+        with self._lock:
+            self._closed = True
+            blocks, self._free = self._free, []
+        self._free_all(blocks)
+
+    def _give_back(self, size: int, address: int) -> None:
+        with self._lock:
+            self._free.append((size, address))
+            kept = 0 if self._closed else self._most
+            from_here = max(len(self._free) - kept, 0)
+            surplus, self._free = self._free[:from_here], self._free[from_here:]
+        self._free_all(surplus)
+
+    def _free_all(self, blocks: list[tuple[int, int]]) -> None:
+        for _, address in blocks:
+            self._call("cudaFree", address)
+
+
+class PooledArray:
+    """An array of an `ArrayPool`, whose memory goes back there when nobody has it any more."""
+
+    def __init__(self, view: DeviceView, give_back: Callable[[], None]) -> None:
+        self.view = view
+        self._give_back = weakref.finalize(self, give_back)
+        self._give_back.atexit = False
 
 
 Fields: TypeAlias = "Mapping[str, tuple[ArrayShape, npt.DTypeLike]]"

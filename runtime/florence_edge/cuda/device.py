@@ -12,8 +12,18 @@ import numpy.typing as npt
 from ..errors import MODEL_CLOSED, BackendError
 from . import api
 from .api import CudaCall
-from .buffers import ArrayShape, DeviceArray, DeviceView, Fields, StagingBuffer
+from .buffers import (
+    ArrayPool,
+    ArrayShape,
+    DeviceArray,
+    DeviceView,
+    Fields,
+    PooledArray,
+    StagingBuffer,
+)
 from .providers import open_provider
+
+_POOLED = 4  # blocks that nobody uses
 
 
 def open_cuda(index: int = 0) -> "Cuda":
@@ -39,6 +49,29 @@ class CudaGraph:
         self._destroy()
 
 
+class CudaEvent:
+    """A point in the order of the stream, which the host can wait for."""
+
+    def __init__(self, call: CudaCall, stream: int) -> None:
+        self._call = call
+        self._stream = stream
+        self._handle: int = call("cudaEventCreateWithFlags", api.EVENT_DISABLE_TIMING)
+        self._destroy = weakref.finalize(self, call, "cudaEventDestroy", self._handle)
+        self._destroy.atexit = False
+
+    def record(self) -> None:
+        """Put the point behind all that was enqueued so far."""
+        self._call("cudaEventRecord", self._handle, self._stream)
+
+    def wait(self) -> None:
+        """Wait until what was enqueued before the point is done."""
+        self._call("cudaEventSynchronize", self._handle)
+
+    def close(self) -> None:
+        """Destroy the event, if it has not been."""
+        self._destroy()
+
+
 class Cuda:
     """A GPU; copies, graphs and kernels are enqueued on its one stream and run in that order.
 
@@ -58,6 +91,8 @@ class Cuda:
         with ExitStack() as owned:
             self.stream: int = call("cudaStreamCreateWithFlags", api.STREAM_NON_BLOCKING)
             owned.callback(call, "cudaStreamDestroy", self.stream)
+            self._pool = ArrayPool(call, _POOLED)
+            owned.callback(self._pool.close)
             self._owned = owned.pop_all()
 
     def close(self) -> None:
@@ -91,6 +126,10 @@ class Cuda:
     def array(self, shape: ArrayShape, dtype: npt.DTypeLike) -> DeviceArray:
         """An array in device memory, not filled."""
         return DeviceArray(self.call, shape, dtype)
+
+    def pooled_array(self, shape: ArrayShape, dtype: npt.DTypeLike) -> PooledArray:
+        """The same for arrays that come and go: their memory is used again."""
+        return self._pool.array(shape, dtype)
 
     def staging_buffer(self, fields: Fields) -> StagingBuffer:
         """Arrays for exchange with the host; on an integrated GPU mapped, so without copies."""
@@ -131,6 +170,10 @@ class Cuda:
             self.call("cudaStreamWaitEvent", self.stream, event, 0)
         finally:
             self.call("cudaEventDestroy", event)  # CUDA keeps it until it has happened
+
+    def event(self) -> CudaEvent:
+        """An event of the stream, not recorded yet."""
+        return CudaEvent(self.call, self.stream)
 
     def capture(self, enqueue: Callable[[], None]) -> CudaGraph:
         """What `enqueue` enqueues, as a graph; nothing of it runs now."""

@@ -18,13 +18,22 @@ from .device import Cuda
 
 PRECISION_BITS = 22  # of the resize weights; Pillow's Resample.c: 32 - 8 - 2
 
+RULES = 3 + contract.TOP_K  # of a search: three numbers and the tokens that end an answer
+
+CONSTANTS = {  # of kernels.cu
+    "RULES": RULES,
+    "MAX_BEAMS": contract.MAX_BEAMS,
+    "TOP_K": contract.TOP_K,
+    "PRECISION_BITS": PRECISION_BITS,
+}
+
 Argument: TypeAlias = "ctypes._SimpleCData[Any]"
 Views: TypeAlias = "Mapping[str, DeviceView]"
 Grid: TypeAlias = "tuple[int, int, int]"
 
-_NAMES = ("place_rows", "follow", "feed_best", "resample")
+_NAMES = ("place_rows", "follow", "advance_beams", "resample")
 _WORD = 4  # bytes; kernels.cu moves caches in these
-_THREADS = 256  # of a block, all along x
+THREADS = 256  # of a block, all along x; MAX_BEAMS * TOP_K or more for advance_beams
 
 
 class Kernels:
@@ -42,23 +51,22 @@ class Kernels:
             }
             self._owned = owned.pop_all()
 
-    def follow(
-        self, caches: DeviceView, parents: DeviceView, since: DeviceView, now: DeviceView
-    ) -> None:
-        """Enqueue that each beam takes over its parent's past.
+    def follow(self, caches: DeviceView, fed: Views, rows: int) -> None:
+        """Enqueue that each beam takes over its parent's past, of `rows` cache rows at most.
 
-        `caches` is [caches, images * beams, heads, capacity, head_dim], `parents` [images, beams]
-        the row of the same image that each continues; rows from `since` [1] to before `now` [1]
-        move, all at once.
+        `caches` is [caches, images * beams, heads, capacity, head_dim]. Of `fed`, "parents"
+        [images, beams] is the row of the same image that each continues; rows from "first" [images]
+        to before "position" [1] move, all at once, unless "held" [1] is set.
         """
         count, _, heads, capacity, _ = caches.shape
-        images, beams = parents.shape
+        images, beams = fed["parents"].shape
         words = _row_words(caches)
+        views = (caches, *(fed[name] for name in ("parents", "first", "position", "held")))
         arguments: list[Argument] = [
-            *(ctypes.c_void_p(view.address) for view in (caches, parents, since, now)),
+            *(ctypes.c_void_p(view.address) for view in views),
             *map(ctypes.c_int, (images, beams, capacity, words)),
         ]
-        self.launch("follow", (capacity * words, heads, count * images), arguments)
+        self.launch("follow", (rows * words, heads, count * images), arguments)
 
     def place_rows(
         self, caches: DeviceView, new_rows: Sequence[DeviceView], now: DeviceView
@@ -76,43 +84,49 @@ class Kernels:
         ]
         self.launch("place_rows", (rows * heads * words, count, 1), arguments)
 
-    def feed_best(
+    def advance_beams(
         self,
         scores: Views,
-        kept: Views,
+        rules: DeviceView,
         fed: Views,
-        *,
-        ngram: int,
+        following: Views,
+        state: Views,
+        kept: Views,
     ) -> None:
-        """Enqueue that a greedy step of one row is kept, and that the next gets its best token.
+        """Enqueue the search's step: what the next step of the decoder is fed with.
 
-        `scores` are the decoder's "top_log_probs" and "top_ids" [1, 1, K], which go to `kept`, as
-        does the "token" [1] that is chosen; that is put behind those in "history" [L] of `fed`, and
-        its "token_ids" [1, 1] and "position" [1] move on. A token that completes an n-gram of
-        `ngram` tokens which the history has is passed over; 0 allows all.
+        `scores` are the decoder's "top_logits" and "top_ids" [images, beams, K] and "log_sum_exp"
+        [images, beams]; `fed` and `following` what this step and the next are fed with, by the
+        names of `follow` and "token_ids" [images, beams]. `rules`, `state` and `kept` are those of
+        `SearchMemory` (backends/device_search.py).
         """
+        images, beams, top = scores["top_ids"].shape
         views = (
-            *(scores[name] for name in ("top_log_probs", "top_ids")),
-            *(kept[name] for name in ("top_log_probs", "top_ids", "token")),
-            *(fed[name] for name in ("history", "token_ids", "position")),
+            *(scores[name] for name in ("top_logits", "top_ids", "log_sum_exp")),
+            rules,
+            *(fed[name] for name in ("position", "token_ids", "held")),
+            *(following[name] for name in ("position", "token_ids", "parents", "first", "held")),
+            *(state[name] for name in ("history", "totals", "differ_from")),
+            *(kept[name] for name in ("top_logits", "top_ids", "log_sum_exp")),
+            *(kept[name] for name in ("tokens", "parents", "held")),
         )
-        top = scores["top_ids"].shape[-1]
+        numbers = (beams, top, state["history"].shape[-1], kept["held"].shape[0])
         arguments: list[Argument] = [
             *(ctypes.c_void_p(view.address) for view in views),
-            *map(ctypes.c_int, (top, ngram)),
+            *map(ctypes.c_int, numbers),
         ]
-        self.launch("feed_best", (top, 1, 1), arguments)
+        self.launch("advance_beams", (images * THREADS, 1, 1), arguments)
 
     def launch(self, name: str, threads: Grid, arguments: list[Argument]) -> None:
         """Enqueue a kernel with at least this many threads along x, y and z."""
         x, y, z = threads
-        blocks = -(-x // _THREADS), y, z
+        blocks = -(-x // THREADS), y, z
         addresses = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
         self._cuda.call(
             "cuLaunchKernel",
             self._functions[name],
             *blocks,
-            *(_THREADS, 1, 1),
+            *(THREADS, 1, 1),
             0,  # bytes of shared memory
             self._cuda.stream,
             ctypes.addressof(addresses),  # the driver copies the values before it returns
@@ -138,8 +152,7 @@ def compile_kernels(call: CudaCall, compute_capability: tuple[int, int]) -> byte
     major, minor = compute_capability
     options = [
         f"--gpu-architecture=sm_{major}{minor}",
-        f"-DMAX_BEAMS={contract.MAX_BEAMS}",
-        f"-DPRECISION_BITS={PRECISION_BITS}",
+        *(f"-D{name}={value}" for name, value in CONSTANTS.items()),
     ]
     source = (files(__package__) / "kernels.cu").read_bytes()
     program = call("nvrtcCreateProgram", source, b"kernels.cu", 0, None, None)
