@@ -1,79 +1,84 @@
-"""What several greedy steps in one launch bring: answers with one, four and eight, in turns.
+"""Answers that end where they end, by how many steps may be on the GPU at once.
 
-    python tests/gpu/multi_step.py BUNDLE DEVICE OUTPUT.json
+    python -m gpu.multi_step --figures FILE --work DIR [--device cpu]
 
-Asks for captions and boxes of generated scenes, which end where they end: the steps behind the end
-count. Refuses to time answers that differ. Not run on a GPU yet.
+The miniature in float16 describes generated scenes and finds what is in them, greedily and with 3
+beams, with FLORENCE_MULTI_STEP at 1 (each step waits for the search) and more, in turns. Steps
+behind an answer's end count. Answers that differ are not timed: they must not.
 """
 
-import json
 import os
 import statistics
 import sys
-import time
+from functools import partial
 from pathlib import Path
-
-from PIL import Image
+from typing import Any
 
 from florence_edge import Florence2, GenerationOptions
 from florence_edge.backends.gpu_decoder import MULTI_STEP
 from florence_edge.model import EncodedImage
 from florence_edge_calibration.scenes import draw_scene, generate_scenes
 
-STEPS = (1, 4, 8)
+from .figures import Figures, seconds_of
+from .models import arguments, miniature
+
+STEPS = (1, 2, 4)
 TASKS = ("CAPTION", "OD")
+BEAMS = (1, 3)
 SCENES = 8
 ROUNDS = 6  # the first is not counted: it captures
-GREEDY = GenerationOptions(num_beams=1)
 
 
-def main(bundle: Path, device: str, output: Path) -> None:
-    models = {steps: load(bundle, device, steps) for steps in STEPS}
-    pictures = [draw_scene(scene) for scene in generate_scenes(1, SCENES)]
-    found = {task: in_turns(models, task, pictures) for task in TASKS}
-    described = {"bundle": str(bundle), "device": device, "scenes": SCENES, "rounds": ROUNDS - 1}
-    text = json.dumps({**described, "steps a launch": found}, indent=2)
-    output.write_text(text + "\n", encoding="utf-8")
-    sys.stdout.write(text + "\n")
+def main() -> int:
+    told = arguments(__doc__).parse_args()
+    figures = Figures(told.figures, "multi-step")
+    with figures.attempt("steps at once"):
+        folder = miniature("fp16", told.work)
+        models = {steps: load(folder, told.device, steps) for steps in STEPS}
+        for beams in BEAMS:
+            for task in TASKS:
+                name = f"{task}, beams {beams}"
+                with figures.attempt(name):
+                    figures.put(name, in_turns(models, task, beams))
+    return figures.exit_status
 
 
-def load(bundle: Path, device: str, steps: int) -> Florence2:
+def load(folder: Path, device: str, steps: int) -> Florence2:
     os.environ[MULTI_STEP] = str(steps)
-    return Florence2.load(bundle, device)
+    return Florence2.load(folder, device)
 
 
-def in_turns(
-    models: dict[int, Florence2], task: str, pictures: list[Image.Image]
-) -> dict[str, dict[str, float]]:
+def in_turns(models: dict[int, Florence2], task: str, beams: int) -> dict[str, Any]:
     """Seconds for the answers of all views: the median, and how many times as fast as one step."""
+    options = GenerationOptions(num_beams=beams)
+    pictures = [draw_scene(scene) for scene in generate_scenes(1, SCENES)]
     views = {
-        steps: [model.encode(picture, options=GREEDY) for picture in pictures]
+        steps: [model.encode(picture, options=options) for picture in pictures]
         for steps, model in models.items()
     }
     answers = {steps: [view.run(task).token_ids for view in of] for steps, of in views.items()}
     if any(answer != answers[1] for answer in answers.values()):
-        raise SystemExit(f"{task}: answers differ, which they must not; nothing was timed.")
+        raise ValueError("answers differ, which they must not; nothing was timed")
     rounds: dict[int, list[float]] = {steps: [] for steps in views}
     for turn in range(ROUNDS):
         for steps in list(views)[:: -1 if turn % 2 else 1]:
-            rounds[steps].append(seconds(views[steps], task))
+            rounds[steps].append(seconds_of(partial(answer_all, views[steps], task)))
     counted = {steps: of[1:] for steps, of in rounds.items()}
-    figures = {}
-    for steps, of in counted.items():
-        ratios = [one / this for one, this in zip(counted[1], of, strict=True)]
-        figures[str(steps)] = {
-            "seconds": round(statistics.median(of), 5),
-            "times as fast": round(statistics.median(ratios), 3),
+    return {
+        str(steps): {
+            "ms an answer": round(1e3 * statistics.median(of) / SCENES, 4),
+            "times as fast": round(
+                statistics.median(one / this for one, this in zip(counted[1], of, strict=True)), 3
+            ),
         }
-    return figures
+        for steps, of in counted.items()
+    }
 
 
-def seconds(views: list[EncodedImage], task: str) -> float:
-    begun = time.perf_counter()
+def answer_all(views: list[EncodedImage], task: str) -> None:
     for view in views:
         view.run(task)
-    return time.perf_counter() - begun
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
+    sys.exit(main())

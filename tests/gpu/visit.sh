@@ -1,21 +1,50 @@
 #!/usr/bin/env bash
 # What to do on a borrowed GPU machine without a network; tests/gpu/README.md has the calls.
 #
-#   visit.sh keep DIR      keep the parts of wheels that this call brought, in /tmp/visit
-#   visit.sh install       put the wheels together and install them to /tmp/visit/site
-#   visit.sh STAGE...      tests, rtx, speed, eager, steps, multi-step: each writes into $OUT, and a stage
-#                          that fails does not stop the next (exit status 1 at the end)
+#   visit.sh keep DIR      unpack what this call brought into /tmp/visit: wheels, and onnxruntime-gpu
+#                          when all its parts are there
+#   visit.sh STAGE...      each writes its figures into $OUT as they are known, and one that fails or
+#                          exceeds its limit does not stop the next (exit status 1 at the end)
+#
+# DEVICE=cpu ARCHITECTURE=tiny tries the whole on any machine; NO_COMPILE=1 leaves the compiled opponent
+# out, and STAGE_SECONDS sets the limit of every stage.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit
 
 visit=${VISIT:-/tmp/visit}
 out=${OUT:?names the folder that results go to}
 python=${PYTHON:-python3}
-limit=${STAGE_SECONDS:-480}  # of a command of a stage; a call may take 600
+device=${DEVICE:-cuda}
+architecture=${ARCHITECTURE:-base}
+work=$visit/work
 
-# Ours before theirs: onnxruntime-gpu and the machine's onnxruntime write the same folder.
-export PYTHONPATH=$visit/site:$PWD/runtime:$PWD/export:$PWD/calibration:$PWD/benchmarks:$PWD/jetson
-export PYTHONUNBUFFERED=1
+# Ours before theirs: onnxruntime-gpu and the machine's onnxruntime are the same package.
+export PYTHONPATH=$visit/site:$PWD/runtime:$PWD/export:$PWD/calibration:$PWD/benchmarks:$PWD/jetson:$PWD/tests
+export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+export TORCHINDUCTOR_CACHE_DIR=$visit/inductor TRITON_CACHE_DIR=$visit/triton # compiled once for both calls
+
+# Seconds that a stage may take. The README's plan has them, too, and what is expected.
+limit() {
+    case $1 in
+        kernels) echo 45 ;;
+        transformers) echo 140 ;;
+        models) echo 110 ;;
+        tasks) echo 45 ;;
+        steps) echo 45 ;;
+        looks) echo 20 ;;
+        int8) echo 45 ;;
+        answers) echo 100 ;;
+        multi-step) echo 25 ;;
+        bandwidth) echo 10 ;;
+        report) echo 5 ;;
+        tensorrt) echo 3600 ;; # not for a machine that is lent by the minute
+        *) die "there is no stage $1: $stages" ;;
+    esac
+}
+# Named, since a module elsewhere that lacks a package would count as skipped.
+mapfile -t on_gpu < <(grep -l 'mark\.gpu' tests/runtime/test_*.py)
+mapfile -t on_tensorrt < <(grep -l 'mark\.tensorrt' tests/runtime/test_*.py tests/export/test_*.py)
+stages="kernels transformers models tasks steps looks int8 answers multi-step bandwidth report tensorrt"
 
 die() {
     echo "visit.sh: $*" >&2
@@ -23,29 +52,17 @@ die() {
 }
 
 keep() {
-    [ -d "${1:-}" ] || die "keep wants the folder with the parts, e.g. .visit"
-    mkdir -p "$visit/parts"
-    cp "$1"/*.part-?? "$visit/parts/" || die "there are no parts (NAME.whl.part-aa) in $1"
-    ls -l "$visit/parts"
-}
-
-# NAME.whl.part-aa, NAME.whl.part-ab, ... become NAME.whl; the hash was written before the split.
-join_parts() {
-    mkdir -p "$visit/wheels"
-    local first wheel
-    for first in "$visit"/parts/*.part-aa; do
-        [ -e "$first" ] || die "no parts were kept: visit.sh keep DIR comes first"
-        wheel=$(basename "$first" .part-aa)
-        cat "$visit/parts/$wheel".part-?? >"$visit/wheels/$wheel"
+    [ -d "${1:-}" ] || die "keep wants the folder that the call brought, e.g. .visit/1"
+    local wheel
+    mkdir -p "$visit/parts" "$visit/site"
+    for wheel in "$1"/*.whl; do
+        [ -e "$wheel" ] || continue
+        "$python" -m zipfile -e "$wheel" "$visit/site" || die "$wheel is damaged: carry it again"
     done
-    (cd "$visit/wheels" && sha256sum --check "$visit"/parts/sha256.part-00) ||
-        die "a part is missing or damaged: carry it again"
-}
-
-install() {
-    join_parts
-    "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade \
-        --target "$visit/site" "$visit"/wheels/*.whl || die "pip refuses a wheel"
+    cp "$1"/onnxruntime.tar.xz* "$visit/parts/" || die "there is no part of onnxruntime in $1"
+    if [ -e "$visit/parts/onnxruntime.tar.xz.json" ]; then # it comes with the last part
+        "$python" -m gpu.parts join "$visit/parts" "$visit/site" || exit
+    fi
 }
 
 # cuDNN, cuBLAS and NVRTC come with the machine's torch; the loader has to be told where they are.
@@ -61,69 +78,98 @@ for place in spec.submodule_search_locations if spec else []:
     export LD_LIBRARY_PATH=$folders${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 }
 
-failed=0
+# One program of a stage, within what is left of the stage's time.
 try() {
-    local log=$out/$1
-    shift
+    local left=$((ends - SECONDS)) status
+    if [ "$left" -le 0 ]; then
+        echo "== no time is left for $*" | tee -a "$log"
+        worst=124
+        return
+    fi
     echo "== $*" | tee -a "$log"
-    timeout "$limit" "$@" 2>&1 | tee -a "$log"
-    local status=${PIPESTATUS[0]}
+    timeout --kill-after=3 "$left" "$@" 2>&1 | tee -a "$log"
+    status=${PIPESTATUS[0]}
     echo "== exit status $status" | tee -a "$log"
-    if [ "$status" -ne 0 ]; then failed=1; fi
+    if [ "$status" -ne 0 ]; then worst=$status; fi
 }
 
-# A command of ours without its installed script.
+# A program of this folder.
 ours() {
-    local log=$1 module=$2
-    shift 2
-    try "$log" "$python" -c "import sys; from $module import main; sys.exit(main())" "$@"
+    local program=$1
+    shift
+    try "$python" -m "gpu.$program" --figures "$figures" --work "$work" --device "$device" \
+        --architecture "$architecture" "$@"
 }
 
-stage() {
+tests() {
+    local section=$1
+    shift
+    try "$python" -m gpu.unit_tests --figures "$figures" --section "$section" "$@"
+}
+
+note() {
+    "$python" -m gpu.figures "$figures" "$@" >>"$log" || failed=1
+}
+
+run() {
     case $1 in
-        tests) # warnings of that machine's packages are no failures of ours
-            try tests.log "$python" -m pytest -W default -m gpu tests/runtime -p no:cacheprovider
-            try tests.log "$python" -m pytest -W default -m tensorrt tests/runtime tests/export \
-                -p no:cacheprovider
+        kernels) tests kernels -- -m gpu "${on_gpu[@]}" ;; # what needs onnxruntime-gpu is skipped
+        transformers) ours opponents ${NO_COMPILE:+--no-compile} ;;
+        models) ours models ;;
+        tasks) tests tasks --no-skips -- -m gpu "${on_gpu[@]}" ;;
+        steps) ours decode_steps ;;
+        looks) ours looks ;;
+        int8)
+            ours same_answers
+            ours decode_steps --precision int8 --section int8
+            ours looks --precision int8 --section int8
             ;;
-        rtx) try rtx.log "$python" tests/gpu/engine_validity.py "$out/engine_validity.json" ;;
-        speed) speed speed.json ;;
-        eager) FLORENCE_CUDA_GRAPHS=0 speed speed_eager.json ;;
-        steps)
-            ours steps.log florence_edge_export.cli miniature --precision fp16 \
-                --in-place-decoder 256 --output "$visit/in-place" --overwrite
-            try steps.log "$python" tests/gpu/decoder_steps.py "$visit/in-place" \
-                "$out/decoder_steps.json"
-            ;;
-        multi-step)
-            ours multi_step.log florence_edge_export.cli miniature --precision fp16 \
-                --output "$visit/miniature" --overwrite
-            try multi_step.log "$python" tests/gpu/multi_step.py "$visit/miniature" cuda \
-                "$out/multi_step_cuda.json"
-            ours multi_step.log florence_edge_export.tensorrt_build.cli "$visit/miniature"
-            try multi_step.log "$python" tests/gpu/multi_step.py "$visit/miniature" tensorrt \
-                "$out/multi_step_tensorrt.json"
-            ;;
-        *) die "there is no stage $1: tests, rtx, speed, eager, steps, multi-step" ;;
+        answers) ours answers --output "$out/answers.json" ${NO_COMPILE:+--no-compile} ;;
+        multi-step) ours multi_step ;;
+        bandwidth) ours bandwidth ;;
+        report) try "$python" -m gpu.report --figures "$figures" --output "$out/report.md" ;;
+        tensorrt) tensorrt ;;
     esac
 }
 
-# Base with random weights in float16 beside transformers, plain and compiled, on the same GPU.
-speed() {
-    ours speed.log florence_edge_benchmarks.cli speed --architecture base --precision fp16 \
-        --device cuda --compare transformers-fp16,transformers-fp16-compile --tasks CAPTION \
-        --beams 1,3 --rounds 10 --work "$visit/${1%.json}" --output "$out/$1"
+# Engines are built for the GPU at hand, which takes minutes, and run.
+tensorrt() {
+    tests tensorrt --no-skips -- -m tensorrt "${on_tensorrt[@]}"
+    ours engines
 }
 
-[ $# -gt 0 ] || die "say what: keep DIR, install, or stages (tests, rtx, speed, eager, steps, multi-step)"
+stage() {
+    local begun=$SECONDS
+    ends=$((SECONDS + ${STAGE_SECONDS:-$(limit "$1")}))
+    worst=0
+    run "$1"
+    note stages "$1" "{\"status\": $worst, \"seconds\": $((SECONDS - begun))}"
+    cp "$figures" "$visit/figures.json" # the next call finds an empty $OUT
+    if [ "$worst" -ne 0 ]; then failed=1; fi
+}
+
+machine() {
+    local gpu
+    gpu=$(nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem --format=csv,noheader 2>/dev/null)
+    note machine gpu "\"${gpu//\"/}\""
+    note machine date "\"$(date -u +%FT%TZ)\""
+    note machine cores "$(nproc)"
+    "$python" -m pip list --format freeze 2>/dev/null |
+        grep -iE '^(torch|transformers|numpy|cuda-bindings|nvidia-cu.*|nvidia-cudnn.*)=' >>"$log"
+}
+
+[ $# -gt 0 ] || die "say what: keep DIR, or stages: $stages"
 mkdir -p "$out" "$visit"
-case $1 in
-    keep) keep "${2:-}" ;;
-    install) install ;;
-    *)
-        find_libraries
-        { date -u; nvidia-smi; "$python" -m pip list --path "$visit/site"; } >"$out/machine.txt" 2>&1
-        for name in "$@"; do stage "$name"; done
-        exit "$failed"
-        ;;
-esac
+figures=$out/figures.json
+log=$out/visit.log
+failed=0
+if [ "$1" = keep ]; then
+    keep "${2:-}"
+    exit
+fi
+for name in "$@"; do limit "$name" >/dev/null || exit; done
+find_libraries
+if [ ! -e "$figures" ] && [ -e "$visit/figures.json" ]; then cp "$visit/figures.json" "$figures"; fi
+machine
+for name in "$@"; do stage "$name"; done
+exit "$failed"
