@@ -1,4 +1,4 @@
-"""florence-bench: speed, accuracy, energy and reports. A module of `commands` is a subcommand."""
+"""florence-bench: speed, accuracy, energy, servers. A module of `commands` is a subcommand."""
 
 import argparse
 import logging
@@ -7,9 +7,15 @@ from collections.abc import Sequence
 from florence_edge import __version__
 from florence_edge.command import parsed, plain, run_command
 
-from .commands import accuracy, energy, report, speed
+from .commands import accuracy, energy, report, serve, speed
 
-_COMMANDS = {"speed": speed, "accuracy": accuracy, "energy": energy, "report": report}
+_COMMANDS = {
+    "speed": speed,
+    "accuracy": accuracy,
+    "energy": energy,
+    "serve": serve,
+    "report": report,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

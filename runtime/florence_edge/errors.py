@@ -9,7 +9,9 @@
     ├── MissingPackageError      an optional package is not installed (also an ImportError)
     └── RequestError             a wrong argument, whoever was given it (also a ValueError)
         └── ImageError               an image cannot be read
-            └── ImageNotFoundError       (also a FileNotFoundError)
+            ├── ImageNotFoundError       (also a FileNotFoundError)
+            ├── ImageFormatError         not a picture of a format that is opened
+            └── ImageTooLargeError       more pixels than are allowed
 
 A message says what happened, what was expected, and what to do.
 """
@@ -56,3 +58,11 @@ class ImageError(RequestError):
 
 class ImageNotFoundError(ImageError, FileNotFoundError):
     """There is no picture at this path."""
+
+
+class ImageFormatError(ImageError):
+    """It is not a picture, or one of a format that is not opened."""
+
+
+class ImageTooLargeError(ImageError):
+    """A picture has more pixels than are allowed."""

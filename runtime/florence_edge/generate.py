@@ -2,20 +2,24 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from threading import Event
+from typing import TypeAlias, TypeGuard
 
 import numpy as np
 
-from .backends.base import DecoderSession
+from .backends.base import AheadDecoder, DecoderSession
 from .errors import BackendError
 from .options import GenerationConfig
-from .search import Hypothesis, Ints, Scores, open_search
+from .search import Hypothesis, Ints, Scores, Search, open_search
 
 Stop = Callable[[], bool]
 # Called after each step with the tokens [L] that an answer is certain to begin with, and at its end
 # with all of them and True.
 OnTokens = Callable[[Ints, bool], None]
+Outcome: TypeAlias = Hypothesis | BackendError
+"""What becomes of one image of a batch; the error says that its scores were not numbers."""
 
 
 def never() -> bool:
@@ -37,6 +41,19 @@ def stop_after(
     return lambda: (cancel is not None and cancel.is_set()) or clock() > deadline
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """How one image of a batch is answered; its neighbours may have other settings."""
+
+    config: GenerationConfig
+    """All images of a batch have the same `num_beams`."""
+    stop: Stop = never
+    """The step after which it says so is this image's last, and what there is its answer."""
+    on_tokens: OnTokens | None = None
+    on_done: Callable[[Outcome], None] | None = None
+    """Called with the answer as soon as it is complete, while others are still at work."""
+
+
 def generate(
     decoder: DecoderSession,
     config: GenerationConfig,
@@ -53,32 +70,85 @@ def generate(
     Raises:
         BackendError: a step failed, or gave scores that are not finite numbers.
     """
-    searches = [open_search(config) for _ in range(images)]
-    shape = (images, config.num_beams)
-    tokens = np.full(shape, config.decoder_start_token_id, dtype=np.int64)
-    parents = np.zeros(shape, dtype=np.int64)  # before the first step all rows are alike
+    asked = Asked(config=config, stop=stop, on_tokens=on_tokens, on_done=_raise_error)
+    return [each for each in generate_each(decoder, [asked] * images) if _is_answer(each)]
 
-    running = set(range(images))
-    while running:
+
+def generate_each(decoder: DecoderSession, asked: Sequence[Asked]) -> list[Outcome]:
+    """The answers of a batch whose images have settings, ends and errors of their own.
+
+    Each is what the image gets alone, whatever becomes of its neighbours. What the callbacks of
+    `asked` raise ends the batch.
+
+    Raises:
+        BackendError: a step failed, for all of them.
+    """
+    if not asked:
+        return []
+    beams = asked[0].config.num_beams
+    searches = [open_search(each.config) for each in asked]
+    tokens = np.empty((len(asked), beams), dtype=np.int64)
+    tokens[:] = [[each.config.decoder_start_token_id] for each in asked]
+    parents = np.zeros(tokens.shape, dtype=np.int64)  # before the first step all rows are alike
+
+    ahead = decoder if isinstance(decoder, AheadDecoder) else None
+    if ahead is not None:
+        ahead.expect([each.config for each in asked])
+    outcomes: dict[int, Outcome] = {}
+    while len(outcomes) < len(asked):
         scores = decoder.step(tokens, parents)
-        last = stop()
-        for image in sorted(running):
-            _check_finite(scores[image])
-            step = searches[image].advance(scores[image], last=last)
-            tokens[image], parents[image] = step.tokens, step.parents
-            if step.done:  # its rows idle along until the other images are done
-                parents[image] = np.arange(config.num_beams)
-                running.discard(image)
-            if on_tokens is not None:
-                on_tokens(searches[image].agreed(), step.done)
-    return [search.best() for search in searches]
+        running = [image for image in range(len(asked)) if image not in outcomes]
+        # A condition that several share is asked once a step.
+        stopped = {stop: stop() for stop in dict.fromkeys(asked[i].stop for i in running)}
+        for image in running:
+            each, search = asked[image], searches[image]
+            outcome = _advance(
+                search, scores[image], tokens[image], parents[image], last=stopped[each.stop]
+            )
+            if each.on_tokens is not None and not isinstance(outcome, BackendError):
+                each.on_tokens(search.agreed(), outcome is not None)
+            if outcome is None:
+                continue
+            outcomes[image] = outcome
+            parents[image] = np.arange(beams)  # its rows idle along until the others are done
+            if ahead is not None:
+                ahead.leave(image)
+            if each.on_done is not None:
+                each.on_done(outcome)
+    return [outcomes[image] for image in range(len(asked))]
 
 
-def _check_finite(scores: Scores) -> None:
-    """Refuse what nothing can be chosen by: one NaN among a row's logits makes all of it NaN."""
-    if not np.isfinite(scores.top_log_probs[:, 0]).all():
-        raise BackendError(
-            "The engine's scores are not finite numbers (NaN). In an fp16 or int8 bundle, values "
-            "inside have left the range of float16: export the checkpoint with --precision fp32. "
-            "With fp32, try device='cpu'; if that gives NaN, too, the checkpoint's weights do."
-        )
+def _advance(
+    search: Search, scores: Scores, tokens: Ints, parents: Ints, *, last: bool
+) -> Outcome | None:
+    """One step of an image's search, into its rows of `tokens` and `parents`.
+
+    Returns:
+        Its answer, or why there is none; None while it goes on.
+    """
+    error = _not_finite(scores)
+    if error is not None:
+        return error
+    step = search.advance(scores, last=last)
+    tokens[:], parents[:] = step.tokens, step.parents
+    return search.best() if step.done else None
+
+
+def _not_finite(scores: Scores) -> BackendError | None:
+    """Why nothing can be chosen by these: one NaN among a row's logits makes all of it NaN."""
+    if np.isfinite(scores.top_logits[:, 0]).all() and np.isfinite(scores.log_sum_exp).all():
+        return None
+    return BackendError(
+        "The engine's scores are not finite numbers (NaN). In an fp16 or int8 bundle, values "
+        "inside have left the range of float16: export the checkpoint with --precision fp32. "
+        "With fp32, try device='cpu'; if that gives NaN, too, the checkpoint's weights do."
+    )
+
+
+def _raise_error(outcome: Outcome) -> None:
+    if isinstance(outcome, BackendError):
+        raise outcome
+
+
+def _is_answer(outcome: Outcome) -> TypeGuard[Hypothesis]:
+    return not isinstance(outcome, BackendError)

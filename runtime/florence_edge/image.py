@@ -1,6 +1,7 @@
 """Images in: anything a caller has, as RGB, and as the square of bytes that the model sees."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -10,7 +11,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from .backends.base import Pixels
 from .cuda.frame import DeviceFrame, DeviceImage, frame_of, is_on_gpu
-from .errors import ImageError, RequestError
+from .errors import ImageError, ImageTooLargeError, RequestError
 from .image_file import ImageOptions, check_undecoded, decode, quiet_pillow, warn_of_darkness
 
 HostImage: TypeAlias = str | Path | bytes | Image.Image | npt.NDArray[Any]
@@ -47,7 +48,7 @@ def load_image(source: HostImage, options: ImageOptions = _DEFAULT) -> Image.Ima
     except MemoryError:
         raise ImageError(_NO_MEMORY.format(name=name)) from None
     except Image.DecompressionBombError as error:
-        raise ImageError(
+        raise ImageTooLargeError(
             f"{name} is too large for Pillow: {error}. Shrink it, or save it as PNG or JPEG."
         ) from None
     except Exception as error:
@@ -176,7 +177,16 @@ def _rows(image: Image.Image) -> Iterator[tuple[int, npt.NDArray[Any]]]:
 
 ImageLike: TypeAlias = HostImage | DeviceImage
 """A path, bytes, a PIL image, an HxWx3 uint8 RGB array, or such an array on the GPU."""
-Picture: TypeAlias = Image.Image | DeviceFrame
+
+
+@dataclass(frozen=True, slots=True)
+class PictureSize:
+    """What is kept of a picture whose pixels are needed no more: width and height."""
+
+    size: tuple[int, int]
+
+
+Picture: TypeAlias = Image.Image | DeviceFrame | PictureSize
 
 
 def load_pictures(
@@ -214,5 +224,14 @@ def squares(pictures: Sequence[Picture], side: int) -> Pixels:
 
 
 def to_pil(picture: Picture) -> Image.Image:
-    """The picture in host memory; a frame on the GPU is copied from there as it is now."""
+    """The picture in host memory; a frame on the GPU is copied from there as it is now.
+
+    Raises:
+        RequestError: only its size was kept.
+    """
+    if isinstance(picture, PictureSize):
+        raise RequestError(
+            "Only the size of this picture was kept. Draw on the picture that was given, or "
+            "prepare it without `without_pictures`."
+        )
     return picture if isinstance(picture, Image.Image) else picture.to_image()

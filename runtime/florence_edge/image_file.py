@@ -20,7 +20,13 @@ from typing import BinaryIO, Literal, cast, get_args
 
 from PIL import Image, ImageFile, ImageOps
 
-from .errors import ImageError, ImageNotFoundError, RequestError
+from .errors import (
+    ImageError,
+    ImageFormatError,
+    ImageNotFoundError,
+    ImageTooLargeError,
+    RequestError,
+)
 from .files import open_plain
 
 logger = logging.getLogger(__name__)
@@ -108,7 +114,7 @@ def check_undecoded(image: Image.Image, name: str, options: ImageOptions) -> Non
     if not isinstance(image, ImageFile.ImageFile) or not image.tile:
         return
     if image.format not in (*FORMATS, _ALSO_JPEG):
-        raise ImageError(
+        raise ImageFormatError(
             f"{name} is {image.format}, not yet decoded; opened are {_NAMES}. If you trust it, "
             "decode it first: image.load()."
         )
@@ -190,7 +196,9 @@ def _open(file: BinaryIO, name: str) -> ImageFile.ImageFile:
         decoder, accepts = Image.OPEN[each]
         accepted = accepts is None or accepts(head)
         if isinstance(accepted, str):  # a library that this Pillow was built without
-            raise ImageError(f"{name} is {each}: {accepted}. Update Pillow, or convert it to PNG.")
+            raise ImageFormatError(
+                f"{name} is {each}: {accepted}. Update Pillow, or convert it to PNG."
+            )
         if not accepted:
             continue
         file.seek(0)
@@ -204,8 +212,10 @@ def _open(file: BinaryIO, name: str) -> ImageFile.ImageFile:
                 "to PNG or JPEG."
             ) from error
     if "AVIF" not in Image.OPEN and head[4:12] in (b"ftypavif", b"ftypavis"):
-        raise ImageError(f"{name} is AVIF, which this Pillow does not read. Update it to 11.3.")
-    raise ImageError(
+        raise ImageFormatError(
+            f"{name} is AVIF, which this Pillow does not read. Update it to 11.3."
+        )
+    raise ImageFormatError(
         f"{name} is not an image in a format that is opened here: {_NAMES}, recognized by content. "
         "Convert it to one of them."
     )
@@ -214,7 +224,7 @@ def _open(file: BinaryIO, name: str) -> ImageFile.ImageFile:
 def _check_size(image: Image.Image, name: str, options: ImageOptions) -> None:
     width, height = image.size
     if width * height > options.max_pixels:
-        raise ImageError(
+        raise ImageTooLargeError(
             f"{name} is too large: {width} x {height} are {width * height:,} pixels, and at most "
             f"{options.max_pixels:,} are read. Shrink it, or allow it: "
             f"max_pixels={width * height} (on the command line: --max-pixels), which takes "

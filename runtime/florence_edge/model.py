@@ -9,27 +9,27 @@
 Many pictures: `batch.run_many`. A camera, a stream or a video: `video.watch.watch`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event, RLock
+from threading import Event
 from typing import overload
 
 from PIL import Image
 
-from .backends.base import Backend, Features, join_features
-from .backends.open import open_backend, within_engine
+from .backends.base import Backend, Features
+from .backends.open import open_engine, within_engine
 from .bundle import TOKENIZER, Bundle
-from .devices import Device
-from .errors import MODEL_CLOSED, BackendError, RequestError
-from .generate import generate, stop_after
+from .devices import Device, EngineSettings
+from .engine_lock import EngineLock
+from .errors import RequestError
 from .image import ImageLike, Picture, to_pil
 from .image_file import MAX_PIXELS, DeepRange, ImageOptions
 from .options import GenerationConfig, GenerationOptions, resolve
-from .processing import PreparedImages, Timer, encode_prompts, prepare_images, read_hypothesis
+from .processing import PreparedImages, encode_prompts, prepare_images
+from .questions import Answer, Engine, OnAnswer, Question, raise_error
 from .regions import BoxLike, Convention, check_convention
-from .results.result import DECODE, PARSE, PREFILL, VISION, Result
+from .results.result import VISION, Result
 from .search import Ints
 from .selftest import self_test
 from .tasks import (
@@ -66,9 +66,12 @@ class Florence2:
         self.backend = backend
         self.convention: Convention = convention
         self.image_options = image_options or ImageOptions()
+        self.engine_settings: EngineSettings | None = None  # what `load` has set up
         self._tokenizer = tokenizer
-        self._lock = RLock()
-        self._busy = self._closed = False
+        self._engine = Engine(
+            bundle=bundle, backend=backend, tokenizer=tokenizer, convention=convention
+        )
+        self._lock = EngineLock()
 
     @staticmethod
     def load(  # noqa: PLR0913 - the door; all but two are named by the caller
@@ -77,17 +80,19 @@ class Florence2:
         *,
         convention: Convention = "native",
         threads: int | None = None,
+        spinning: bool | None = None,
         engine_dir: str | Path | None = None,
         engine_precision: str | None = None,
         max_pixels: int = MAX_PIXELS,
         deep_range: DeepRange = "full",
         verify: bool = True,
     ) -> "Florence2":
-        """Open the bundle in `folder` on `device`: `cpu`, `cuda:1`, `tensorrt`, `openvino`, ...
+        """Open the bundle in `folder` on `device`: `auto`, `cpu`, `cuda:1`, `openvino`, ...
 
         `convention` "native" gives the whole-number coordinates of transformers, "microsoft" the
-        fractions of the original code. `threads` limits the CPU engine's; `engine_dir` has TensorRT
-        engines that are not in the bundle; `engine_precision` "bf16" lets OpenVINO round.
+        fractions of the original code. `threads` are the CPU engine's, and `spinning` has them
+        wait busily; `engine_dir` has TensorRT engines that are not in the bundle;
+        `engine_precision` "bf16" lets OpenVINO round. What is left out stands in `engine_settings`.
         Pictures of more than `max_pixels` are refused; those of 16 bits a channel turn white at
         65535, or with `deep_range` "own" at their largest value. Unless `verify` is False, weights
         and engines are compared with their hashes, too.
@@ -101,17 +106,20 @@ class Florence2:
         check_convention(convention)
         image_options = ImageOptions(max_pixels=max_pixels, deep_range=deep_range)
         bundle = Bundle.load(folder)
-        backend = open_backend(
+        opened = open_engine(
             bundle,
             device,
             threads=threads,
+            spinning=spinning,
             engine_dir=engine_dir,
             precision=engine_precision,
             verify=verify,
         )
-        bundle = within_engine(bundle, backend)
+        bundle = within_engine(bundle, opened.backend)
         tokenizer = Tokenizer(bundle.folder / TOKENIZER, bundle.generation)
-        return Florence2(bundle, backend, tokenizer, convention, image_options)
+        model = Florence2(bundle, opened.backend, tokenizer, convention, image_options)
+        model.engine_settings = opened.settings
+        return model
 
     # One picture and one task give a result, lists give lists. (A str is a Sequence to mypy.)
     # fmt: off
@@ -218,16 +226,12 @@ class Florence2:
 
     def self_test(self) -> dict[str, float]:
         """Largest absolute error to the exporter's values, by output (`selftest.self_test`)."""
-        with self._exclusive():
+        with self._lock.held():
             return self_test(self.bundle, self.backend)
 
     def close(self) -> None:
         """Free the engine, after a running call; what is asked then raises a BackendError."""
-        with self._lock:
-            self._check_idle()
-            if not self._closed:
-                self._closed = True
-                self.backend.close()
+        self._lock.close(self.backend.close)
 
     def __enter__(self) -> "Florence2":
         return self
@@ -237,7 +241,7 @@ class Florence2:
 
     def generation_config(self, options: GenerationOptions | None = None) -> GenerationConfig:
         """Options with all filled in that they leave to the checkpoint (`options.resolve`)."""
-        self._check_open()
+        self._lock.check_open()
         return resolve(options, self.bundle.generation, self.bundle.size)
 
     def encode_prompts(self, prompts: Sequence[Prompt]) -> tuple[Ints, Ints]:
@@ -250,7 +254,7 @@ class Florence2:
     ) -> "list[EncodedImage]":
         """A view of each picture that `processing.prepare_images` has made ready, in one run."""
         timer, count = prepared.timer, len(prepared.pictures)
-        with self._exclusive(), timer.stage(VISION):
+        with self._lock.held(), timer.stage(VISION):
             features = self.backend.encode_image(prepared.pixels)
         return [
             EncodedImage(
@@ -291,51 +295,28 @@ class Florence2:
 
         A view may stand there several times. Each answer has its share of the batch's seconds.
         """
-        if not views:
-            return []
-        config = self.generation_config(options)
-        on_tokens = None if on_text is None else self._tokenizer.streamer(on_text)
-        timer = Timer()
-        with self._exclusive():
-            stop = stop_after(options.max_time if options else None, cancel)
-            with timer.stage(PREFILL):
-                input_ids, mask = self.encode_prompts(prompts)
-                parts = [view.features for view in views]
-                features = parts[0] if len(parts) == 1 else join_features(parts)
-                decoder = self.backend.prefill(features, input_ids, mask, beams=config.num_beams)
-            with timer.stage(DECODE):
-                found = generate(decoder, config, images=len(views), stop=stop, on_tokens=on_tokens)
-        with timer.stage(PARSE):
-            results = [
-                read_hypothesis(each, prompt, self._tokenizer, config, view.size, self.convention)
-                for view, prompt, each in zip(views, prompts, found, strict=True)
-            ]
-        return [
-            replace(result, seconds={**view.seconds, **timer.share(len(views))})
-            for view, result in zip(views, results, strict=True)
+        self.generation_config(options)
+        questions = [
+            view.question(prompt, options=options, cancel=cancel, on_text=on_text)
+            for view, prompt in zip(views, prompts, strict=True)
         ]
+        results = self.answer_questions(questions, on_answer=raise_error)
+        return [each for each in results if isinstance(each, Result)]
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise BackendError(MODEL_CLOSED)
+    def answer_questions(
+        self, questions: Sequence[Question], *, on_answer: OnAnswer | None = None
+    ) -> list[Answer]:
+        """Answer questions about any pictures, each with options, an end and an error of its own.
 
-    def _check_idle(self) -> None:
-        if self._busy:  # the lock lets its own thread in
-            raise RequestError(
-                "on_text used the model that is calling it. Wait until the answer is complete."
-            )
+        `on_answer` is called with the number of a question and its answer as soon as that is
+        complete, by this thread, while others are still at work; it must not use the model.
+        Questions of different `num_beams`, and more than `backend.max_batch`, take several batches.
 
-    @contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        """The engine to oneself: it has one set of caches, and one generation at a time."""
-        with self._lock:
-            self._check_open()
-            self._check_idle()
-            self._busy = True
-            try:
-                yield
-            finally:
-                self._busy = False
+        Raises:
+            BackendError: the engine failed: what was not handed out yet has no answer.
+        """
+        with self._lock.held():
+            return self._engine.answer(questions, on_answer)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)  # arrays have no one truth value
@@ -364,6 +345,31 @@ class EncodedImage:
     def size(self) -> tuple[int, int]:
         """Width and height in pixels."""
         return self.picture.size
+
+    def question(
+        self,
+        task: str | Task | Prompt,
+        text: str | None = None,
+        *,
+        region: BoxLike | None = None,
+        options: GenerationOptions | None = None,
+        cancel: Event | None = None,
+        on_text: OnText | None = None,
+    ) -> Question:
+        """A question for `Florence2.answer_questions`; the arguments are those of `run`.
+
+        Raises:
+            RequestError: the task does not exist, or text or region do not fit it.
+        """
+        return Question(
+            features=self.features,
+            image_size=self.size,
+            prompt=task if isinstance(task, Prompt) else prompt_for(task, text, region, self.size),
+            options=options or self.options,
+            cancel=cancel,
+            on_text=on_text,
+            seconds=self.seconds,
+        )
 
     def run(
         self,

@@ -9,7 +9,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from .backends.base import Pixels
 from .contract import ModelSize
 from .errors import RequestError
-from .image import ImageLike, Picture, load_pictures, squares
+from .image import ImageLike, Picture, PictureSize, load_pictures, squares
 from .image_file import ImageOptions
 from .logits_process import forced_token
 from .options import GenerationConfig
@@ -61,6 +61,20 @@ class PreparedImages:
     pixels: Pixels
     timer: Timer
 
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Width and height of each picture in pixels."""
+        return [picture.size for picture in self.pictures]
+
+    def without_pictures(self) -> "PreparedImages":
+        """The same with the sizes of the pictures alone: one that waits long needs little memory.
+
+        Frames on the GPU stay, since the vision encoder resizes them there.
+        """
+        if not isinstance(self.pixels, np.ndarray):
+            return self
+        return replace(self, pictures=[PictureSize(size) for size in self.sizes])
+
 
 def prepare_images(
     images: Sequence[ImageLike], side: int, options: ImageOptions | None = None
@@ -99,24 +113,38 @@ def encode_prompts(
     """Prompts as ids [B, T], padded to the right with `pad`, and the mask [B, image tokens + T].
 
     Raises:
-        RequestError: a prompt is longer than the encoder has room for, or has a token that the
-            model does not know.
+        RequestError: as `prompt_ids`.
     """
-    rows = [tokenizer.prompt_ids(prompt.wording) for prompt in prompts]
-    highest = max(map(max, rows))
+    return pad_prompts([prompt_ids(each, tokenizer, size) for each in prompts], size, pad=pad)
+
+
+def prompt_ids(prompt: Prompt, tokenizer: Tokenizer, size: ModelSize) -> list[int]:
+    """The token ids of one prompt.
+
+    Raises:
+        RequestError: it is longer than the encoder has room for, or has a token that the model
+            does not know.
+    """
+    ids = tokenizer.prompt_ids(prompt.wording)
+    highest = max(ids)
     if highest >= size.vocab_size:  # the engine would read past the embedding
         raise RequestError(
             f"{tokenizer.token(highest)!r} in the prompt is the tokenizer's number {highest}, but "
             f"this model's vocabulary ends at {size.vocab_size - 1}. Leave it out; if it was "
             "trained, export the checkpoint that knows it."
         )
-    longest = max(map(len, rows))
     room = size.encoder_positions - size.image_tokens
-    if longest > room:
+    if len(ids) > room:
         raise RequestError(
-            f"The prompt has {longest} tokens, but beside the picture this model has room for "
+            f"The prompt has {len(ids)} tokens, but beside the picture this model has room for "
             f"{room}. Shorten the text."
         )
+    return ids
+
+
+def pad_prompts(rows: Sequence[Sequence[int]], size: ModelSize, *, pad: int) -> tuple[Ints, Ints]:
+    """Prompts of one batch: ids [B, T], padded to the right, and mask [B, image tokens + T]."""
+    longest = max(map(len, rows))
     input_ids = np.full((len(rows), longest), pad, dtype=np.int64)
     mask = np.ones((len(rows), size.image_tokens + longest), dtype=np.int64)
     for row, ids in enumerate(rows):

@@ -150,6 +150,7 @@ class Counting:
     """A backend that notes how many pictures it is given at once."""
 
     max_new_tokens: int | None = None
+    max_batch: int | None = None
 
     def __init__(self, backend: Any) -> None:
         self._backend = backend

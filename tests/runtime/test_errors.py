@@ -18,6 +18,8 @@ BASES = {
     "RequestError": (FlorenceEdgeError, ValueError),
     "ImageError": (errors.RequestError,),
     "ImageNotFoundError": (errors.ImageError, FileNotFoundError),
+    "ImageFormatError": (errors.ImageError,),
+    "ImageTooLargeError": (errors.ImageError,),
 }
 
 

@@ -476,7 +476,7 @@ def test_an_answer_whose_time_is_up_is_cut_off_and_holds_what_was_complete(
     options = GenerationOptions(num_beams=1, max_new_tokens=40)
     whole = model.run(pictures[0], "REGION_PROPOSAL", options=options)
     stops = iter([False] * 9 + [True])
-    monkeypatch.setattr("florence_edge.model.stop_after", lambda *_: lambda: next(stops))
+    monkeypatch.setattr("florence_edge.questions.stop_after", lambda *_: lambda: next(stops))
     cut = model.run(pictures[0], "REGION_PROPOSAL", options=options)
     assert cut.status == "truncated"
     assert cut.token_ids == whole.token_ids[: 1 + 10]

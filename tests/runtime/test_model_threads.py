@@ -142,10 +142,10 @@ def test_the_time_of_an_answer_begins_with_its_turn(
     begun: list[bool] = []
 
     def stop_after(max_time: float | None, cancel: object) -> Callable[[], bool]:
-        begun.append(model._busy)
+        begun.append(model._lock.busy)
         return lambda: False
 
-    monkeypatch.setattr("florence_edge.model.stop_after", stop_after)
+    monkeypatch.setattr("florence_edge.questions.stop_after", stop_after)
     model.run(images[0], "OD", options=SHORT)
     assert begun == [True]
 

@@ -1,0 +1,7 @@
+"""`python -m florence_edge_serve` is `florence-serve`."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

@@ -1,0 +1,21 @@
+"""What the tests of the page share; see stand.py."""
+
+from collections.abc import Generator
+
+import pytest
+
+from florence_edge import Florence2
+
+from .stand import Stand, prepare
+
+
+@pytest.fixture(scope="session")
+def stand(tmp_path_factory: pytest.TempPathFactory) -> Stand:
+    return prepare(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def miniature(stand: Stand) -> Generator[Florence2, None, None]:
+    """The model that the page's server has, asked in Python."""
+    with Florence2.load(stand.bundle, threads=1) as model:
+        yield model
