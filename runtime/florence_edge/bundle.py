@@ -67,7 +67,8 @@ class _Manifest:
     size: contract.ModelSize
     generation: GenerationConfig
     files: Mapping[str, StoredFile]
-    in_place: int | None = None
+    tensorrt_decoders: bool = False
+    exact_products: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +78,10 @@ class Bundle:
     `model` is the name of the checkpoint's folder or its id on the hub, `checkpoint` the hash of
     its weights, `precision` that of the bundle's (one of PRECISIONS), `floats` numpy's dtype of
     features and caches ("float32" or "float16"), `target` the engine it was made for: "any" and
-    "gpu" (made for GPUs) run on all. `in_place` is the cache capacity of its in-place decoder, None
-    where it has none.
+    "gpu" (made for GPUs) run on all. `tensorrt_decoders` says that it has the decoders
+    for TensorRT (contract.TENSORRT_DECODERS), too. `exact_products` says that no sum of its int8
+    products exceeds 16 bits on the way, where processors without VNNI saturate; int8 of older
+    exports lacks it.
     """
 
     folder: Path
@@ -90,7 +93,8 @@ class Bundle:
     size: contract.ModelSize
     generation: GenerationConfig
     files: Mapping[str, StoredFile]
-    in_place: int | None = None
+    tensorrt_decoders: bool = False
+    exact_products: bool = False
     stamp: Stamp | None = field(default=None, compare=False, repr=False)
 
     @staticmethod
@@ -179,6 +183,10 @@ class Bundle:
                 f"--precision {self.precision}{pictures} --output NEW."
             )
 
+    def may_saturate(self) -> bool:
+        """Whether it multiplies in int8, with weights that leave room for saturation."""
+        return self.precision == "int8" and self.target != "gpu" and not self.exact_products
+
     def check_content(self, *, weights: bool = True) -> None:
         """Compare the files with the hashes they were written with; weights take up to seconds.
 
@@ -229,7 +237,7 @@ class Bundle:
             )
 
     def _check_files(self) -> None:
-        graphs = (*contract.GRAPHS, *(() if self.in_place is None else (contract.IN_PLACE,)))
+        graphs = (*contract.GRAPHS, *(contract.TENSORRT_DECODERS if self.tensorrt_decoders else ()))
         for name in (TOKENIZER, WEIGHTS, *(f"{graph}.onnx" for graph in graphs)):
             if name not in self.files:
                 raise BundleError(
@@ -366,7 +374,8 @@ def _bundle_from_manifest(folder: Path, manifest: _Manifest) -> Bundle:
         size=manifest.size,
         generation=resolve(None, manifest.generation, manifest.size),
         files=manifest.files,
-        in_place=manifest.in_place,
+        tensorrt_decoders=manifest.tensorrt_decoders,
+        exact_products=manifest.exact_products,
     )
 
 
@@ -382,11 +391,6 @@ def _check_choices(manifest: _Manifest) -> None:
             raise ValueError(f"it lists {name!r:.80}, expected names of files beside it")
         if stored.bytes < 0:
             raise ValueError(f"{name!r:.80} has {stored.bytes} bytes")
-    rows = manifest.in_place
-    if rows is not None and not 1 <= rows <= manifest.size.decoder_positions:
-        raise ValueError(
-            f"in_place is {rows}, expected 1 to {manifest.size.decoder_positions} cache rows"
-        )
 
 
 def _check_token_ids(generation: GenerationConfig, size: contract.ModelSize) -> None:

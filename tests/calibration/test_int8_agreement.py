@@ -76,7 +76,7 @@ class Scripted:
         full[0, best] = -0.1
         order = np.argsort(-full, axis=1, kind="stable")[:, :4]
         top = np.take_along_axis(full, order, axis=1)
-        return Scores(top, order, lambda: full, lambda: np.zeros(len(full), np.float32))
+        return Scores(top, order, -top[:, 0], lambda: full)
 
 
 def scripted(*preferred: Sequence[int], **more: Any) -> Scripted:
@@ -106,7 +106,7 @@ def test_scores_that_are_not_finite_agree_nowhere_and_are_counted() -> None:
     model = scripted([9, 11, 12, 13, 2])
     scores = model._scores
     model._scores = lambda best: replace(  # type: ignore[method-assign]
-        scores(best), top_log_probs=np.full((1, 4), np.nan, np.float32)
+        scores(best), top_logits=np.full((1, 4), np.nan, np.float32)
     )
     found = _follow(model, [TRANSCRIPT])
     assert (found.positions, found.equal, found.decided_equal, found.broken) == (4, 0, 0, 4)
@@ -244,6 +244,28 @@ def test_another_model_loses_positions(
     found = total(teacher_forcing.judge(other_model, no_progress).values())
     assert found.equal < found.positions
     assert found.drop > 1
+
+
+def test_judging_ends_when_a_task_is_certain_to_lose_too_much(
+    other_model: Florence2, teacher_forcing: TeacherForcing
+) -> None:
+    shown: list[tuple[int, int]] = []
+    found = teacher_forcing.judge(other_model, lambda *both: shown.append(both), budget=0.01)
+    ((task, at_least),) = found.items()
+    assert not shown  # the first batch was not over
+    whole = teacher_forcing.judge(other_model, no_progress)[task]
+    assert 0.01 < at_least.loss <= whole.loss
+    assert (at_least.positions, at_least.decided) == (whole.positions, whole.decided)
+
+
+def test_what_holds_the_budget_is_judged_to_the_end(
+    tiny_model: Florence2, teacher_forcing: TeacherForcing
+) -> None:
+    assert list(teacher_forcing.judge(tiny_model, no_progress, budget=0.0)) == list(TASKS)
+
+
+def test_random_weights_never_end_an_answer(teacher_forcing: TeacherForcing) -> None:
+    assert teacher_forcing.ended == 0
 
 
 @pytest.fixture(scope="module")

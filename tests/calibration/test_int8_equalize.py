@@ -9,6 +9,7 @@ import pytest
 
 from florence_edge import contract
 from florence_edge.bundle import Bundle
+from florence_edge_calibration.int8 import equalize
 from florence_edge_calibration.int8.calibration_table import CalibrationTable
 from florence_edge_calibration.int8.dataset import CalibrationSample
 from florence_edge_calibration.int8.equalize import Choice, FoldTarget, choose, fold, foldable_into
@@ -99,8 +100,12 @@ def test_a_fold_without_its_counterpart_would_be_noticed(
 
 
 def test_an_explicit_multiplication_changes_nothing_either(
-    planted: Bundle, planted_table: CalibrationTable, planted_measured: Measured
+    planted: Bundle,
+    planted_table: CalibrationTable,
+    planted_measured: Measured,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(equalize, "_MAX_ERROR_SHARE", 0.9)  # few of the tiny model halve the error
     model, groups = load(planted, contract.VISION_ENCODER)
     chosen = [
         each
@@ -108,7 +113,7 @@ def test_an_explicit_multiplication_changes_nothing_either(
         if each.fold_target is FoldTarget.MULTIPLY
     ]
     if not chosen:
-        pytest.fail("no activation of the tiny model is worth a multiplication any more")
+        pytest.fail("no activation of the tiny model gains by a multiplication any more")
     apply_in_float(model.graph, chosen)
     assert planted_measured.error(planted, contract.VISION_ENCODER, model) < 3e-6
 

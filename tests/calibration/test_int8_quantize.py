@@ -33,6 +33,7 @@ from florence_edge_export.bundle_writer import save_graphs
 
 from .int8_errors import Measured
 from .test_int8_histogram import histogram_of
+from .test_int8_scales import pair_sums
 
 Array = npt.NDArray[Any]
 Graphs = dict[str, ir.Graph]
@@ -475,3 +476,31 @@ def test_an_embedding_is_padded_to_whole_rows_and_gives_the_scores_of_words_alon
     expected = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
     np.testing.assert_allclose(y, expected, atol=2e-2 if float16 else 1e-4)
     np.testing.assert_allclose(found, rounded[ids], atol=2e-3 if float16 else 1e-5)
+
+
+# --- every processor
+
+
+@pytest.mark.parametrize("target", ["portable", "for_cpu"])
+def test_weights_of_integer_products_leave_no_room_to_saturate(
+    target: str, request: pytest.FixtureRequest
+) -> None:
+    """Whatever the activations: 255 * |w1 + w2| of the pairs that vpmaddubsw adds in 16 bits."""
+    checked = 0
+    for name, model in request.getfixturevalue(target).items():
+        for node in model.graph:
+            axis = _axis_of_inputs(node) if name in ENCODERS or target == "for_cpu" else None
+            if axis is not None:
+                steps = constant(node.inputs[0 if node.op_type == "DequantizeLinear" else 1])
+                assert pair_sums(steps, axis).max() <= 32767 // 255, node.name
+                checked += 1
+    assert checked > len(ENCODERS)
+
+
+def _axis_of_inputs(node: ir.Node) -> int | None:
+    """Along which axis a node's int8 weight is multiplied by activations; None if it has none."""
+    if node.op_type in _ORT:
+        return 0
+    if node.op_type == "DequantizeLinear" and str(node.name).endswith("/DequantizeWeight"):
+        return 1 if len(constant(node.inputs[0]).shape) == 4 else 0
+    return None

@@ -64,6 +64,33 @@ def test_each_output_uses_the_whole_range(weight: npt.NDArray[np.float32]) -> No
     assert (largest[considerable] >= 125).all()
 
 
+def pair_sums(steps: npt.NDArray[np.int8], in_axis: int) -> npt.NDArray[np.int64]:
+    """What vpmaddubsw adds up at most, in units of the largest activation: pairs of one sign."""
+    along = np.moveaxis(steps.astype(np.int64), in_axis, -1)
+    even, odd = along[..., 0::2], along[..., 1::2]
+    even = even[..., : odd.shape[-1]]
+    return np.maximum(even.clip(min=0) + odd.clip(min=0), -even.clip(max=0) - odd.clip(max=0))
+
+
+@given(_WEIGHTS, st.sampled_from([0, 1]))
+def test_no_pair_of_products_exceeds_16_bits(
+    weight: npt.NDArray[np.float32], out_axis: int
+) -> None:
+    found = quantize_weight(weight, out_axis, multiplied_along=1 - out_axis)
+    assert (255 * pair_sums(found.values, 1 - out_axis) <= np.iinfo(np.int16).max).all()
+    scales = found.scales[None] if out_axis else found.scales[:, None]
+    assert (np.abs(found.values * scales - weight) <= 0.5 * scales * (1 + 1e-5)).all()
+
+
+def test_the_largest_pair_uses_the_whole_range() -> None:
+    weight = np.random.default_rng(0).standard_normal((64, 32)).astype(np.float32)
+    found = quantize_weight(weight, 1, multiplied_along=0)
+    assert (pair_sums(found.values, 0).max(axis=-1) >= 126).all()
+    alone = quantize_weight(weight, 1)
+    assert (found.scales / alone.scales).mean() < 1.4  # where 7 bits would take 2
+    assert pair_sums(alone.values, 0).max() > 128
+
+
 def test_a_convolution_has_a_scale_for_each_output() -> None:
     weight = np.random.default_rng(0).standard_normal((5, 3, 2, 2)).astype(np.float32)
     weight[2] *= 100

@@ -8,7 +8,8 @@ import onnx_ir as ir
 import pytest
 
 from florence_edge import Florence2, contract
-from florence_edge.bundle import Bundle
+from florence_edge.bundle import TOKENIZER, Bundle
+from florence_edge.tokenizer import Tokenizer
 from florence_edge_calibration.int8 import sensitivity
 from florence_edge_calibration.int8.agreement import TeacherForcing
 from florence_edge_calibration.int8.calibration_table import CalibrationTable
@@ -59,6 +60,9 @@ def test_every_block_of_every_graph_is_swept_once(
     monkeypatch.setattr(sensitivity._FloatGraphs, "compare", lambda *_, timed: (0.5, 0.25))
     monkeypatch.setattr(sensitivity, "quantize_graph", lambda *_: [])
     blocks = blocks_of(floats)
+    for_gpus = blocks_of(floats, Recipe(target="tensorrt"))
+    assert not for_gpus["vision_encoder"]  # float16 there
+    assert for_gpus["text_encoder"] == ["text_encoder.shared"]
     assert list(blocks) == list(contract.GRAPHS)
     expected = [(graph, block) for graph, found in blocks.items() for block in found]
     found = list(sweep(floats, table, Recipe(target="portable"), samples[:1]))
@@ -73,6 +77,22 @@ def test_every_block_costs_something_and_little(swept: list[Sensitivity]) -> Non
         assert 0 < each.error < 0.2, each.block
         assert each.saved is None
         assert each.agreement is None
+
+
+def test_the_decoder_is_compared_at_all_kinds_of_tokens(
+    floats: Bundle, samples: list[CalibrationSample]
+) -> None:
+    """What is huge on location tokens alone must show when blocks are ranked."""
+    feeds = sensitivity._FloatGraphs(floats, samples[:2])._feeds[contract.DECODER]
+    tokenizer = Tokenizer(floats.folder / TOKENIZER, floats.generation)
+    token_ids = feeds["token_ids"].reshape(2, -1)
+    for row in token_ids:
+        words = [tokenizer.token(int(token)) for token in row]
+        assert words[0] == "<s>"
+        assert sum(word.startswith("<loc_") for word in words) == 4
+        assert len(words) > 6
+    cache = feeds[contract.cross_cache(0, "key")]
+    assert len(feeds["encoder_mask"]) == len(cache) == token_ids.size
 
 
 def test_only_the_block_is_quantized(floats: Bundle) -> None:

@@ -85,10 +85,14 @@ class Scripted:
         self.written.append(graphs)
         return graphs
 
-    def judge(self, bundle: int) -> Trial:
+    def judge(self, bundle: int, *, whole: bool) -> Trial:
+        assert whole == (bundle == 0)
         if bundle == 0:
             return trial(0.4)
         return trial(0.001 if bundle >= self.needed else 0.5)
+
+    def check_trained(self, tried: Trial) -> None:
+        assert close(tried.worst, "OD", 0.4)
 
     def rank_blocks(self, recipe: Recipe) -> list[str]:
         assert recipe == RECIPE
@@ -235,6 +239,21 @@ def test_what_holds_at_once_is_written_once(
     )
 
 
+@pytest.mark.usefixtures("short_answers")
+def test_random_weights_that_lose_too_much_end_before_blocks_are_ranked(
+    tiny_model: Florence2, written: list[Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate_module, "MIN_POSITIONS", 20)
+    monkeypatch.setattr(Trial, "holds", lambda *_: False)
+    monkeypatch.setattr(Gate, "rank_blocks", lambda *_: pytest.fail("ranked"))
+    gate = gate_of(tiny_model, 2)
+    assert gate.teacher.ended == 0
+    anything: Any = None
+    with pytest.raises(BundleError, match="none of the float model's own answers ends within 4 to"):
+        pass_gate(gate, RECIPE, anything, anything)
+    assert len(written) == 1
+
+
 def test_progress_is_told_every_quarter_of_a_minute_with_the_time_left(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -262,7 +281,7 @@ def test_blocks_are_ranked_by_their_errors(
             yield Sensitivity(graph="g", block=block, error=error, saved=0.0, agreement=None)
 
     monkeypatch.setattr(gate_module, "sweep", sweep)
-    monkeypatch.setattr(gate_module, "blocks_of", lambda _: {"g": list(errors)})
+    monkeypatch.setattr(gate_module, "blocks_of", lambda *_: {"g": list(errors)})
     caplog.set_level("INFO")
     model: Any = SimpleNamespace(bundle="floats")
     nothing: Any = None
@@ -302,6 +321,7 @@ def test_a_bundle_with_lifted_blocks_says_so(
     monkeypatch.setattr(gate_module, "MIN_POSITIONS", 20)
     monkeypatch.setattr(gate_module, "MAX_NEW_TOKENS", 8)
     monkeypatch.setattr(Gate, "rank_blocks", lambda *_: list(_RANKED))
+    monkeypatch.setattr(Gate, "check_trained", lambda *_: None)
     verdicts = iter([False, True, True])  # none, two, one
     known: dict[int, bool] = {}
 
@@ -334,6 +354,7 @@ def test_a_budget_that_cannot_be_held_leaves_nothing(
     monkeypatch.setattr(gate_module, "MIN_POSITIONS", 20)
     monkeypatch.setattr(gate_module, "MAX_NEW_TOKENS", 8)
     monkeypatch.setattr(Gate, "rank_blocks", lambda *_: list(_RANKED))
+    monkeypatch.setattr(Gate, "check_trained", lambda *_: None)
     monkeypatch.setattr(Trial, "holds", lambda *_: False)
     with pytest.raises(BundleError, match="even with the 2 most sensitive of 4 blocks in float"):
         export_miniature(tmp_path / "b", 0.01, tiny_checkpoint)

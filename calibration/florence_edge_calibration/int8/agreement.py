@@ -100,11 +100,14 @@ class TeacherForcing:
         options = GenerationOptions(num_beams=1, max_new_tokens=max_new_tokens)
         self._samples = tuple(samples)
         self._config = model.generation_config(options)
+        self._longest = max_new_tokens + 1  # of an answer's tokens, its start among them
+        self._tasks: list[str] = []  # of the batches
         self._transcripts: list[list[Transcript]] = []  # a list a batch, an entry a picture
         for batch in self._batches(model, progress):
             decoder = _PreferenceRecorder(batch.open(model))
             hypotheses = generate(decoder, self._config, images=len(batch.prompts))
             pairs = zip(hypotheses, decoder.preferred(), strict=True)
+            self._tasks.append(batch.prompts[0].task.name)
             self._transcripts.append([self._transcript(*pair) for pair in pairs])
 
     @property
@@ -118,14 +121,42 @@ class TeacherForcing:
         leads = (each.leads for batch in self._transcripts for each in batch)
         return sum(lead >= TIE for some in leads for lead in some)
 
-    def judge(self, model: Florence2, progress: ShowProgress) -> dict[str, Agreement]:
-        """Feed a model the answers: its agreement with the float model, by task."""
-        found: dict[str, list[Agreement]] = {}
+    @property
+    def ended(self) -> int:
+        """How many answers end before they are cut off, as a trained model's do."""
+        answers = (each for batch in self._transcripts for each in batch)
+        return sum(len(each.token_ids) < self._longest for each in answers)
+
+    def judge(
+        self, model: Florence2, progress: ShowProgress, *, budget: float | None = None
+    ) -> dict[str, Agreement]:
+        """Feed a model the answers: its agreement with the float model, by task.
+
+        With a budget it ends as soon as a task is certain to lose more than that, or not finite:
+        with that task alone, as if all else of it were equal.
+        """
+        found: dict[str, Agreement] = {}
         batches = self._batches(model, progress)
         for batch, transcripts in zip(batches, self._transcripts, strict=True):
             task = batch.prompts[0].task.name
-            found.setdefault(task, []).append(_follow(batch.open(model), transcripts))
-        return {task: total(parts) for task, parts in found.items()}
+            part = _follow(batch.open(model), transcripts)
+            found[task] = total([found[task], part]) if task in found else part
+            if budget is not None:
+                least = self._at_least(task, found[task])
+                if least.broken or least.loss > budget:
+                    return {task: least}
+        return found
+
+    def _at_least(self, task: str, so_far: Agreement) -> Agreement:
+        """What a task loses if all that was not compared yet is equal."""
+        known = zip(self._tasks, self._transcripts, strict=True)
+        answers = [each for name, batch in known if name == task for each in batch]
+        decided = sum(lead >= TIE for each in answers for lead in each.leads) - so_far.decided
+        rest = sum(len(each.positions) for each in answers) - so_far.positions
+        equal = Agreement(
+            positions=rest, equal=rest, decided=decided, decided_equal=decided, drop=0.0
+        )
+        return total([so_far, equal])
 
     def _batches(self, model: Florence2, progress: ShowProgress) -> Iterator["_Batch"]:
         for start in range(0, len(self._samples), _BATCH):

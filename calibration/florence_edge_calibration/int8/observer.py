@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from florence_edge import contract
 from florence_edge.backends.base import NamedArrays
-from florence_edge.backends.ort import CPU, import_onnxruntime, keep_products_exact
+from florence_edge.backends.ort import CPU, import_onnxruntime
 from florence_edge.bundle import TOKENIZER, Bundle
 from florence_edge.errors import BundleError
 from florence_edge.image import pixels
@@ -249,7 +249,6 @@ def open_session(model: ir.Model, weights: Path, *, threads: int | None = None) 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry(_WEIGHTS_FOLDER, str(weights))
-    keep_products_exact(options)
     if threads is not None:
         options.intra_op_num_threads = threads
     return onnxruntime.InferenceSession(

@@ -219,7 +219,7 @@ def _quantized_weight(linear: LinearNode, choice: Choice) -> QuantizedWeight:
         shape = [1] * values.ndim
         shape[linear.in_axis] = -1
         values = values * choice.factors.reshape(shape)
-    return quantize_weight(values, linear.out_axis)
+    return quantize_weight(values, linear.out_axis, multiplied_along=linear.in_axis)
 
 
 def _dequantized_weight(graph: ir.Graph, linear: LinearNode, weight: QuantizedWeight) -> ir.Value:

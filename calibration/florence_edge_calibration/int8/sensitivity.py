@@ -48,12 +48,13 @@ class Sensitivity:
     agreement: Agreement | None = None
 
 
-def blocks_of(bundle: Bundle) -> dict[str, list[str]]:
-    """The blocks of each graph that can be quantized, in order."""
+def blocks_of(bundle: Bundle, recipe: Recipe | None = None) -> dict[str, list[str]]:
+    """The blocks of each graph that can be quantized, or that a recipe quantizes, in order."""
     found: dict[str, list[str]] = {}
-    for name in contract.GRAPHS:
-        names = layer_names(ir.load(bundle.graph_file(name)).graph)
-        found[name] = list(dict.fromkeys(map(block_of, names)))
+    for graph in contract.GRAPHS:
+        names = layer_names(ir.load(bundle.graph_file(graph)).graph)
+        wanted = [name for name in names if recipe is None or recipe.kept_as(name) is None]
+        found[graph] = list(dict.fromkeys(map(block_of, wanted)))
     return found
 
 
@@ -132,8 +133,7 @@ class _FloatGraphs:
         self._expected: dict[str, Float64s] = {}
         tokenizer = Tokenizer(bundle.folder / TOKENIZER, bundle.generation)
         size = bundle.size
-        ids = [tokenizer.prompt_ids(sample.prompts[0].wording) for sample in samples]
-        input_ids = np.array(ids, dtype=np.int64)  # the first task takes no text: equally long
+        input_ids = _prompts(tokenizer, samples)
         mask = np.ones((len(samples), size.image_tokens + input_ids.shape[1]), dtype=np.int64)
         squares = np.stack([pixels(sample.read(), size.image_size) for sample in samples])
 
@@ -142,9 +142,10 @@ class _FloatGraphs:
         caches = self._remember(contract.TEXT_ENCODER, {"image_features": features, **prompt})
         of_decoder = contract.graphs(size, bundle.floats)[contract.DECODER]
         names = [tensor.name for tensor in of_decoder.inputs if tensor.name.startswith("cross_")]
-        self._remember(
-            contract.DECODER, self._first_step(mask) | dict(zip(names, caches, strict=True))
-        )
+        rows = input_ids.shape[1]  # for each picture, one a token
+        caches = [np.repeat(cache, rows, axis=0) for cache in caches]
+        step = self._first_step(input_ids.reshape(-1, 1), np.repeat(mask, rows, axis=0))
+        self._remember(contract.DECODER, step | dict(zip(names, caches, strict=True)))
 
     def compare(self, graph: str, model: ir.Model, *, timed: bool) -> tuple[float, float | None]:
         """Error of a changed graph, and the share of time it saves, measured in turns."""
@@ -174,30 +175,50 @@ class _FloatGraphs:
         outputs: list[npt.NDArray[Any]] = session.run(
             self._outputs(graph), dict(self._feeds[graph])
         )
-        return outputs
+        return [_log_softmax(outputs[0])] if graph == contract.DECODER else outputs
 
     def _outputs(self, graph: str) -> list[str]:
         if graph == contract.DECODER:
-            return ["log_probs"]
+            return ["logits"]
         signature = contract.graphs(self._bundle.size, self._bundle.floats)[graph]
         return [tensor.name for tensor in signature.outputs]
 
-    def _first_step(self, mask: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
-        """The decoder's inputs but for the cross caches: its start token, nothing cached yet."""
-        size, images = self._bundle.size, len(mask)
-        empty = (images, size.decoder_heads, contract.MIN_CACHE_CAPACITY, size.head_dim)
-        start = self._bundle.generation.decoder_start_token_id
+    def _first_step(
+        self, token_ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]
+    ) -> dict[str, npt.NDArray[Any]]:
+        """The decoder's inputs but for the cross caches: tokens [rows, 1], nothing cached yet."""
+        size = self._bundle.size
+        empty = (len(mask), size.decoder_heads, contract.MIN_CACHE_CAPACITY, size.head_dim)
         caches = {
             contract.self_cache(layer, part): np.zeros(empty, dtype=np.float32)
             for layer in range(size.decoder_layers)
             for part in contract.PARTS
         }
         return {
-            "token_ids": np.full((images, 1), start, dtype=np.int64),
+            "token_ids": token_ids,
             "position": np.zeros(1, dtype=np.int64),
             "encoder_mask": mask,
             **caches,
         }
+
+
+def _prompts(tokenizer: Tokenizer, samples: Sequence[CalibrationSample]) -> npt.NDArray[np.int64]:
+    """Token ids [samples, tokens] of a prompt about a region, which has all kinds of tokens.
+
+    What a model rounds badly may be rare: `<s>` and location tokens can have activations a hundred
+    times as large as words.
+    """
+    wordings = [prompt.wording for prompt in samples[0].prompts]
+    place = next((index for index, each in enumerate(wordings) if "<loc_" in each), 0)
+    ids = [tokenizer.prompt_ids(sample.prompts[place].wording) for sample in samples]
+    return np.array(ids, dtype=np.int64)  # a location is one token: equally long
+
+
+def _log_softmax(logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Log-probabilities: what all logits of a row are off by changes no answer."""
+    logits = logits - logits.max(axis=-1, keepdims=True)
+    log_probs: npt.NDArray[Any] = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    return log_probs
 
 
 def relative_error(found: Float64s, expected: Float64s) -> float:

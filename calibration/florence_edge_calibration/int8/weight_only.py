@@ -15,13 +15,12 @@ import onnx_ir as ir
 
 from .graph_edit import (
     Insertion,
-    LinearNode,
     drop_unused,
     find_linears,
     replace_node,
     weight_values,
 )
-from .scales import quantize_weight
+from .scales import QuantizedWeight, quantize_weight
 
 _FLOAT, _INT8 = ir.DataType.FLOAT, ir.DataType.INT8
 # The embedding, and the head where a checkpoint has one of its own.
@@ -41,7 +40,8 @@ def quantize_weights(graph: ir.Graph, kept: frozenset[str] = frozenset()) -> Non
     for linear in find_linears(graph):
         if linear.name not in kept:
             insertion = Insertion(graph, linear.scope, before=linear.node)
-            inputs = _weight_constants(insertion, linear)
+            weight = quantize_weight(linear.weight_values(), linear.out_axis)
+            inputs = _weight_constants(insertion, weight)
             axis = {"axis": linear.out_axis}
             value = insertion.op("DequantizeLinear", inputs, _FLOAT, axis)
             linear.node.replace_input_with(1, value)
@@ -59,15 +59,17 @@ def quantize_dynamically(graph: ir.Graph, kept: frozenset[str] = frozenset()) ->
         if linear.node.op_type == "MatMul" and linear.name not in kept:
             last = linear.bias or linear.node
             insertion = Insertion(graph, linear.scope, before=linear.node)
-            weight = _weight_constants(insertion, linear)
-            inputs = [linear.activation, *weight, None, linear.bias_value]
+            weight = quantize_weight(
+                linear.weight_values(), linear.out_axis, multiplied_along=linear.in_axis
+            )
+            constants = _weight_constants(insertion, weight)
+            inputs = [linear.activation, *constants, None, linear.bias_value]
             replace_node(graph, last, insertion.op("DynamicQuantizeMatMul", inputs, _FLOAT))
     drop_unused(graph)
 
 
-def _weight_constants(insertion: Insertion, linear: LinearNode) -> list[ir.Value]:
+def _weight_constants(insertion: Insertion, weight: QuantizedWeight) -> list[ir.Value]:
     """The weight in int8, and its scales."""
-    weight = quantize_weight(linear.weight_values(), linear.out_axis)
     return [
         insertion.constant(weight.values, "int8"),
         insertion.constant(weight.scales, "int8_scale"),
@@ -143,12 +145,15 @@ def _cut_off(graph: ir.Graph, scores: ir.Node, scope: str, words: int, padding: 
     cut.shape, padded.shape = padded.shape, None
     for reader, index in readers:
         reader.replace_input_with(index, cut)
+    if padded.is_graph_output():
+        graph.outputs[graph.outputs.index(padded)] = cut
+        cut.name, padded.name = padded.name, f"{padded.name}.padded"
 
 
 def quantize_embedding_by_columns(graph: ir.Graph, name: str) -> None:
     """Look words up in, and score with, int8 [width, vocabulary], in place."""
     for node, embedding in _nodes_of(graph, name):
-        weight = quantize_weight(weight_values(embedding), out_axis=0)
+        weight = quantize_weight(weight_values(embedding), out_axis=0, multiplied_along=1)
         insertion = Insertion(graph, embedding_name(embedding), before=node)
         columns = insertion.constant(weight.values.T.copy(), "columns")
         scales = insertion.constant(weight.scales, "scales")
@@ -157,6 +162,7 @@ def quantize_embedding_by_columns(graph: ir.Graph, name: str) -> None:
         else:
             inputs = [node.inputs[0], columns, scales, None, node.inputs[2]]
             product = insertion.op("DynamicQuantizeMatMul", inputs, _FLOAT)
+            product.shape = node.outputs[0].shape
             replace_node(graph, node, product)
 
 

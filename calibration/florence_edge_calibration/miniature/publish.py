@@ -15,8 +15,10 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from florence_edge.backends.ort import int8_products_saturate
 from florence_edge.bundle import FIDELITY
 from florence_edge.files import whole_file, write_whole
+from florence_edge_jetson.machine.system import cpu_name
 
 from ..scenes.held_out import load_held_out
 from .evaluate import CHECKPOINT, evaluate, figures_as_json, through_bundle
@@ -65,10 +67,15 @@ def publish_int8(bundles: Mapping[str, Path]) -> None:
         for task, verdict in found[_FLOAT].items()
     }
     gates = {name: _gate_of(folder) for name, folder in bundles.items() if name != _FLOAT}
-    text = json.dumps({"held-out scenes": figures, "gates": gates}, indent=2) + "\n"
-    write_whole(INT8_FIGURES, text)
+    content = {"machine": _processor(), "held-out scenes": figures, "gates": gates}
+    write_whole(INT8_FIGURES, json.dumps(content, indent=2) + "\n")
     page = CALIBRATION.parent / "docs" / "int8.md"
     write_whole(page, with_table(page.read_text("utf-8"), int8_table(figures), "int8"))
+
+
+def _processor() -> str:
+    """Name of the processor that answered, and whether its int8 products saturate."""
+    return f"{cpu_name()} ({'without' if int8_products_saturate() else 'with'} VNNI or its like)"
 
 
 def _gate_of(bundle: Path) -> Any:
