@@ -3,8 +3,9 @@
 #
 #   1. The wheel and what it needs (base and [cpu]) resolve from PyPI to arm64 wheels alone, for the
 #      Python of JetPack 6 (3.10) and of JetPack 7 (3.12).
-#   2. Debian's own arm64 Python 3.11 runs such wheels under QEMU: the miniature answers three
-#      tasks on ONNX Runtime there, and its answers are compared with this machine's.
+#   2. Debian's own arm64 Python 3.11 runs such wheels under QEMU: the miniature, in float32 and in
+#      int8, answers three tasks on ONNX Runtime there, and its answers are compared with this
+#      machine's.
 #
 #   jetson/check_arm64.sh [--resolve-only] [--work DIR] [--output FILE]
 #
@@ -72,12 +73,20 @@ needs() {
         sed -n "s/^'[^']*' \([^_]*\)_.*/\1/p" | sort -u
 }
 
-# answers PYTHON...: what florence-run prints for each task
+# answers PYTHON...: what florence-run prints for each bundle and task
 answers() {
-    for task in "${tasks[@]}"; do
-        "$@" -c 'import sys; from florence_edge.cli.main import main; sys.exit(main())' \
-            "$work/miniature" "$picture" --task "$task" --threads 1 --json
+    for bundle in miniature miniature-int8; do
+        for task in "${tasks[@]}"; do
+            "$@" -c 'import sys; from florence_edge.cli.main import main; sys.exit(main())' \
+                "$work/$bundle" "$picture" --task "$task" --threads 1 --json
+        done
     done
+}
+
+# export_miniature BUNDLE OPTIONS...
+export_miniature() {
+    "$python" -c 'import sys; from florence_edge_export.cli import main; sys.exit(main())' \
+        miniature --output "$work/$1" --overwrite "${@:2}"
 }
 
 echo "== The wheel"
@@ -105,8 +114,8 @@ if [ $resolve_only = no ]; then
     machine=$(PYTHONPATH=$work/site "${emulated[@]}" -c 'import platform, onnxruntime as o
 print(platform.machine(), platform.python_version(), "onnxruntime", o.__version__)' | tail -1)
     echo "   $machine, $emulator"
-    "$python" -c 'import sys; from florence_edge_export.cli import main; sys.exit(main())' \
-        miniature --output "$work/miniature" --overwrite
+    export_miniature miniature
+    export_miniature miniature-int8 --precision int8 --target cpu --samples 32 --no-gate
     answers "$python" >"$work/here.json"
     PYTHONPATH=$work/site answers "${emulated[@]}" >"$work/there.json"
     cat "$work/there.json"
@@ -133,13 +142,15 @@ if machine:
         for name in ("here.json", "there.json")
     )
     same = [a["token_ids"] == b["token_ids"] for a, b in zip(here, there, strict=True)]
-    agree = all(same) and len(same) == len(tasks)
+    agree = all(same) and len(same) == 2 * len(tasks)
+    floats, int8 = same[: len(tasks)], same[len(tasks) :]
     record["emulated"] = {
         "machine": machine,
         "emulator": emulator,
         "model": "miniature",
         "picture": "calibration/held_out/pictures/000.jpg",
-        "same_token_ids_as_x86_64": dict(zip(tasks, same)),
+        "same_token_ids_as_x86_64": dict(zip(tasks, floats)),
+        "in int8 for the CPU": dict(zip(tasks, int8)),
         "answers": {task: answer["raw_text"] for task, answer in zip(tasks, there)},
     }
 if output:

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TypedDict
 
 from florence_edge import __version__
+from florence_edge.processor import usable_cores
 from florence_edge_jetson.machine.clocks import cpu_governors, nvpmodel_query
 from florence_edge_jetson.machine.system import (
     LIVE,
@@ -17,7 +18,6 @@ from florence_edge_jetson.machine.system import (
     cpu_flags,
     cpu_name,
     read_memory,
-    usable_cores,
 )
 
 _BOARD = "/proc/device-tree/model"  # a PC has none, and is named by its processor
@@ -42,6 +42,8 @@ class _Always(TypedDict):
 class Machine(_Always, total=False):
     """The machine of a result: at least what every report names it by."""
 
+    core_limits: str
+    """What `cores` comes from: affinity and cgroups."""
     features: tuple[str, ...]
     memory_bytes: int | None
     board: str | None
@@ -60,11 +62,12 @@ def describe_machine(tree: Tree = LIVE) -> Machine:
     Args:
         tree: where the system's files are found; another one in tests.
     """
-    memory = read_memory(tree)
+    memory, cores = read_memory(tree), usable_cores()
     return {
         "date": datetime.date.today().isoformat(),
         "processor": cpu_name(tree),
-        "cores": usable_cores(),
+        "cores": cores.count,
+        "core_limits": str(cores),
         "features": cpu_features(tree),
         "memory_bytes": None if memory is None else memory.total,
         "board": tree.text(_BOARD) or None,

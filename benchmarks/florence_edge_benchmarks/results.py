@@ -122,6 +122,16 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Floors:
+    """What an answer cannot do without, whatever the engine: see `speed/floors.py`."""
+
+    vision_flop: float | None
+    """Of one picture; None where nobody counted it."""
+    step_bytes: float
+    """Weights that a step of the decoder reads, however many rows it has."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SystemRow:
     """A compared system: what it is, what starting it costs, or why it did not start."""
 
@@ -132,6 +142,7 @@ class SystemRow:
     error: str | None = None
     fingerprint: str = ""
     """Of a bundle, see `results_io.bundle_fingerprint`; it brings accuracy and speed together."""
+    floors: Floors | None = None
 
     def __post_init__(self) -> None:
         """Refuse a system that neither started nor has an error, or both.

@@ -18,10 +18,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from florence_edge import DECODE, IMAGE, PARSE, PREFILL, VISION
-from florence_edge.backends.base import Backend, DecoderSession, Features, Pixels
+from florence_edge.backends.base import AheadDecoder, Backend, DecoderSession, Features, Pixels
 from florence_edge.backends.gpu import GpuBackend
 from florence_edge.cuda.api import CudaCall
 from florence_edge.errors import BackendError
+from florence_edge.options import GenerationConfig
 from florence_edge.search import Ints, Scores
 
 
@@ -178,6 +179,7 @@ class RecordedBackend:
 
     def __init__(self, backend: Backend, calls: Calls) -> None:
         self.max_new_tokens = backend.max_new_tokens
+        self.max_batch = backend.max_batch
         self._backend = backend
         self._calls = calls
 
@@ -207,8 +209,16 @@ class RecordedDecoder:
         with self._calls.record("step"):
             return self._decoder.step(tokens, parents)
 
+    def expect(self, configs: Sequence[GenerationConfig]) -> None:
+        if isinstance(self._decoder, AheadDecoder):
+            self._decoder.expect(configs)
 
-_WAIT = "cudaStreamSynchronize"
+    def leave(self, image: int) -> None:
+        if isinstance(self._decoder, AheadDecoder):
+            self._decoder.leave(image)
+
+
+_WAITS = ("cudaStreamSynchronize", "cudaEventSynchronize")
 
 
 def with_waits(backend: Backend, calls: Calls) -> Backend:
@@ -220,7 +230,7 @@ def with_waits(backend: Backend, calls: Calls) -> Backend:
 
 def _recorded(call: CudaCall, calls: Calls) -> CudaCall:
     def recorded(name: str, *arguments: Any) -> Any:
-        if name != _WAIT:
+        if name not in _WAITS:
             return call(name, *arguments)
         with calls.record("wait"):
             return call(name, *arguments)

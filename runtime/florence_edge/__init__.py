@@ -4,9 +4,9 @@ What is imported from here is public. `watch` and its types are loaded when they
 that a program without a camera loads no video code.
 
 The other packages of this project use more, which is internal and may change with any version: of
-`Florence2` its `__init__`, `backend`, `answer`, `answer_each`, `encode_prepared`, `encode_prompts`
-and `generation_config`, of `EncodedImage` its `picture` and `features`, and all names in modules
-below this one that are not imported here.
+`Florence2` its `__init__`, `backend`, `answer`, `answer_each`, `encode_prompts` and
+`generation_config`, of `EncodedImage` its `picture` and `features`, and all names in modules below
+this one that are not imported here.
 """
 
 from importlib import import_module
@@ -16,23 +16,27 @@ from .batch import Answered, run_many
 from .bundle import Bundle, StoredFile
 from .contract import ModelSize
 from .cuda.frame import DeviceImage
-from .devices import Device
+from .devices import Device, EngineSettings
 from .errors import (
     BackendError,
     BundleError,
     BundleNotFoundError,
     FlorenceEdgeError,
     ImageError,
+    ImageFormatError,
     ImageNotFoundError,
+    ImageTooLargeError,
     MissingPackageError,
     RequestError,
     SourceError,
     SourceNotFoundError,
 )
 from .image import ImageLike
-from .image_file import DeepRange
+from .image_file import DeepRange, ImageOptions
 from .model import EncodedImage, Florence2
 from .options import EarlyStopping, GenerationConfig, GenerationOptions
+from .processing import PreparedImages, prepare_images
+from .questions import Answer, Question
 from .regions import Box, BoxLike, Convention, Region, RegionShape, RelativeBox, Ring
 from .results.formats import ClassIds
 from .results.parse import parse
@@ -53,12 +57,14 @@ from .tasks import (
 from .tokenizer import OnText
 
 if TYPE_CHECKING:
+    from .video.frames import SourceFrame, frames
     from .video.sources import CameraMode, SourceLike
     from .video.watch import VideoFrame, Watched, Watching, WatchStats, watch
 
 __version__ = "0.1.0"
 
 _LOADED_WHEN_USED = {
+    **dict.fromkeys(("SourceFrame", "frames"), ".video.frames"),
     **dict.fromkeys(("CameraMode", "SourceLike"), ".video.sources"),
     **dict.fromkeys(("VideoFrame", "WatchStats", "Watched", "Watching", "watch"), ".video.watch"),
 }
@@ -71,6 +77,7 @@ __all__ = [
     "STAGES",
     "TASKS",
     "VISION",
+    "Answer",
     "AnswerKind",
     "Answered",
     "BackendError",
@@ -87,18 +94,24 @@ __all__ = [
     "DeviceImage",
     "EarlyStopping",
     "EncodedImage",
+    "EngineSettings",
     "Florence2",
     "FlorenceEdgeError",
     "GenerationConfig",
     "GenerationOptions",
     "ImageError",
+    "ImageFormatError",
     "ImageLike",
     "ImageNotFoundError",
+    "ImageOptions",
+    "ImageTooLargeError",
     "MissingPackageError",
     "ModelSize",
     "Needs",
     "OnText",
+    "PreparedImages",
     "Prompt",
+    "Question",
     "Region",
     "RegionEach",
     "RegionShape",
@@ -108,6 +121,7 @@ __all__ = [
     "Result",
     "Ring",
     "SourceError",
+    "SourceFrame",
     "SourceLike",
     "SourceNotFoundError",
     "Status",
@@ -121,7 +135,9 @@ __all__ = [
     "Watched",
     "Watching",
     "__version__",
+    "frames",
     "parse",
+    "prepare_images",
     "request_for",
     "run_many",
     "watch",

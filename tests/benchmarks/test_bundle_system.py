@@ -80,7 +80,7 @@ def test_closing_the_model_closes_the_engine_behind_the_recorded_one(
     monkeypatch.setattr(model.backend, "close", lambda: closed.append(True))
     system = BundleSystem(model, Calls())
     system.answer(caption)
-    model.close()
+    system.model.close()
     assert closed == [True]
     with pytest.raises(BackendError, match="was closed"):
         system.answer(caption)

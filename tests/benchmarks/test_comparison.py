@@ -66,6 +66,8 @@ def test_competitors_are_compared_with_a_bundle_that_could_be_made(tiny_bundle: 
         ("keras", "There is no 'keras' to compare with: transformers,"),
         ("optimum", "--optimum-python"),
         ("optimum@cuda", "on the CPU alone"),
+        ("openvino-notebook", "--notebook-python"),
+        ("openvino-notebook@cuda", "on the CPU alone"),
         ("transformers@openvino", "transformers runs on cpu, cuda or cuda:N"),
         ("transformers@tensorrt", "transformers runs on cpu, cuda or cuda:N"),
     ],

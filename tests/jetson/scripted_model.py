@@ -38,9 +38,7 @@ class Reciter:
         top = np.tile([LOG_PROB, -9.0, -9.5, -10.0], (rows, 1)).astype(np.float32)
         others = [other for other in (4, 5, 6, 7) if other != token][:3]
         ids = np.tile([token, *others], (rows, 1))
-        return [
-            Scores(top, ids, lambda: self._full(top, ids), lambda: np.zeros(len(top), np.float32))
-        ] * self._images
+        return [Scores(top, ids, -top[:, 0], lambda: self._full(top, ids))] * self._images
 
     def _full(self, top: npt.NDArray[np.float32], ids: Ints) -> npt.NDArray[np.float32]:
         full = np.full((len(top), 60_000), -30, dtype=np.float32)
@@ -52,6 +50,7 @@ class ScriptedBackend:
     """An engine that sees nothing; `gate` holds it up, `mishap` is raised by its next encoding."""
 
     max_new_tokens: int | None = None
+    max_batch: int | None = None
 
     def __init__(self, bundle: Bundle, spoken: str) -> None:
         tokenizer = tokenizers.Tokenizer.from_file(str(bundle.folder / TOKENIZER))

@@ -190,15 +190,24 @@ def test_the_doctor_asks_for_no_telemetry(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.delenv("ORT_DISABLE_TELEMETRY")
 
 
-def test_int8_products_that_saturate_are_explained_for_each_target(tiny_bundle: Path) -> None:
+@pytest.mark.parametrize("target", ["cpu", "any"])
+def test_int8_products_that_saturate_are_explained(tiny_bundle: Path, target: str) -> None:
     floats = Bundle.load(tiny_bundle)
     assert check_int8_products(floats, saturate=True) is None
-    for target, state in (("cpu", "ok"), ("any", "warn")):
-        bundle = replace(floats, precision="int8", target=target)
-        found = check_int8_products(bundle, saturate=True)
-        exact = check_int8_products(bundle, saturate=False)
-        assert found is not None
-        assert exact is not None
-        assert (found.state, exact.state) == (state, "ok")
-        assert "without VNNI" in found.found
-        assert ("--target cpu" in found.fix) == (target == "any")
+    exact = replace(floats, precision="int8", target=target)
+    older = replace(exact, exact_products=False)
+    found = {
+        (bundle.exact_products, saturate): check_int8_products(bundle, saturate=saturate)
+        for bundle in (exact, older)
+        for saturate in (True, False)
+    }
+    assert {key: each and each.state for key, each in found.items()} == {
+        (True, True): "ok",
+        (True, False): "ok",
+        (False, True): "warn",
+        (False, False): "ok",
+    }
+    worse = found[False, True]
+    assert worse is not None
+    assert "without VNNI" in worse.found
+    assert f"--target {'cpu' if target == 'cpu' else 'portable'}" in worse.fix

@@ -8,6 +8,7 @@ import tokenizers
 
 from florence_edge import Florence2
 
+from .host_kernels import Launch, compile_for_host
 from .scripted_machine import (  # noqa: F401 - fixtures
     bare,
     in_place,
@@ -37,6 +38,12 @@ def pointing_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFact
     folders.write(twin, {**tensors, "language_model.final_logits_bias": bias})
     exporting.export("pointing", twin, folder / "bundle", exporting.ExportOptions())
     return folder / "bundle"
+
+
+@pytest.fixture(scope="session")
+def compiled_kernels(tmp_path_factory: pytest.TempPathFactory) -> Launch:
+    """kernels.cu, compiled for the host."""
+    return compile_for_host(tmp_path_factory.mktemp("kernels"))
 
 
 @pytest.fixture

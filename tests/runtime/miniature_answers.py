@@ -10,11 +10,11 @@ MAX_NEW_TOKENS = 48
 SCENES = (11, 12)
 
 
-def export_miniature(folder: Path, *, in_place: int | None = None) -> Path:
+def export_miniature(folder: Path) -> Path:
     exporting = pytest.importorskip("florence_edge_export.export")
     sources = pytest.importorskip("florence_edge_export.checkpoint.loader")
     bundle = folder / "bundle"
-    options = exporting.ExportOptions(in_place=in_place)
+    options = exporting.ExportOptions()
     exporting.export("miniature", sources.find_checkpoint(sources.MINIATURE), bundle, options)
     return bundle
 

@@ -23,7 +23,7 @@ from ..helpers.paused import let_hang_ups_count
 SIZE = (80, 60)
 KEYS = [
     *("image", "task", "text_input", "raw_text", "token_ids"),
-    *("result", "scores", "label_scores", "status", "seconds"),
+    *("result", "scores", "label_scores", "status", "seconds", "engine"),
 ]
 
 Run = Callable[..., tuple[int, str, str]]
@@ -88,7 +88,8 @@ def test_the_answer_is_that_of_the_library(run: Run, photo: Path, tiny_model: Fl
     (answer,) = lines(run(photo, "--task", "<OD>", "--beams", "2", "--json")[1])
     options = GenerationOptions(num_beams=2, max_new_tokens=12)
     expected = tiny_model.run(photo, "OD", options=options).to_json()
-    assert {k: v for k, v in answer.items() if k not in ("image", "seconds")} == {
+    assert answer["engine"] == {"device": "cpu", "threads": 1, "spinning": False}
+    assert {k: v for k, v in answer.items() if k not in ("image", "seconds", "engine")} == {
         k: v for k, v in expected.items() if k != "seconds"
     }
 

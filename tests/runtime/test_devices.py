@@ -13,6 +13,7 @@ from florence_edge.devices import WRITTEN
 @pytest.mark.parametrize(
     ("text", "device"),
     [
+        ("auto", Device("auto")),
         ("cpu", Device("cpu")),
         ("cuda", Device("cuda")),
         ("cuda:1", Device("cuda", 1)),
@@ -50,7 +51,19 @@ def test_what_is_written_is_read_as_the_same_device(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "tpu", "CPU", "cpu:0", "cuda:", "cuda:x", "cuda:-1", "cuda:1:2", "cuda:1.5", "gpu"),
+        *(
+            "",
+            "tpu",
+            "CPU",
+            "cpu:0",
+            "cuda:",
+            "cuda:x",
+            "cuda:-1",
+            "cuda:1:2",
+            "cuda:1.5",
+            "gpu",
+            "auto:1",
+        ),
         *(" cuda", "cuda\n", "tensorrt-", "tensorrt_rtx", "openvino:gpu", "openvino:"),
         *("openvino:GPU.", "openvino:GPU.x", None, 0, b"cpu", ["cpu"]),
     ],

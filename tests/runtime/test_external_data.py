@@ -272,7 +272,7 @@ def test_whatever_protobuf_reads_is_met_or_refused(data: st.DataObject) -> None:
 def test_a_bundle_that_names_another_file_is_refused_before_an_engine_sees_it(
     fresh_bundle: Path, monkeypatch: pytest.MonkeyPatch, place: str, location: str
 ) -> None:
-    monkeypatch.setattr("florence_edge.model.open_backend", None)  # would be a TypeError
+    monkeypatch.setattr("florence_edge.model.open_engine", None)  # would be a TypeError
     path = fresh_bundle / "decoder.onnx"
     model = onnx.load(path, load_external_data=False)
     model.MergeFrom(onnx.ModelProto(**PLACES[place](tensor(location))))

@@ -4,12 +4,15 @@ import os
 import platform
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from florence_edge.backends import ort
+from florence_edge.backends.open import open_backend
+from florence_edge.bundle import Bundle
 
 pytest.importorskip("onnxruntime")
 
@@ -57,6 +60,32 @@ def test_sessions_are_told_only_where_products_saturate(
     assert ort.keep_products_exact(options) is saturates
     wanted = {"session.x64quantprecision": "1", "session.disable_quant_qdq": "1"}
     assert options.entries == (wanted if saturates else {})
+
+
+@pytest.mark.parametrize("saturates", [True, False])
+@pytest.mark.parametrize(("target", "named"), [("any", "portable"), ("cpu", "cpu")])
+def test_int8_of_an_older_export_names_the_export_to_run_where_products_saturate(
+    target: str,
+    named: str,
+    saturates: bool,
+    tiny_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tried: list[bool] = []
+
+    def saturate() -> bool:
+        tried.append(saturates)
+        return saturates
+
+    monkeypatch.setattr(ort, "int8_products_saturate", saturate)
+    exact = replace(Bundle.load(tiny_bundle), precision="int8", target=target)
+    assert exact.exact_products
+    open_backend(exact, "cpu", threads=1).close()
+    assert not tried  # nothing to find out
+    assert not caplog.messages
+    open_backend(replace(exact, exact_products=False), "cpu", threads=1).close()
+    assert (f"--precision int8 --target {named} --calibration" in caplog.text) is saturates
 
 
 def test_the_largest_products_come_out_right_with_a_constant_weight() -> None:

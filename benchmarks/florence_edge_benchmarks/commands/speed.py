@@ -10,8 +10,8 @@ from pathlib import Path
 from florence_edge import GenerationOptions
 from florence_edge.errors import FlorenceEdgeError, RequestError
 from florence_edge.image_arguments import picture_path
+from florence_edge.processor import usable_cores
 from florence_edge_calibration.int8.recipe import TARGETS
-from florence_edge_jetson.machine.system import usable_cores
 
 from ..accuracy.ask import AskOptions, check_gradable
 from ..accuracy.data import Truth, read_truth
@@ -21,6 +21,7 @@ from ..results import AccuracyResult, Failure, SpeedResult
 from ..results_io import check_writable, write_result
 from ..speed.comparison import (
     COMPETITORS,
+    NOTEBOOK,
     OPTIMUM,
     BundleOnDevices,
     ComparisonPlan,
@@ -69,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def settings_of(arguments: argparse.Namespace, threads: int) -> dict[str, object]:
     """What a reader needs to measure the same again."""
-    left_out = {"command", "output", "work", "optimum_python"}
+    left_out = {"command", "output", "work", "optimum_python", "notebook_python"}
     if not arguments.architecture:
         left_out |= {"precision", "target", "seed", "image_size"}
     given = {
@@ -148,6 +149,12 @@ def _add_systems(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help=f"the interpreter of optimum's environment; {README} says how to make it",
     )
+    parser.add_argument(
+        "--notebook-python",
+        default="",
+        metavar="PATH",
+        help="the same for openvino-notebook",
+    )
 
 
 def _add_random_model(parser: argparse.ArgumentParser) -> None:
@@ -224,19 +231,23 @@ def _measure(arguments: argparse.Namespace, temporary: Path) -> SpeedResult:
                 failed[str(folder)] = problem
     if not bundles:
         raise RequestError("There is nothing to measure. Name a BUNDLE, or give --architecture.")
-    threads = arguments.threads or usable_cores()
+    threads = arguments.threads or usable_cores().count
     plan = ComparisonPlan(
         competitors=arguments.compare,
         threads=threads,
         checkpoint=checkpoint,
         bart=str(temporary / "bart"),
         optimum_python=arguments.optimum_python,
+        notebook=str((arguments.work or temporary) / "openvino-notebook"),
+        notebook_python=arguments.notebook_python,
     )
     systems = compared_systems(bundles, plan, failed)
     check_some_can_answer([bundle.folder for bundle in bundles], requested, failed)
     for system in systems:
         if system.kind == OPTIMUM:
             _write_bart(system, checkpoint, requested)
+        if system.kind == NOTEBOOK:
+            _write_request(system, checkpoint, requested)
     rounds = Rounds(warmup=arguments.warmup, timed=arguments.rounds)
     return measure_speed(systems, requested, rounds, settings_of(arguments, threads), failed)
 
@@ -262,6 +273,14 @@ def _write_bart(system: System, checkpoint: str, requested: Sequence[Workload]) 
     bundle = Path(system.bundle)
     folder = Path(system.checkpoint)
     write_bart(checkpoint or named_checkpoint(bundle), bundle, requested, folder)
+
+
+def _write_request(system: System, checkpoint: str, requested: Sequence[Workload]) -> None:
+    from ..systems.openvino_notebook.request import write_request  # needs the export extra
+
+    bundle = Path(system.bundle)
+    folder = Path(system.checkpoint)
+    write_request(checkpoint or named_checkpoint(bundle), bundle, requested, folder)
 
 
 def _accuracies(

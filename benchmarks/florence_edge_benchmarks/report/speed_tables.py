@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from operator import attrgetter
 
-from ..results import RunRow, SpeedResult, Start, SystemRow
+from ..results import Floors, RunRow, SpeedResult, Start, SystemRow
 from ..systems.system import OUR_READER
 from ..timing import STAGES, percentile, ratios
 from . import units
@@ -144,7 +144,8 @@ _HOST = (
 def speed_tables(result: SpeedResult, *, brief: bool = False) -> list[Table]:
     """All tables of a speed result; `brief` leaves the stages out, for a README."""
     stages = [] if brief else [stage_table(result), within_table(result)]
-    tables = [latency_table(result), *stages, start_table(result), failure_table(result)]
+    floors = [] if brief else [floor_table(result)]
+    tables = [latency_table(result), *stages, *floors, start_table(result), failure_table(result)]
     return [table for table in tables if table.rows]
 
 
@@ -211,6 +212,41 @@ def stage_table(result: SpeedResult) -> Table:
             "between them, and its share is of both; a step is one decoded token, of all beams."
             + (_HOST if on_gpu else "")
         ),
+    )
+
+
+def floor_table(result: SpeedResult) -> Table:
+    """How near each engine comes to what the arithmetic and the weights take."""
+    floors = {row.system.label: row.floors for row in result.systems if row.floors is not None}
+    rows = [
+        (run.workload.name, run.label, *_beside_floors(run, floors[run.label]))
+        for run in result.runs
+        if is_whole(run) and run.label in floors and run.workload.batch == 1
+    ]
+    return Table(
+        title="Measured against the floors",
+        heading=(
+            *("task", "system", "products of vision", "vision", "GFLOP/s"),
+            *("weights a step", "step p50", "GB/s"),
+        ),
+        rows=tuple(rows),
+        kinds="nn" + "f" * 6,
+        note=(
+            "Vision cannot do with less than its products, a step not with less than reading the "
+            "decoder's weights once, however many beams it has."
+        ),
+    )
+
+
+def _beside_floors(run: RunRow, floors: Floors) -> tuple[str, ...]:
+    vision, step, flop = stage_median(run, "vision"), run.step_p50, floors.vision_flop
+    return (
+        f"{flop / 1e9:.0f} GFLOP" if flop else "-",
+        units.duration(vision),
+        f"{flop / vision / 1e9:.0f}" if flop and vision else "-",
+        units.size(floors.step_bytes),
+        units.duration(step),
+        f"{floors.step_bytes / step / 1e9:.1f}" if step else "-",
     )
 
 

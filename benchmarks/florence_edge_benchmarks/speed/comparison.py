@@ -15,7 +15,7 @@ from florence_edge.files import read_json
 from florence_edge.image import load_image
 from florence_edge.options import resolve
 
-from ..systems.system import CPU, VARIANTS, System, SystemDevice, parse_device
+from ..systems.system import CPU, VARIANTS, System, SystemDevice, SystemKind, parse_device
 from ..systems.workload import Workload
 
 
@@ -85,7 +85,8 @@ def check_same_weights(bundle: Path, checkpoint: str) -> None:
 
 
 OPTIMUM = "optimum"
-COMPETITORS = (*VARIANTS, OPTIMUM)
+NOTEBOOK = "openvino-notebook"
+COMPETITORS = (*VARIANTS, OPTIMUM, NOTEBOOK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,9 @@ class ComparisonPlan:
     bart: str = ""
     """Where `systems.optimum.checkpoint` writes the language model, for optimum."""
     optimum_python: str = ""
+    notebook: str = ""
+    """Where `systems.openvino_notebook` writes its models."""
+    notebook_python: str = ""
 
 
 def compared_systems(
@@ -194,8 +198,8 @@ def _competitor(
         raise RequestError(f"There is no {name!r} to compare with: {', '.join(COMPETITORS)}.")
     if not bundles:
         raise RequestError(f"{name} is compared with a bundle: name one, or use --architecture.")
-    if name == OPTIMUM:
-        return _optimum(bundles[0], plan, device)
+    if name in (OPTIMUM, NOTEBOOK):
+        return _in_own_environment(name, bundles[0], plan, device)
     on = _torch_device(text, device) if at else torch_device
     return System(
         label=name if on.gpu is None else f"{name} on {on.name}",
@@ -215,22 +219,25 @@ def _torch_device(text: str, device: str) -> SystemDevice:
     return on
 
 
-def _optimum(bundle: Path, plan: ComparisonPlan, device: str) -> System:
+def _in_own_environment(name: str, bundle: Path, plan: ComparisonPlan, device: str) -> System:
     if device not in ("", "cpu"):
-        raise RequestError(f"optimum@{device}: optimum is run on the CPU alone.")
-    if not plan.optimum_python:
+        raise RequestError(f"{name}@{device}: {name} is run on the CPU alone.")
+    kind: SystemKind = "optimum" if name == OPTIMUM else "openvino-notebook"
+    python = plan.optimum_python if name == OPTIMUM else plan.notebook_python
+    option = "--optimum-python" if name == OPTIMUM else "--notebook-python"
+    if not python:
         raise RequestError(
-            "optimum needs an environment of its own: --optimum-python PATH/bin/python. "
+            f"{name} needs an environment of its own: {option} PATH/bin/python. "
             "benchmarks/README.md says how to make it."
         )
     return System(
-        label=OPTIMUM,
-        kind="optimum",
+        label=name,
+        kind=kind,
         bundle=str(bundle),
         threads=plan.threads,
-        variant=OPTIMUM,
-        checkpoint=plan.bart,
-        python=plan.optimum_python,
+        variant=name,
+        checkpoint=plan.bart if name == OPTIMUM else plan.notebook,
+        python=python,
     )
 
 

@@ -1,6 +1,6 @@
 """A compared system in a process of its own, from outside: start it, ask it, notice its death.
 
-`worker.py` and, for optimum, `systems/optimum/program.py` are what runs inside.
+`worker.py` or, for those that have an environment of their own, one of `PROGRAMS` runs inside.
 """
 
 import json
@@ -23,7 +23,13 @@ from ..systems.system import System
 from ..systems.workload import Workload
 from ..timing import Timing
 
-_OPTIMUM_PROGRAM = Path(__file__).parents[1] / "systems" / "optimum" / "program.py"
+_SYSTEMS = Path(__file__).parents[1] / "systems"
+
+# Run by the interpreter of an environment that has nothing of this project.
+PROGRAMS = {
+    "optimum": _SYSTEMS / "optimum" / "program.py",
+    "openvino-notebook": _SYSTEMS / "openvino_notebook" / "program.py",
+}
 
 
 class SystemProcess:
@@ -121,9 +127,9 @@ class SystemProcess:
 def command_of(system: System) -> list[str]:
     """The command that runs a system."""
     python = system.python or sys.executable
-    if system.kind == "optimum":
+    if system.kind in PROGRAMS:
         memory = str(machine_facts.__file__)  # its environment cannot import it
-        return [python, str(_OPTIMUM_PROGRAM), system.to_argument(), memory]
+        return [python, str(PROGRAMS[system.kind]), system.to_argument(), memory]
     return [python, "-m", "florence_edge_benchmarks.speed.worker", system.to_argument()]
 
 

@@ -22,6 +22,7 @@ from ..systems.system import VARIANTS, System
 from ..systems.workload import TimedAnswer, Workload
 from ..timing import Timing, median_by_position, percentile
 from .comparison import check_same_weights
+from .floors import floors_of
 from .process import SystemProcess
 from .start import measure_start
 
@@ -91,7 +92,7 @@ def measure_speed(
         failed: bundles that could not be made, by their folder, and why.
     """
     machine = describe_machine()
-    rows = [_start(system, workloads, failed) for system in systems]
+    rows = [_with_floors(_start(system, workloads, failed)) for system in systems]
     runs: list[RunRow] = []
     baseline = baseline_of([row.system for row in rows if row.error is None])
     with ExitStack() as stack:
@@ -144,6 +145,13 @@ def _start(system: System, workloads: Sequence[Workload], failed: Mapping[str, s
     )
 
 
+def _with_floors(row: SystemRow) -> SystemRow:
+    """A row with its floors, if it started."""
+    if row.error is not None:
+        return row
+    return replace(row, floors=floors_of(Bundle.load(Path(row.system.bundle)), row.precision))
+
+
 def _identity(system: System) -> tuple[str, str, str]:
     """Model, precision, and the fingerprint of a bundle that is measured itself."""
     try:
@@ -152,6 +160,8 @@ def _identity(system: System) -> tuple[str, str, str]:
         return "unknown", "unknown", ""
     if system.kind == "bundle":
         return bundle.model, bundle.precision, bundle_fingerprint(bundle.folder)
+    if system.kind == "openvino-notebook":
+        return bundle.model, "int8 weights", ""
     dtype = VARIANTS[system.variant].dtype if system.variant in VARIANTS else "float32"
     return bundle.model, dtype, ""
 

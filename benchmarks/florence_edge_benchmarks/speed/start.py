@@ -14,12 +14,14 @@ from ..results import Start
 from ..systems.system import System
 from ..systems.workload import Workload
 from ..timing import percentile
-from .process import SystemProcess, command_environment
+from .process import PROGRAMS, SystemProcess, command_environment
 
 _IMPORTS = {
     "bundle": "import florence_edge",
     "transformers": "import torch; from transformers import Florence2ForConditionalGeneration",
     "optimum": "from optimum.onnxruntime import ORTModelForSeq2SeqLM",
+    "openvino-notebook": "import openvino, torch; "
+    "from transformers import Florence2ForConditionalGeneration",
 }
 _IMPORT_RUNS = 3
 
@@ -35,8 +37,8 @@ def measure_start(system: System, first: Workload, heaviest: Workload) -> Start:
     Raises:
         BackendError: it cannot be started, or does not answer.
     """
-    if system.kind == "optimum":
-        with SystemProcess(system):  # exports the model first, which a start does not include
+    if system.kind in PROGRAMS:
+        with SystemProcess(system):  # converts the model first, which a start does not include
             pass
     begin = perf_counter()
     with SystemProcess(system) as running:

@@ -8,7 +8,9 @@ costs a few microseconds a step, which count as search.
 from pathlib import Path
 
 from florence_edge import Florence2
+from florence_edge.bundle import TOKENIZER
 from florence_edge.image import load_image
+from florence_edge.tokenizer import Tokenizer
 
 from ..timing import Calls, RecordedBackend, Timing, host_seconds, stages_from_calls, with_waits
 from .system import SystemDevice
@@ -16,12 +18,13 @@ from .workload import Workload
 
 
 class BundleSystem:
-    """A loaded bundle that answers workloads."""
+    """A loaded bundle that answers workloads: `model`, on the engine of the one it is given."""
 
     def __init__(self, model: Florence2, calls: Calls) -> None:
-        self._model = model
         self._calls = calls
-        model.backend = RecordedBackend(with_waits(model.backend, calls), calls)
+        bundle, recorded = model.bundle, RecordedBackend(with_waits(model.backend, calls), calls)
+        tokenizer = Tokenizer(bundle.folder / TOKENIZER, bundle.generation)
+        self.model = Florence2(bundle, recorded, tokenizer, model.convention, model.image_options)
 
     @staticmethod
     def load(folder: Path, device: SystemDevice, threads: int) -> "BundleSystem":
@@ -40,7 +43,7 @@ class BundleSystem:
         begin = self._calls.clock()
         images = [load_image(workload.image) for _ in range(workload.batch)]
         decoded = self._calls.clock()
-        results = self._model.run(images, workload.task, workload.text, options=workload.options)
+        results = self.model.run(images, workload.task, workload.text, options=workload.options)
         end = self._calls.clock()
         calls = self._calls.take()
         return Timing(

@@ -71,7 +71,7 @@ VARIANTS = {
 FROM_PRETRAINED = "its own from_pretrained"
 OUR_READER = "florence-export's reader of checkpoints"
 
-SystemKind = Literal["bundle", "transformers", "optimum"]
+SystemKind = Literal["bundle", "transformers", "optimum", "openvino-notebook"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -50,25 +50,47 @@ def load_model(folder: Path, variant: Variant) -> tuple[Any, str]:
     return model.eval(), FROM_PRETRAINED
 
 
-def compile_parts(model: Any) -> None:
-    """Compile what runs: vision tower, encoder and decoder, the last two for any length."""
+def compile_parts(model: Any, mode: str | None = None) -> None:
+    """Compile what runs: vision tower, encoder (for any length) and decoder.
+
+    The decoder is compiled for the static cache that `TransformersSystem` then generates with, so
+    that its shapes are the same at every step.
+
+    Args:
+        model: transformers' model.
+        mode: torch.compile's for the decoder, such as `reduce-overhead` (CUDA graphs).
+    """
+    import torch
+
+    # Each prompt length and number of beams has graphs of its own; past 8, torch would compile no
+    # more and run them eagerly.
+    torch._dynamo.config.cache_size_limit = 64
     model.model.vision_tower.compile()
     model.model.language_model.encoder.compile(dynamic=True)
-    model.model.language_model.decoder.compile(dynamic=True)
+    model.model.language_model.decoder.compile(mode=mode)
 
 
 class TransformersSystem:
     """A loaded transformers model that answers workloads as the bundle of its checkpoint does.
 
-    `reader` says who read the checkpoint.
+    `reader` says who read the checkpoint. With `static_cache`, `generate` keeps a cache of full
+    length, as compiled decoders want, in place of one that grows.
     """
 
     def __init__(
-        self, bundle: Bundle, model: Any, image: ImageProcessing, steps: Steps, reader: str = ""
+        self,
+        bundle: Bundle,
+        model: Any,
+        image: ImageProcessing,
+        steps: Steps,
+        *,
+        reader: str = "",
+        static_cache: bool = False,
     ) -> None:
         import torch
 
         self._torch = torch
+        self._static_cache = static_cache
         self._bundle = bundle
         self._model = model
         self._tokenizer = Tokenizer(bundle.folder / TOKENIZER, bundle.generation)
@@ -106,7 +128,10 @@ class TransformersSystem:
         if variant.compiled:
             compile_parts(model)
         image, steps = read_image_processing(folder), Steps(Calls().clock, cuda)
-        return TransformersSystem(Bundle.load(bundle_folder), model, image, steps, reader)
+        bundle = Bundle.load(bundle_folder)
+        return TransformersSystem(
+            bundle, model, image, steps, reader=reader, static_cache=variant.compiled
+        )
 
     def answer(self, workload: Workload) -> Timing:
         """Answer once, picture file to regions, and say how long each stage took."""
@@ -162,6 +187,9 @@ class TransformersSystem:
 
         config = generation_config(generation)
         config.min_new_tokens = new_tokens
+        if self._static_cache:
+            config.cache_implementation = "static"
+            config.disable_compile = True  # of the whole model: `compile_parts` has chosen what
         return self._model.generate(
             encoder_outputs=BaseModelOutput(last_hidden_state=hidden),
             attention_mask=hidden.new_ones(hidden.shape[:2], dtype=self._torch.long),

@@ -2,14 +2,16 @@
 
 import argparse
 import json
+import math
 import os
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from florence_edge import __version__
+from florence_edge.bundle import Bundle
 from florence_edge.command import finish_output, parsed, run_command
 from florence_edge.devices import Device
 from florence_edge.errors import RequestError
@@ -17,6 +19,9 @@ from florence_edge.errors import RequestError
 from ..machine.system import Tree
 from .examine import Scope, examine
 from .findings import Finding, exit_status, table, worst
+from .speed import TOKENS, Limits, keep, measure
+from .speed_candidates import candidates
+from .speed_table import speed_json, speed_text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,9 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parsed(parser, arguments)
     if given.quick and given.bundle is None:
         parser.error("--quick is about a bundle: name one")
+    if given.speed and given.bundle is None:
+        parser.error("--speed measures a bundle: name one")
+    if given.also and not given.speed:
+        parser.error("--also needs --speed")
     return run_command(
         "florence-doctor",
-        lambda: _run(given),
+        lambda: _speed(given) if given.speed else _run(given),
         explain=lambda error: f"{error}. Check the paths and the room there.",
     )
 
@@ -49,10 +58,54 @@ def _run(given: argparse.Namespace) -> int:
     return exit_status(findings, quick=given.quick)
 
 
+def _speed(given: argparse.Namespace) -> int:
+    """Measure, remember, and print what was found; 0 unless nothing answered."""
+    bundles = [Bundle.load(folder) for folder in (given.bundle, *given.also)]
+    for bundle in bundles:
+        bundle.check_weights()
+    left_out: list[str] = []
+    wanted = candidates(bundles, given.engine_dir, left_out)
+    limits = Limits(seconds=given.seconds, tokens=TOKENS, engine_dir=given.engine_dir)
+    if not given.json:
+        print(
+            f"Measuring {len(wanted)} ways to run it for {given.seconds:.0f} s, after loading ...",
+            file=sys.stderr,
+            flush=True,
+        )
+    report = measure(wanted, limits)
+    report = replace(report, left_out=(*left_out, *report.left_out))
+    kept: list[Path] = []
+    try:
+        kept = keep(report)
+    except (OSError, RequestError) as error:  # what was measured is worth printing all the same
+        print(f"florence-doctor: This was not remembered: {error}", file=sys.stderr)
+    text = (
+        json.dumps({"florence_edge": __version__, "speed": speed_json(report, kept)}, indent=1)
+        if given.json
+        else speed_text(report, kept)
+    )
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        finish_output()
+    return 0
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 1 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time; expected 1 to 3600 seconds")
+    return seconds
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="florence-doctor",
-        description="Is this machine ready for florence-edge, and what fixes it. Only reads.",
+        description="Is this machine ready for florence-edge, and what fixes it. Only reads, but "
+        "for --speed, which remembers the fastest engine for device='auto'.",
     )
     parser.add_argument("bundle", type=Path, nargs="?", help="folder that florence-export wrote")
     parser.add_argument(
@@ -67,6 +120,26 @@ def _parser() -> argparse.ArgumentParser:
         "--device", default="cpu", help="with tensorrt, engines that do not fit are a failure"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--speed",
+        action="store_true",
+        help="let every installed engine answer in turn, and remember the fastest",
+    )
+    parser.add_argument(
+        "--also",
+        type=Path,
+        metavar="BUNDLE",
+        action="append",
+        default=[],
+        help="with --speed, another bundle of the same checkpoint; may be given again",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=_seconds,
+        default=60.0,
+        metavar="S",
+        help="with --speed, how long to measure beside the loading (default 60)",
+    )
     parser.add_argument(
         "--root", type=Path, default=Path("/"), metavar="DIR", help="files of a recorded machine"
     )

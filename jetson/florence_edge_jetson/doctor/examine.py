@@ -12,6 +12,7 @@ from florence_edge.backends.ort import import_onnxruntime, int8_products_saturat
 from florence_edge.bundle import Bundle
 from florence_edge.devices import Device, Engine
 from florence_edge.errors import BackendError, FlorenceEdgeError
+from florence_edge.processor import usable_cores
 from florence_edge.tensorrt.driver import GpuInfo, find_gpu
 from florence_edge.tensorrt.install import Flavour, TensorRT, find_tensorrt
 from florence_edge.tensorrt.manifest import TargetDevice, this_device
@@ -23,7 +24,7 @@ from ..machine.thermal import active_alerts, over_current_events, read_zones
 from ..power.rails import find_rails
 from . import checks_bundle, checks_hardware, checks_software
 from .checks_software import ProviderTrial, try_providers
-from .findings import Finding, fail, warn
+from .findings import Finding, fail, ok, warn
 
 _CPU = Device("cpu")
 _ENGINES: dict[Flavour, Engine] = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
@@ -162,6 +163,7 @@ def _live(tree: Tree, board: Board, installed: Installed) -> list[Finding | None
     forbidden = [name for name in cameras if not os.access(name, os.R_OK | os.W_OK)]
     return [
         checks_software.check_python(sys.version_info[:2], board),
+        ok("threads", f"{usable_cores()}"),
         checks_software.check_gpu(installed.gpu, board, driver=driver),
         checks_software.check_cuda(checks_software.cuda_version(tree), has_gpu, board),
         checks_software.check_tensorrt(installed.tensorrt, has_gpu, board),

@@ -5,7 +5,6 @@ machine at hand. Only the standard library is imported: florence-bench runs this
 environments that have nothing else of this project.
 """
 
-import os
 import platform
 import re
 from dataclasses import dataclass
@@ -113,13 +112,6 @@ def cpu_flags(tree: Tree = LIVE) -> frozenset[str]:
     """What the first core can do, in Linux's words: "avx2", "amx_int8", "asimddp", ..."""
     lines = [*_cpu_fields(tree, "flags")[:1], *_cpu_fields(tree, "Features")[:1]]
     return frozenset(" ".join(lines).split())
-
-
-def usable_cores() -> int:
-    """How many cores this process may use, at least 1."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def resident_bytes(tree: Tree = LIVE) -> int | None:

@@ -56,6 +56,21 @@ def open_openvino(
     )
 
 
+def device_capabilities() -> dict[str, tuple[str, ...]]:
+    """OpenVINO's devices here that a bundle can run on, and what each can compute in.
+
+    Raises:
+        BackendError: OpenVINO is installed and does not load.
+        MissingPackageError: it is not installed.
+    """
+    core = _import_openvino().Core()
+    return {
+        name: tuple(core.get_property(name, "OPTIMIZATION_CAPABILITIES"))
+        for name in core.available_devices
+        if name.startswith((_CPU, "GPU"))
+    }
+
+
 def _import_openvino() -> Any:
     # At its import OpenVINO asks an analytics service, unless this package of its own is missing.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]

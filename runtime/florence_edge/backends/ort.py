@@ -17,7 +17,7 @@ from ..engine_failures import ENGINE_FAILURES, engine_failure, not_imported
 from ..errors import BackendError
 from .base import NamedArrays
 from .host import HostBackend, HostModel, Run
-from .ort_libraries import missing_library, remedy_for
+from .ort_libraries import missing_library, preload, remedy_for
 
 Provider: TypeAlias = tuple[str, dict[str, str]]  # its name and settings
 
@@ -55,9 +55,14 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
-def open_ort(bundle: Bundle, *, threads: int | None = None) -> HostBackend:
-    """Open a bundle's graphs on the CPU; see `open_session` for `threads` and what is raised."""
-    sessions = {name: open_session(bundle, name, CPU, threads=threads) for name in contract.GRAPHS}
+def open_ort(
+    bundle: Bundle, *, threads: int | None = None, spinning: bool | None = None
+) -> HostBackend:
+    """Open a bundle's graphs on the CPU; `open_session` has the arguments and what is raised."""
+    sessions = {
+        name: open_session(bundle, name, CPU, threads=threads, spinning=spinning)
+        for name in contract.GRAPHS
+    }
     binds = {name: partial(_bind, session) for name, session in sessions.items()}
     return HostBackend(
         HostModel(
@@ -71,11 +76,17 @@ def open_ort(bundle: Bundle, *, threads: int | None = None) -> HostBackend:
 
 
 def open_session(
-    bundle: Bundle, name: str, provider: Provider, *, threads: int | None = None
+    bundle: Bundle,
+    name: str,
+    provider: Provider,
+    *,
+    threads: int | None = None,
+    spinning: bool | None = None,
 ) -> Any:
     """Open a graph of the bundle on a provider, and check that both are what was requested.
 
-    `threads` limits the threads that one operator uses; None leaves it to ONNX Runtime.
+    `threads` limits the threads that one operator uses, and `spinning` says whether those that wait
+    for the next one keep their core busy; None leaves it to ONNX Runtime.
 
     Raises:
         BackendError: the graph cannot be opened, the provider did not become active, or the graph
@@ -89,12 +100,14 @@ def open_session(
     options.add_session_config_entry("session.load_model_format", "ONNX")
     if threads is not None:
         options.intra_op_num_threads = threads
+    if spinning is not None:
+        options.add_session_config_entry("session.intra_op.allow_spinning", f"{spinning:d}")
     # From the second run of a shape on, a pattern would take one block for all activations, beside
     # the pieces that the arena keeps of the first run. Without, base in int8 peaks at 805 MB, not
     # 1,164 (float32: 1,615, not 1,757), at the same speed. On a GPU it would allocate when all
     # is warm, and a step that CUDA captured would still write to the pieces.
     options.enable_mem_pattern = False
-    exact = provider == CPU and bundle.precision == "int8" and keep_products_exact(options)
+    exact = provider == CPU and bundle.may_saturate() and keep_products_exact(options)
     if not exact and (name == contract.DECODER or provider != CPU or bundle.target == "gpu"):
         # Int8 weights of the decoder, and of any graph on a GPU. ONNX Runtime would keep their
         # DequantizeLinear, waiting for int8 products that never come, and compute it at every step
@@ -144,7 +157,7 @@ def int8_products_saturate() -> bool:
     """Whether uint8 times int8 loses what exceeds 16 bits here, as on x86-64 without VNNI.
 
     There, ONNX Runtime adds two products in 16 bits: on AMD before Zen 4, Intel before Cascade
-    Lake and most Atoms. One small product is tried, which takes milliseconds.
+    Lake and most Atoms. One small product is tried, once, which takes about a millisecond.
     """
     session = import_onnxruntime().InferenceSession(_PRODUCT, providers=[CPU[0]])
     largest = {"a": np.full((1, 2), 255, np.uint8), "b": np.full((2, 1), 127, np.int8)}
@@ -155,9 +168,10 @@ def int8_products_saturate() -> bool:
 def keep_products_exact(options: Any) -> bool:
     """Set up a session so that int8 products do not saturate; whether this processor needs that.
 
-    Integer operators get uint8 weights, whose products do not; Q/DQ pairs lack the zero point that
-    this takes, so their linears are computed in float on what the pairs have rounded. A processor
-    with exact products is left alone. The keys are onnxruntime_session_options_config_keys.h's.
+    For bundles whose weights leave room for that (`Bundle.may_saturate`); it is slower. Integer
+    operators get uint8 weights, whose products do not; Q/DQ pairs lack the zero point that this
+    takes, so their linears are computed in float on what the pairs have rounded. A processor with
+    exact products is left alone. The keys are onnxruntime_session_options_config_keys.h's.
     """
     if not int8_products_saturate():
         return False
@@ -174,6 +188,28 @@ def available() -> Sequence[str]:
     """
     built: Sequence[str] = import_onnxruntime().get_available_providers()
     return built
+
+
+def loads_provider(provider: str) -> str:
+    """Try a provider on a small graph: why it does not load, or "" where it does.
+
+    Raises:
+        MissingPackageError: ONNX Runtime is not installed.
+    """
+    if provider not in available():
+        return "this ONNX Runtime is built without it"
+    onnxruntime = import_onnxruntime()
+    preload(onnxruntime)
+    try:
+        session = onnxruntime.InferenceSession(
+            _PRODUCT, providers=[*dict.fromkeys((provider, CPU[0]))]
+        )
+    except Exception as error:  # noqa: BLE001 - its classes have no other base
+        return str(error).partition("\n")[0]
+    if provider in session.get_providers():
+        return ""
+    missing = missing_library(onnxruntime)
+    return f"{missing} is not found" if missing else "it does not load"
 
 
 def check_active(provider: str, active: Sequence[str]) -> None:

@@ -162,7 +162,8 @@ def _add_engine(group: argparse._ArgumentGroup) -> None:
         "--device",
         default="cpu",
         help="cpu (default), cuda, tensorrt, tensorrt-rtx or openvino; cuda:1 is the second GPU, "
-        "openvino:GPU.0 Intel's first",
+        "openvino:GPU.0 Intel's first; auto is what florence-doctor --speed found to be the "
+        "fastest, or else what usually is",
     )
     group.add_argument(
         "--engine-dir", type=Path, metavar="DIR", help="where florence-build put TensorRT engines"
@@ -170,9 +171,16 @@ def _add_engine(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--engine-precision",
         choices=("fp32", "bf16"),
-        help="the precision that openvino computes in (default: fp32)",
+        help="the precision that openvino computes in (default: fp32); with auto, bf16 allows it",
     )
-    group.add_argument("--threads", type=int, metavar="N", help="threads of the CPU engine")
+    group.add_argument(
+        "--threads", type=int, metavar="N", help="threads of the CPU engine (default: its cores)"
+    )
+    group.add_argument(
+        "--spinning",
+        choices=("yes", "no"),
+        help="whether threads that wait for each other keep their core busy on cpu (default: no)",
+    )
     group.add_argument(
         "--check",
         action="store_true",

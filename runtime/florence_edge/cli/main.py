@@ -5,9 +5,10 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from ..batch import Answered, run_many
 from ..bundle import Bundle
@@ -67,14 +68,18 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _load(arguments: argparse.Namespace) -> Florence2:
     # Loading verifies the weights, but for TensorRT the engines in their place.
-    beside = arguments.check and Device.parse(arguments.device).family == "tensorrt"
+    family = Device.parse(arguments.device).family
+    beside = arguments.check and family == "tensorrt"
     if beside:
         Bundle.load(arguments.bundle).check_weights()
+    if family == "auto":  # what was taken, and why
+        logging.getLogger("florence_edge.backends.auto").setLevel(logging.INFO)
     model = Florence2.load(
         arguments.bundle,
         arguments.device,
         convention=arguments.convention,
         threads=arguments.threads,
+        spinning=None if arguments.spinning is None else arguments.spinning == "yes",
         engine_dir=arguments.engine_dir,
         engine_precision=arguments.engine_precision,
         max_pixels=arguments.max_pixels,
@@ -82,8 +87,15 @@ def _load(arguments: argparse.Namespace) -> Florence2:
         verify=arguments.verify or (arguments.check and not beside),
     )
     if arguments.check:
+        if family == "auto" and _runs_on(model).get("device", "").startswith("tensorrt"):
+            model.bundle.check_weights()
         finite_sample(model.bundle, model.backend)
     return model
+
+
+def _runs_on(model: Florence2) -> dict[str, Any]:
+    """What the model runs on, as plain JSON."""
+    return {} if model.engine_settings is None else model.engine_settings.to_json()
 
 
 def _run_pictures(images: Sequence[Path], request: Request, arguments: argparse.Namespace) -> int:
@@ -107,7 +119,7 @@ def _run_pictures(images: Sequence[Path], request: Request, arguments: argparse.
             if answered.error is not None:
                 _complain(path, answered.error)
                 failed += 1
-            _print(path, results, arguments)
+            _print(path, results, arguments, _runs_on(model))
             pictures.write(path, answered, results)
             if answers is not None and answered.error is not None:
                 answers.write_error(path, answered.error)
@@ -140,11 +152,17 @@ def _complain(path: Path, error: RequestError) -> None:
     print(f"florence-run: {printable(f'{named}{error}')}", file=sys.stderr)
 
 
-def _print(path: Path, results: Sequence[Result], arguments: argparse.Namespace) -> None:
+def _print(
+    path: Path,
+    results: Sequence[Result],
+    arguments: argparse.Namespace,
+    engine: Mapping[str, Any],
+) -> None:
     """Answers on the standard output, unless they go to a file and no JSON is asked for."""
     if arguments.json:
         for result in results:
-            print(json.dumps({"image": str(path), **result.to_json()}), flush=True)
+            line = {"image": str(path), **result.to_json(), "engine": dict(engine)}
+            print(json.dumps(line), flush=True)
         return
     if arguments.answers is not None or not results:
         return
