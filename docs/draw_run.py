@@ -31,8 +31,9 @@ BANDS = (
     )),
     ("WRITE", "#9a5b00", "#fdf5e8", (
         ("bundle.py", "Whether the mapped weights are still those that were opened."),
-        ("generate.py", "Starts the clock, then loops: the decoder scores, the search chooses."),
+        ("questions.py", "A batch of questions, each with an end and an error of its own."),
         ("tokenizer.py", "Text to ids before the loop, ids to text behind it."),
+        ("generate.py", "Starts the clock, then loops: the decoder scores, the search chooses."),
         ("contract.py", "Names, shapes and dtypes of the three graphs, written once."),
         ("backends/beam_reorder.py", "Which cache rows differ after beams changed places."),
         ("search.py", "Greedy and beam search, equal to transformers' own.", "a token is chosen"),
@@ -150,7 +151,7 @@ def rows() -> tuple[list[str], dict[str, float]]:
 
 def flow(at: dict[str, float]) -> list[str]:
     """The left column: what the picture and the task turn into."""
-    see, host, write = at["processing.py"], at["backends/host.py"], at["generate.py"]
+    see, host, write = at["processing.py"], at["backends/host.py"], at["questions.py"]
     loop, chosen, parse = at["backends/beam_reorder.py"], at["search.py"], at["results/parse.py"]
     ask = at["model.py"]
     square = see + 8
@@ -206,7 +207,7 @@ def drawing() -> str:
     body = [
         box(0, 0, WIDTH, height, PAPER, edge=LINE, r=14),
         text(30, 44, "From a file to an answer", size=24, font_weight="700"),
-        text(30, 70, "One model.run on a CPU: the nineteen files of runtime/florence_edge that it "
+        text(30, 70, "One model.run on a CPU: the twenty files of runtime/florence_edge that it "
              "passes through, in the order it enters them.", size=14, fill=SOFT),
         *parts,
         *flow(at),

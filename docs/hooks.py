@@ -27,6 +27,7 @@ COMMANDS = {
     "florence-bench": "florence_edge_benchmarks.cli",
     "florence-doctor": "florence_edge_jetson.doctor.cli",
     "florence-bag": "florence_edge_jetson.robots.bag.cli",
+    "florence-serve": "florence_edge_serve.cli",
 }
 
 _HELP = re.compile(r"<!-- help ([\w -]+) -->")

@@ -20,7 +20,24 @@ _EXTRAS = {
     "debug": ("polygraphy",),
     "ros": ("rosbags", "ruamel"),
     "nvml": ("pynvml",),
-    "dev": ("pandas", "skimage", "tensorrt_rtx"),
+    "serve": (
+        "fastapi",
+        "prometheus_client",
+        "pydantic",
+        "python_multipart",
+        "starlette",
+        "uvicorn",
+    ),
+    "mcp": ("mcp",),
+    "dev": (
+        "deepstack_sdk",
+        "openai",
+        "pandas",
+        "requests",
+        "skimage",
+        "tensorrt_rtx",
+        "websockets",
+    ),
 }
 _FROM_ELSEWHERE = {
     "cupy": "pip install cupy-cuda13x",

@@ -16,6 +16,7 @@ PACKAGES = (
     "calibration/florence_edge_calibration",
     "benchmarks/florence_edge_benchmarks",
     "jetson/florence_edge_jetson",
+    "serve/florence_edge_serve",
 )
 
 Graph = Mapping[str, frozenset[str]]
