@@ -19,6 +19,7 @@ BANDS = (
     ("ASK", "#3567b0", "#eef4fc", (
         ("model.py", "The public face: takes the picture and the task, and calls all below."),
         ("tasks.py", "The table of 15 tasks; a task becomes a prompt.", "a task is defined"),
+        ("engine_lock.py", "One caller at a time has the engine, and none once it is closed."),
         ("options.py", "What the caller left open is filled in from the checkpoint."),
     )),
     ("SEE", "#0b7a75", "#ebf7f6", (
@@ -207,7 +208,7 @@ def drawing() -> str:
     body = [
         box(0, 0, WIDTH, height, PAPER, edge=LINE, r=14),
         text(30, 44, "From a file to an answer", size=24, font_weight="700"),
-        text(30, 70, "One model.run on a CPU: the twenty files of runtime/florence_edge that it "
+        text(30, 70, "One model.run on a CPU: the 21 files of runtime/florence_edge that it "
              "passes through, in the order it enters them.", size=14, fill=SOFT),
         *parts,
         *flow(at),

@@ -70,7 +70,7 @@ def convert_to_float16(
     for index, output in enumerate(list(graph.outputs)):
         dtype = _FLOAT if output.name in float32_outputs else _HALF
         if output.dtype in (_FLOAT, _HALF) and output.dtype != dtype:
-            graph.outputs[index] = _renamed_cast(graph, output, dtype)
+            graph.outputs[index] = _renamed_cast(graph, output, casts.find(output, dtype), dtype)
     casts.drop_unused()
 
 
@@ -166,7 +166,7 @@ def _convert_node(node: ir.Node, dtype: ir.DataType, casts: "_Casts") -> None:
         node.attributes["to"] = ir.AttrInt64("to", int(dtype))
     for output in node.outputs:
         if output.dtype == _FLOAT:
-            output.dtype = dtype
+            output.type = ir.TensorType(dtype)  # a new one: clones of a graph share types
 
 
 def _find_islands(
@@ -213,6 +213,10 @@ class _Casts:
                 else self._convert(value, weight, dtype)
             )
         return self._made[key]
+
+    def find(self, value: ir.Value, dtype: ir.DataType) -> ir.Value | None:
+        """The value in the other type, if it was made."""
+        return self._made.get((value, dtype))
 
     def drop_unused(self) -> None:
         """Remove weights that now only exist converted; the converted ones take their names."""
@@ -271,10 +275,15 @@ def _cast_node(value: ir.Value, dtype: ir.DataType, name: str) -> ir.Node:
     )
 
 
-def _renamed_cast(graph: ir.Graph, output: ir.Value, dtype: ir.DataType) -> ir.Value:
-    """A cast of `output` that takes over its name."""
+def _renamed_cast(
+    graph: ir.Graph, output: ir.Value, made: ir.Value | None, dtype: ir.DataType
+) -> ir.Value:
+    """A cast of `output` that takes over its name: the one that was `made`, if there is one."""
     name = output.name
-    output.name = f"{name}.float32"
+    output.name = f"{name}.{'float32' if dtype == _HALF else 'float16'}"
+    if made is not None:
+        made.name = name
+        return made
     node = _cast_node(output, dtype, str(name))
     graph.append(node)
     return node.outputs[0]

@@ -15,6 +15,7 @@ from florence_edge.backends.ort import open_ort
 from florence_edge.bundle import FIDELITY, PRECISIONS, Bundle
 from florence_edge.errors import MissingPackageError, RequestError
 from florence_edge.selftest import REFERENCE, write_reference
+from florence_edge_calibration.probes import make_probes
 
 from .bundle_writer import (
     BundleFormat,
@@ -31,7 +32,7 @@ from .float16 import write_float16
 from .graphs.build import build_graphs, build_tensorrt_decoders
 from .graphs.weights import GraphWeights
 from .int8.export import Int8Options, check_int8_options, write_int8
-from .smoke_test import smoke_test
+from .smoke_test import check_tensorrt_decoders, smoke_test
 from .verify.reference import check_installed
 
 logger = logging.getLogger(__name__)
@@ -175,9 +176,13 @@ def _run_once(folder: Path) -> None:
             REFERENCE,
         )
         return
-    if bundle.precision != "fp16":  # which was run, and compared, while it was made
+    seen = bundle.precision == "fp16"  # it was run, and compared, while it was made
+    if not seen:
         smoke_test(bundle, backend)
     write_reference(bundle, backend, folder)
+    backend.close()  # the weights are large: one engine with them at a time
+    if bundle.tensorrt_decoders and not seen:
+        check_tensorrt_decoders(bundle, make_probes(bundle)[0])
 
 
 def _verify(folder: Path, source: BundleSource, *, strict: bool) -> None:

@@ -23,6 +23,7 @@ from .half_errors import KINDS, Models, caches, export_both, half_errors, pixels
 
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 _STATISTICS = ("LayerNormalization", "Softmax", "ReduceMean", "Exp")
+_BARE = ("LayerNormalization", "Softmax")
 _HEAVY = ("MatMul", "Gemm", "Conv", "Gather", "Gelu", "Transpose", "Pad", "Split", "TopK")
 
 _BIG = [name for name in KINDS if name.startswith("base")]
@@ -59,10 +60,25 @@ def test_heavy_nodes_compute_in_float16_and_statistics_in_float32(
     for graph in graphs.values():
         for node in graph:
             wanted = HALF if node.op_type in _HEAVY else FLOAT
-            if node.op_type in (*_HEAVY, *_STATISTICS):
+            if node.op_type in (*_HEAVY, *_STATISTICS) and not _is_bare(graph, node):
                 floats = {value.dtype for value in node.inputs if value and _is_float(value)}
                 floats |= {value.dtype for value in node.outputs if _is_float(value)}
                 assert floats == {wanted}, node.name
+
+
+def _is_bare(graph: ir.Graph, node: ir.Node) -> bool:
+    """Norms and softmaxes of the vision encoder have no casts: `drop_island_casts`."""
+    return graph.name == contract.VISION_ENCODER and node.op_type in _BARE
+
+
+def test_the_vision_encoders_norms_and_softmaxes_have_no_casts(
+    graphs: dict[str, ir.Graph],
+) -> None:
+    bare = [node for node in graphs[contract.VISION_ENCODER] if node.op_type in _BARE]
+    in_half = [node for node in bare if node.outputs[0].dtype == HALF]
+    assert len(in_half) > len(bare) / 2
+    for node in in_half:
+        assert {value.dtype for value in node.inputs if value} == {HALF}, node.name
 
 
 def test_pixels_are_normalized_before_they_are_rounded(graphs: dict[str, ir.Graph]) -> None:

@@ -78,6 +78,7 @@ def test_answers_go_to_the_file_as_they_would_be_printed(run: Run, tmp_path: Pat
     (tmp_path / "out.jsonl").rename(tmp_path / "first.jsonl")
     _, out, _ = run("--json")
     printed = [json.loads(line) for line in out.splitlines()]
+    assert {line.pop("engine")["device"] for line in printed} == {"cpu"}  # a file may have several
     assert printed == lines(tmp_path)
 
 

@@ -55,8 +55,10 @@ def _run(arguments: argparse.Namespace) -> None:
         workspace_mb=arguments.workspace,
     )
     options.check(bundle.size)
+    portable = _why_portable(arguments, bundle, tensorrt)
+    capacity = contract.cache_capacity(options.max_new_tokens, bundle.size.decoder_positions)
     request = BuildRequest(
-        options=replace(options, in_place=_in_place(arguments, bundle, tensorrt)),
+        options=replace(options, in_place=capacity if portable is None else 0),
         engine_dir=arguments.engine_dir,
         refresh=arguments.refresh,
         ahead_of_time=arguments.compute_capability,
@@ -67,6 +69,7 @@ def _run(arguments: argparse.Namespace) -> None:
     def accept(outcome: BuildOutcome) -> None:
         """Look at engines that were just built, and refuse them if they compute wrong numbers."""
         line.clear()
+        print(f"decoder: {'in place' if portable is None else f'portable, because {portable}'}")
         for graph, built in outcome.built.items():
             print(f"{graph}: {built.seconds} s, at most {built.peak_mb} MB of memory")
         _print_comparison(arguments, bundle, tensorrt, outcome)
@@ -100,21 +103,17 @@ def _check(arguments: argparse.Namespace) -> None:
         )
 
 
-def _in_place(arguments: argparse.Namespace, bundle: Bundle, tensorrt: TensorRT) -> int:
-    """Cache capacity of the in-place decoder if that is to be built, 0 for another."""
-    why = None
+def _why_portable(arguments: argparse.Namespace, bundle: Bundle, tensorrt: TensorRT) -> str | None:
+    """Why the decoder is not the one that updates its caches in place; None if it is."""
     if arguments.portable_decoder:
-        why = "--portable-decoder asks for it"
-    elif not bundle.tensorrt_decoders:
-        why = "the bundle has no other"
-    elif not updates_in_place(tensorrt.module):
-        why = f"TensorRT {tensorrt.version} does not update caches in place (10.15 does)"
-    elif arguments.compare is not None:
-        why = "--compare cannot feed the one that updates its caches in place"
-    print(f"decoder: {'in place' if why is None else f'portable, because {why}'}")
-    if why is not None:
-        return 0
-    return contract.cache_capacity(arguments.max_new_tokens, bundle.size.decoder_positions)
+        return "--portable-decoder asks for it"
+    if not bundle.tensorrt_decoders:
+        return "the bundle has no other"
+    if not updates_in_place(tensorrt.module):
+        return f"TensorRT {tensorrt.version} does not update caches in place (10.15 does)"
+    if arguments.compare is not None:
+        return "--compare cannot feed the one that updates its caches in place"
+    return None
 
 
 def _print_comparison(
