@@ -18,6 +18,7 @@ from ..helpers.manifests import edit_manifest
 TINY = RandomModel(architecture="tiny", image_size=64, precisions=("fp32", "fp16"))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_made_once_and_bundles_every_time(tmp_path: Path) -> None:
     first = make_checkpoint(TINY, tmp_path)
     written = (first / "model.safetensors").stat().st_mtime_ns

@@ -12,6 +12,7 @@ RECORDED = Path(__file__).parents[2] / "results" / "parity" / "large_parity.json
 _COMMAND = "FLORENCE_EDGE_RECORD=1 python -m pytest -m slow tests/export/test_full_size.py"
 
 
+@pytest.mark.slow
 def test_base_exports_fast_and_small_and_equals_transformers(tmp_path: Path) -> None:
     found = measure("base", tmp_path)
     _assert_equal(found)

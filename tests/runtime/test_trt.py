@@ -100,7 +100,10 @@ def test_a_bundle_in_halves_is_answered_as_on_the_cpu(
     machine = replace(bare, folder=halves)
     options = GenerationOptions(num_beams=num_beams, max_new_tokens=70)  # the caches grow
     expected = ask(machine.load("cpu", threads=1), "CAPTION", pictures[0], options)
-    assert_alike(ask(machine.load(), "CAPTION", pictures[0], options), expected)
+    found = ask(machine.load(), "CAPTION", pictures[0], options)
+    assert found.token_ids == expected.token_ids
+    # TensorRT has graphs of its own, which round other values to halves.
+    assert found.token_log_probs == pytest.approx(expected.token_log_probs, abs=0.02)
 
 
 @pytest.mark.parametrize("num_beams", [1, 4])
