@@ -42,7 +42,5 @@ def test_others_have_none(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "+bf16", "a@b", "a b", "cudax", "openvino+", "cpu+b+c"])
 def test_anything_else_is_refused(text: str) -> None:
-    with pytest.raises(
-        RequestError, match=r"devices are: auto, cpu|Expected cpu, cuda:1 or open"
-    ):
+    with pytest.raises(RequestError, match=r"devices are: auto, cpu|Expected cpu, cuda:1 or open"):
         parse_device(text)
