@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TypedDict
 
 from florence_edge import __version__
-from florence_edge.processor import usable_cores
+from florence_edge.cpu import usable_cores
 from florence_edge_jetson.machine.clocks import cpu_governors, nvpmodel_query
 from florence_edge_jetson.machine.system import (
     LIVE,

@@ -19,8 +19,8 @@ from florence_edge import Device
 from florence_edge.backends.gpu import CUDA_GRAPHS
 from florence_edge.backends.gpu_decoder import MULTI_STEP
 from florence_edge.bundle import Bundle
+from florence_edge.cpu import usable_cores
 from florence_edge.errors import FlorenceEdgeError
-from florence_edge.processor import usable_cores
 from florence_edge_benchmarks.machine import describe_machine
 from florence_edge_benchmarks.results import RunRow, SpeedResult, Start, SystemRow
 from florence_edge_benchmarks.results_io import bundle_fingerprint, write_result

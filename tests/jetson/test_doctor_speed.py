@@ -11,9 +11,9 @@ import pytest
 
 from florence_edge.backends import auto
 from florence_edge.bundle import Bundle
+from florence_edge.cpu import Cores
 from florence_edge.devices import Device, EngineSettings
 from florence_edge.errors import BackendError, RequestError
-from florence_edge.processor import Cores
 from florence_edge_jetson.doctor import speed, speed_candidates
 from florence_edge_jetson.doctor.cli import main
 from florence_edge_jetson.doctor.speed import Candidate, Limits, keep, measure

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from florence_edge import GenerationOptions
+from florence_edge.cpu import usable_cores
 from florence_edge.errors import FlorenceEdgeError, RequestError
 from florence_edge.image_arguments import picture_path
-from florence_edge.processor import usable_cores
 from florence_edge_calibration.int8.recipe import TARGETS
 
 from ..accuracy.ask import AskOptions, check_gradable

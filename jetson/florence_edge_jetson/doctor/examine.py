@@ -10,9 +10,9 @@ from pathlib import Path
 
 from florence_edge.backends.ort import import_onnxruntime, int8_products_saturate
 from florence_edge.bundle import Bundle
+from florence_edge.cpu import usable_cores
 from florence_edge.devices import Device, Engine
 from florence_edge.errors import BackendError, FlorenceEdgeError
-from florence_edge.processor import usable_cores
 from florence_edge.tensorrt.driver import GpuInfo, find_gpu
 from florence_edge.tensorrt.install import Flavour, TensorRT, find_tensorrt
 from florence_edge.tensorrt.manifest import TargetDevice, this_device

@@ -7,9 +7,9 @@ from pathlib import Path
 from florence_edge.backends.auto import usual_choice
 from florence_edge.backends.openvino import device_capabilities
 from florence_edge.bundle import Bundle
+from florence_edge.cpu import Cores, usable_cores
 from florence_edge.devices import Device, EngineSettings
 from florence_edge.errors import BackendError, FlorenceEdgeError, RequestError
-from florence_edge.processor import Cores, usable_cores
 
 from .speed import Candidate
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from florence_edge.backends.auto import here
 from florence_edge.command import printable
-from florence_edge.processor import usable_cores
+from florence_edge.cpu import usable_cores
 
 from .speed import Measured, SpeedReport
 

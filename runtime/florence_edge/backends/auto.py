@@ -21,10 +21,10 @@ from pathlib import Path
 
 from ..bundle import Bundle
 from ..contract import CONTRACT_VERSION
+from ..cpu import processor_identity, usable_cores
 from ..devices import Device, EngineSettings
 from ..errors import BackendError, FlorenceEdgeError, RequestError
 from ..files import from_json, read_json, write_whole
-from ..processor import processor_identity, usable_cores
 from ..tensorrt.driver import GpuInfo, find_gpu
 from ..tensorrt.find import engines_root, find_engines
 from ..tensorrt.install import find_tensorrt

@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 
 from ..bundle import Bundle
+from ..cpu import usable_cores
 from ..devices import Device, EngineSettings
 from ..errors import BackendError, BundleError, RequestError
-from ..processor import usable_cores
 from .base import Backend
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from florence_edge.processor import Cores, cgroup_quota, processor_identity, usable_cores
+from florence_edge.cpu import Cores, cgroup_quota, processor_identity, usable_cores
 
 
 def machine(root: Path, files: dict[str, str]) -> Path:
@@ -100,7 +100,7 @@ def test_two_threads_of_a_core_count_as_one(
 
 @pytest.mark.skipif(shutil.which("taskset") is None, reason="no taskset")
 def test_the_affinity_of_this_process_holds() -> None:
-    program = "from florence_edge.processor import usable_cores; print(usable_cores().logical)"
+    program = "from florence_edge.cpu import usable_cores; print(usable_cores().logical)"
     done = subprocess.run(
         ["taskset", "-c", str(min(os.sched_getaffinity(0))), sys.executable, "-c", program],
         capture_output=True,
