@@ -17,6 +17,7 @@ Asset = Callable[[str], Path]
 
 # The longest beginning of a name that stands here says where a file comes from.
 ORIGINS = {
+    "cases": "files of a trial that attacked every door; tests make their own of each kind",
     "florence-2/": "see microsoft/Florence-2-base or -large on the Hugging Face hub (MIT)",
     "florence-2/native-processor/": "see florence-community/Florence-2-base on the hub",
     "florence-2/state_dict.": "it lists key and shape of every tensor of the original checkpoint",
