@@ -5,11 +5,11 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Mapping
 from typing import TypedDict
 
 from florence_edge import __version__
+from florence_edge.backends.auto import installed_versions
 from florence_edge.cpu import usable_cores
 from florence_edge_jetson.machine.clocks import cpu_governors, nvpmodel_query
 from florence_edge_jetson.machine.system import (
@@ -77,7 +77,7 @@ def describe_machine(tree: Tree = LIVE) -> Machine:
         "power_mode": _in_one_line(nvpmodel_query()),
         "gpu": _in_one_line(_nvidia_smi()),
         "python": platform.python_version(),
-        "versions": {"florence-edge": __version__, **dict(_versions(_PACKAGES))},
+        "versions": {"florence-edge": __version__, **installed_versions(_PACKAGES)},
     }
 
 
@@ -102,11 +102,3 @@ def _nvidia_smi() -> str | None:
 def _in_one_line(text: str | None) -> str | None:
     lines = (line.strip() for line in (text or "").splitlines())
     return "; ".join(filter(None, lines)) or None
-
-
-def _versions(packages: Iterable[str]) -> Iterable[tuple[str, str]]:
-    for package in packages:
-        try:
-            yield package, version(package)
-        except PackageNotFoundError:
-            continue

@@ -70,7 +70,7 @@ def convert_to_float16(
     for index, output in enumerate(list(graph.outputs)):
         dtype = _FLOAT if output.name in float32_outputs else _HALF
         if output.dtype in (_FLOAT, _HALF) and output.dtype != dtype:
-            graph.outputs[index] = _renamed_cast(graph, output, casts.find(output, dtype), dtype)
+            graph.outputs[index] = _renamed_cast(graph, output, dtype, casts)
     casts.drop_unused()
 
 
@@ -214,10 +214,6 @@ class _Casts:
             )
         return self._made[key]
 
-    def find(self, value: ir.Value, dtype: ir.DataType) -> ir.Value | None:
-        """The value in the other type, if it was made."""
-        return self._made.get((value, dtype))
-
     def drop_unused(self) -> None:
         """Remove weights that now only exist converted; the converted ones take their names."""
         for (value, _), converted in self._made.items():
@@ -275,15 +271,8 @@ def _cast_node(value: ir.Value, dtype: ir.DataType, name: str) -> ir.Node:
     )
 
 
-def _renamed_cast(
-    graph: ir.Graph, output: ir.Value, made: ir.Value | None, dtype: ir.DataType
-) -> ir.Value:
-    """A cast of `output` that takes over its name: the one that was `made`, if there is one."""
-    name = output.name
-    output.name = f"{name}.{'float32' if dtype == _HALF else 'float16'}"
-    if made is not None:
-        made.name = name
-        return made
-    node = _cast_node(output, dtype, str(name))
-    graph.append(node)
-    return node.outputs[0]
+def _renamed_cast(graph: ir.Graph, output: ir.Value, dtype: ir.DataType, casts: _Casts) -> ir.Value:
+    """The cast of a graph's output, which takes over its name."""
+    cast = casts.of(output, dtype, before=graph[-1])
+    output.name, cast.name = f"{output.name}.uncast", output.name
+    return cast

@@ -169,13 +169,17 @@ class Bundle:
                 "export the bundle again."
             ) from error
 
+    def runs_on(self, engine: str) -> bool:
+        """Whether the bundle was made for an engine, which `Device.family` names."""
+        return self.target in ("any", "gpu", engine)
+
     def check_engine(self, engine: str) -> None:
         """Refuse an engine that this bundle was not made for.
 
         Raises:
             BackendError: with the export command that makes a fitting bundle.
         """
-        if self.target not in ("any", "gpu", engine):
+        if not self.runs_on(engine):
             pictures = " --calibration-images DIR" if self.precision == "int8" else ""
             raise BackendError(
                 f"{self.folder} was made for {self.target} and does not run on {engine}. It was "

@@ -26,7 +26,7 @@ from florence_edge.search import Ints
 
 from .backends import TOKEN, Opened, Taken, traced
 from .figures import Figures, milliseconds
-from .models import arguments, bundle
+from .models import measure_asked
 
 WAYS = {"eager": "0", "graph": "1"}
 BEAMS = (3, 1)
@@ -38,16 +38,7 @@ WINDOWS = {"4 to 60": (4, 60), "68 to 124": (68, 124)}  # within one capacity ea
 
 
 def main() -> int:
-    parser = arguments(__doc__)
-    parser.add_argument("--precision", default="fp16")
-    parser.add_argument("--section", default="steps")
-    told = parser.parse_args()
-    figures = Figures(told.figures, told.section)
-    name = f"{told.architecture} {told.precision}"
-    with figures.attempt(name):
-        folder = bundle(told.architecture, told.precision, told.work)
-        measure_bundle(figures, name, folder, told.device)
-    return figures.exit_status
+    return measure_asked(__doc__, "steps", measure_bundle)
 
 
 def measure_bundle(

@@ -8,23 +8,14 @@ from pathlib import Path
 
 from .backends import Opened, traced
 from .figures import Figures, milliseconds, seconds_of
-from .models import arguments, bundle
+from .models import measure_asked
 
 LOOKS = 30
 PROFILED = 3
 
 
 def main() -> int:
-    parser = arguments(__doc__)
-    parser.add_argument("--precision", default="fp16")
-    parser.add_argument("--section", default="looks")
-    told = parser.parse_args()
-    figures = Figures(told.figures, told.section)
-    name = f"{told.architecture} {told.precision}"
-    with figures.attempt(name):
-        folder = bundle(told.architecture, told.precision, told.work)
-        measure_bundle(figures, name, folder, told.device)
-    return figures.exit_status
+    return measure_asked(__doc__, "looks", measure_bundle)
 
 
 def measure_bundle(

@@ -40,6 +40,22 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def measure_asked(
+    description: str | None, section: str, measure: Callable[[Figures, str, Path, str], None]
+) -> int:
+    """The main of a program that measures one bundle; gives its exit status."""
+    parser = arguments(description)
+    parser.add_argument("--precision", default="fp16")
+    parser.add_argument("--section", default=section)
+    told = parser.parse_args()
+    figures = Figures(told.figures, told.section)
+    name = f"{told.architecture} {told.precision}"
+    with figures.attempt(name):
+        folder = bundle(told.architecture, told.precision, told.work)
+        measure(figures, name, folder, told.device)
+    return figures.exit_status
+
+
 def random_model(architecture: str, *precisions: str) -> RandomModel:
     """The model of the visit; int8 is what is made for GPUs."""
     return RandomModel(

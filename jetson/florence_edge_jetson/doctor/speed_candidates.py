@@ -9,7 +9,7 @@ from florence_edge.backends.openvino import device_capabilities
 from florence_edge.bundle import Bundle
 from florence_edge.cpu import Cores, usable_cores
 from florence_edge.devices import Device, EngineSettings
-from florence_edge.errors import BackendError, FlorenceEdgeError, RequestError
+from florence_edge.errors import FlorenceEdgeError, RequestError
 
 from .speed import Candidate
 
@@ -42,15 +42,15 @@ def _of_bundle(
     usual = usual_choice(bundle, engine_dir)  # a GPU, where there is one that runs it
     if usual.device.on_nvidia:
         yield Candidate(bundle=bundle, settings=EngineSettings(device=usual.device))
-        if usual.device.family == "tensorrt" and _runs(bundle, "cuda"):
+        if usual.device.family == "tensorrt" and bundle.runs_on("cuda"):
             yield Candidate(bundle=bundle, settings=EngineSettings(device=Device("cuda")))
     if find_spec("onnxruntime") is None:
         left_out.append("cpu: ONNX Runtime is not installed (florence-edge[cpu])")
-    elif _runs(bundle, "cpu"):
+    elif bundle.runs_on("cpu"):
         yield from (Candidate(bundle=bundle, settings=each) for each in _ways_on_cpu(cores))
     if find_spec("openvino") is None:
         left_out.append("openvino: it is not installed (florence-edge[openvino])")
-    elif _runs(bundle, "openvino"):
+    elif bundle.runs_on("openvino"):
         yield from _on_openvino(bundle, cores, left_out)
 
 
@@ -81,11 +81,3 @@ def _on_openvino(bundle: Bundle, cores: Cores, left_out: list[str]) -> Iterator[
         if _BFLOAT16 in able:
             rounding = EngineSettings(device=device, threads=counts[0], precision="bf16")
             yield Candidate(bundle=bundle, settings=rounding, rounds_more=True)
-
-
-def _runs(bundle: Bundle, engine: str) -> bool:
-    try:
-        bundle.check_engine(engine)
-    except BackendError:
-        return False
-    return True

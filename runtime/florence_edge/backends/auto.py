@@ -14,7 +14,7 @@ import logging
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +23,7 @@ from ..bundle import Bundle
 from ..contract import CONTRACT_VERSION
 from ..cpu import processor_identity, usable_cores
 from ..devices import Device, EngineSettings
-from ..errors import BackendError, FlorenceEdgeError, RequestError
+from ..errors import FlorenceEdgeError, RequestError
 from ..files import from_json, read_json, write_whole
 from ..tensorrt.driver import GpuInfo, find_gpu
 from ..tensorrt.find import engines_root, find_engines
@@ -96,19 +96,14 @@ def remember(bundle: Bundle, record: SpeedRecord) -> Path:
             "There is no folder to remember this in: neither XDG_CACHE_HOME nor HOME is set."
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    engines = [
-        {name: getattr(each, name) for name in MeasuredEngine.__dataclass_fields__}
-        for each in record.engines
-    ]
     content = {
-        "measured": record.measured,
+        **asdict(record),
         "bundle": {
             "model": bundle.model,
             "precision": bundle.precision,
             "target": bundle.target,
         },
         "here": here(),
-        "engines": engines,
     }
     write_whole(path, json.dumps(content, indent=1) + "\n")
     return path
@@ -187,7 +182,7 @@ def usual_choice(bundle: Bundle, engine_dir: Path | None = None) -> EngineSettin
         return EngineSettings(device=Device("cuda"), reason=f"{measure}; there is a GPU")
     why = "; ".join([measure, *left_out])
     installed = {name for name in ("onnxruntime", "openvino") if find_spec(name) is not None}
-    runs = {name for name in ("cpu", "openvino") if _runs(bundle, name)}
+    runs = {name for name in ("cpu", "openvino") if bundle.runs_on(name)}
     portable = bundle.precision == "int8" and bundle.target == "any"
     prefers_openvino = portable and platform.machine() in ("x86_64", "AMD64")
     if "openvino" in installed & runs and (prefers_openvino or "onnxruntime" not in installed):
@@ -209,20 +204,12 @@ def _tensorrt(bundle: Bundle, engine_dir: Path | None, left_out: list[str]) -> D
 
 
 def _cuda(bundle: Bundle, left_out: list[str]) -> bool:
-    if _gpu() is None or not _runs(bundle, "cuda") or find_spec("onnxruntime") is None:
+    if _gpu() is None or not bundle.runs_on("cuda") or find_spec("onnxruntime") is None:
         return False
     problem = loads_provider(PROVIDER)
     if problem:
         left_out.append(f"CUDA is left out: {problem}")
     return not problem
-
-
-def _runs(bundle: Bundle, engine: str) -> bool:
-    try:
-        bundle.check_engine(engine)
-    except BackendError:
-        return False
-    return True
 
 
 def _record_file(bundle: Bundle) -> Path | None:
@@ -256,15 +243,16 @@ def here() -> dict[str, object]:
         "processor": processor_identity(),
         "cores": usable_cores().count,
         "gpu": None if gpu is None else f"{gpu.name} ({gpu.compute_capability}), {gpu.driver}",
-        "versions": dict(_versions(_PACKAGES)),
+        "versions": installed_versions(_PACKAGES),
     }
 
 
-def _versions(packages: Sequence[str]) -> list[tuple[str, str]]:
-    found = []
+def installed_versions(packages: Sequence[str]) -> dict[str, str]:
+    """The versions of those packages that are installed."""
+    found = {}
     for package in packages:
         try:
-            found.append((package, version(package)))
+            found[package] = version(package)
         except PackageNotFoundError:
             continue
     return found

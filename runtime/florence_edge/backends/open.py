@@ -92,7 +92,7 @@ def engine_settings(
     """What `device` means here (`florence_edge.devices.Device`), all that is left out filled in.
 
     `threads`, 1 or more, is for the engines on the CPU: else as many as the process has cores
-    (`processor.usable_cores`). `spinning` is for ONNX Runtime on the CPU: whether its threads wait
+    (`cpu.usable_cores`). `spinning` is for ONNX Runtime on the CPU: whether its threads wait
     busily for each other, which costs the CPU of others and was no faster where it was measured
     (results/devices/doctor_speed.json), so they do not by default. `engine_dir` is where
     TensorRT engines are, if not in the bundle; `precision` is what OpenVINO computes in
