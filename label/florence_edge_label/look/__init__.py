@@ -1,0 +1,1 @@
+"""A page to look at before training: samples, counts by class, scores, errors."""

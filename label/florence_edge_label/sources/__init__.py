@@ -1,0 +1,1 @@
+"""Where pictures come from: folders, lists, tars, tables, COCO files; each gives entries."""
