@@ -39,6 +39,15 @@ _BART = {
     "forced_eos_token_id": 2,
 }
 _LENGTHS = ("max_length", "max_new_tokens", "min_length", "min_new_tokens")
+_ASKED_ABOUT = (
+    "num_beams",
+    "max_new_tokens",
+    "min_new_tokens",
+    "no_repeat_ngram_size",
+    "repetition_penalty",
+    "length_penalty",
+    "early_stopping",
+)
 _MOST = 1e9  # far beyond what image processors state
 _WRITTEN_MAX_LENGTH = 20  # transformers 4 wrote this default of its own into every config.json
 
@@ -75,10 +84,26 @@ _NOT_DONE: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class GenerationDefaults:
-    """How a checkpoint generates, and where that was read from, in order of precedence."""
+    """How a checkpoint generates, and where that was read from, in order of precedence.
+
+    `origins` has for each setting the file that states it, or None where none does and it is what
+    transformers assumes.
+    """
 
     generation: GenerationConfig
     sources: tuple[str, ...]
+    origins: Mapping[str, str | None]
+
+    def summary(self) -> str:
+        """The settings that people ask about, each with where it comes from, in one line."""
+        by_origin: dict[str | None, list[str]] = {}
+        for name in _ASKED_ABOUT:
+            value = getattr(self.generation, name)
+            by_origin.setdefault(self.origins[name], []).append(f"{name} {value}")
+        return "; ".join(
+            f"{', '.join(named)} ({origin or 'as transformers assumes'})"
+            for origin, named in by_origin.items()
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +117,11 @@ class _Source:
 
 @dataclass(frozen=True, slots=True)
 class _Stated:
-    """A setting and the file that says so."""
+    """A setting and the file that says so; or, where it is assumed, the one that could."""
 
     value: Any
     file: Path
+    assumed: bool = False
 
 
 def read_generation(folder: Path, config: CheckpointConfig) -> GenerationDefaults:
@@ -125,7 +151,11 @@ def read_generation(folder: Path, config: CheckpointConfig) -> GenerationDefault
         name = str(error).partition(" ")[0]
         file = stated[name].file if name in stated else sources[0].file
         raise BundleError(f"{file} cannot be followed: {error}") from error
-    return GenerationDefaults(generation, tuple(source.name for source in sources))
+    return GenerationDefaults(
+        generation,
+        tuple(source.name for source in sources),
+        {name: None if each.assumed else each.file.name for name, each in stated.items()},
+    )
 
 
 def _sources(folder: Path, config: CheckpointConfig) -> list[_Source]:
@@ -182,9 +212,11 @@ def _find(sources: list[_Source], name: str) -> _Stated | None:
 def _settings(sources: list[_Source], config: CheckpointConfig) -> dict[str, _Stated]:
     """All settings but the lengths, as stated or assumed."""
     file, start = sources[0].file, "decoder_start_token_id"
-    stated = {name: _Stated(value, file) for name, value in {**_BART, **_ASSUMED}.items()}
+    usual = {**_BART, **_ASSUMED}
+    stated = {name: _Stated(value, file, assumed=True) for name, value in usual.items()}
     if config.layout is Layout.MICROSOFT:
-        stated["forced_eos_token_id"] = _Stated(_BART["forced_eos_token_id"], file)
+        end = _BART["forced_eos_token_id"]
+        stated["forced_eos_token_id"] = _Stated(end, file, assumed=True)
     else:  # text_config's tokens are a last resort: they count only where `generate` would refuse
         text = _Source("", file.with_name("config.json"), config.raw["text_config"])
         stated.update(
@@ -214,8 +246,9 @@ def _lengths(sources: list[_Source], positions: int) -> dict[str, _Stated]:
     if least is not None and _is_whole(least.value) and least.value > positions:
         least = _Stated(positions, least.file)
     return {
-        "max_new_tokens": most or _Stated(min(DEFAULT_MAX_NEW_TOKENS, positions), file),
-        "min_new_tokens": least or _Stated(0, file),
+        "max_new_tokens": most
+        or _Stated(min(DEFAULT_MAX_NEW_TOKENS, positions), file, assumed=True),
+        "min_new_tokens": least or _Stated(0, file, assumed=True),
     }
 
 

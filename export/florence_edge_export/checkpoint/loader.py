@@ -4,6 +4,7 @@ Tensors are read lazily, under transformers' native names without the leading `m
 names are translated.
 """
 
+import hashlib
 import logging
 import re
 from collections.abc import Mapping
@@ -13,10 +14,12 @@ from pathlib import Path
 
 from florence_edge.bundle import sha256
 from florence_edge.errors import BundleError, BundleNotFoundError, MissingPackageError, RequestError
+from florence_edge.extras import pip_install
 
+from .adapter_files import is_adapter
 from .config import CheckpointConfig, Layout, read_config, read_json
 from .embeddings import resolve_embeddings, same_values
-from .names import MERGE_FIRST, native_names
+from .names import native_names
 from .tensors import StoredTensor, read_tensors
 
 logger = logging.getLogger(__name__)
@@ -65,10 +68,10 @@ def _download(hub_id: str, revision: str | None) -> Path:
     except ImportError:
         raise MissingPackageError(
             f"{hub_id} is not a folder here, and downloading it needs huggingface_hub. Install "
-            "florence-edge[export]."
+            f"it with: {pip_install('export')}"
         ) from None
     try:
-        patterns = ["*.json", "*.safetensors"]
+        patterns = ["*.json", "*.safetensors", "adapter_model.bin"]
         folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
         if not any(folder.glob("*.safetensors")):
             # Of the same commit, should the branch move in between.
@@ -78,7 +81,8 @@ def _download(hub_id: str, revision: str | None) -> Path:
         at = "" if revision is None else f" at revision {revision}"
         raise BundleError(
             f"{hub_id}{at} is not a folder here and could not be downloaded: {_first_line(error)}. "
-            "Check the name, the revision and the network, or give a local folder."
+            "Check the name, the revision and the network, or give a local folder; a private or "
+            "gated model takes the token in HF_TOKEN, or that of `hf auth login`."
         ) from error
     return folder
 
@@ -95,13 +99,26 @@ def _first_line(error: Exception) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class AppliedAdapter:
+    """An adapter that was merged: its name, how much of it counts, and the hash of its weights."""
+
+    name: str
+    weight: float
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A Florence-2 checkpoint: its configuration and its tensors by native name."""
+    """A Florence-2 checkpoint: its configuration and its tensors by native name.
+
+    `weight_files` are its own, without those of `adapters`, which are in `tensors` already.
+    """
 
     folder: Path
     config: CheckpointConfig
     tensors: Mapping[str, StoredTensor]
     weight_files: tuple[Path, ...]
+    adapters: tuple[AppliedAdapter, ...] = ()
 
     @property
     def revision(self) -> str | None:
@@ -109,8 +126,15 @@ class Checkpoint:
         return commit_of(self.folder)
 
     def sha256(self) -> str:
-        """Hash of the weight files, in order of name."""
-        return sha256(*sorted(self.weight_files))
+        """Hash of the weight files, in order of name, and of what adapters make of them.
+
+        With adapters it is that of the weight files' own, and of each adapter's hash and weight.
+        """
+        digest = sha256(*sorted(self.weight_files))
+        if not self.adapters:
+            return digest
+        parts = [digest, *(f"{each.sha256} {each.weight!r}" for each in self.adapters)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -125,8 +149,11 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         raise BundleNotFoundError(
             f"{folder} is not a folder. Give a checkpoint folder or a hub id."
         )
-    if (folder / "adapter_config.json").exists():
-        raise BundleError(f"{folder} is a LoRA adapter, not a whole model. {MERGE_FIRST}")
+    if is_adapter(folder):
+        raise BundleError(
+            f"{folder} is an adapter, not a whole model. Name the model that it was trained on, "
+            f"and this with it: florence-export MODEL --adapter {folder} --output DIR."
+        )
     config = read_config(folder)
     weight_files = _weight_files(folder)
     tensors = _by_native_name(_read_all(weight_files), config.layout)

@@ -20,9 +20,11 @@ _ADAPTER = re.compile(
 )
 
 MERGE_FIRST = (
-    "Merge it first: "
-    "PeftModel.from_pretrained(model, folder).merge_and_unload().save_pretrained(new)."
+    "Merge it first, and put the tokenizer beside it: "
+    "PeftModel.from_pretrained(model, folder).merge_and_unload().save_pretrained(new); "
+    "AutoTokenizer.from_pretrained(ORIGINAL).save_pretrained(new)"
 )
+"""Ends with the two statements, which `save_pretrained` of a model does not do in one."""
 
 
 def unwrapped_names(names: Iterable[str], layout: Layout) -> dict[str, str]:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from florence_edge.errors import BundleError, MissingPackageError
+from florence_edge.extras import pip_install
 from florence_edge.files import open_plain
 
 FloatArray = npt.NDArray[np.float32]
@@ -120,8 +121,8 @@ def _read_torch(path: Path) -> Iterator[tuple[str, StoredTensor]]:
         import torch
     except ImportError:
         raise MissingPackageError(
-            f"{path.name} is a PyTorch file, and reading it needs PyTorch. Install "
-            "florence-edge[verify], or convert the checkpoint to safetensors."
+            f"{path.name} is a PyTorch file, and reading it needs PyTorch. Convert the checkpoint "
+            f"to safetensors, or install it with: {pip_install('verify')}"
         ) from None
     # What torch.save wrote before PyTorch 1.6 is no archive, and cannot be mapped into memory.
     archive = zipfile.is_zipfile(path)

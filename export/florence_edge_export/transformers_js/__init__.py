@@ -1,0 +1,1 @@
+"""Files that transformers.js and others who read onnx-community's names load, from a checkpoint."""
