@@ -39,6 +39,7 @@ from florence_edge_calibration.overflow import (
     Lifted,
     Observation,
     find_overflow,
+    norms_fit,
     observe,
     record,
 )
@@ -51,7 +52,7 @@ from florence_edge_calibration.probes import (
 )
 
 from .bundle_writer import BundleFormat, BundleSource, save_bundle
-from .smoke_test import check_tensorrt_decoders, other_precision
+from .smoke_test import other_precision
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +117,10 @@ def write_float16(floats: Bundle, source: BundleSource, folder: Path) -> None:
     inaccurate: list[str] = []
     for more in range(_ROUNDS + 1):
         form = portable_form("fp16", exchanged=lifted.exchanged)
-        bundle = save_bundle(folder, source, form, to_float16(floats, lifted))
+        graphs = to_float16(floats, lifted)
+        if source.cuda_decoder and may_be_fused(floats, lifted, seen.records):
+            graphs[contract.CUDA_DECODER] = _cuda_decoder(floats)
+        bundle = save_bundle(folder, source, form, graphs)
         far = _deviations(bundle, probes, seen)
         worst = max(range(len(probes)), key=lambda index: max(far[index].values()))
         if max(far[worst].values()) <= BOUND:
@@ -128,8 +132,6 @@ def write_float16(floats: Bundle, source: BundleSource, folder: Path) -> None:
         log_lifted("is too coarse there", found)
         inaccurate += found
         lifted = lifted.adding(_operators(floats, found))
-    if bundle.tensorrt_decoders:
-        check_tensorrt_decoders(bundle, probes[0])
     fidelity = Fidelity(
         probes=len(probes),
         deviations={name: max(each[name] for each in far) for name in far[0]},
@@ -156,6 +158,22 @@ def log_lifted(why: str, layers: Sequence[str]) -> None:
 def portable_form(precision: str, *, exchanged: bool) -> BundleFormat:
     """How the graphs of a portable bundle compute; features and caches are float32 if need be."""
     return BundleFormat(precision, floats="float32" if exchanged else "float16")
+
+
+def may_be_fused(floats: Bundle, lifted: Lifted, seen: Mapping[str, GraphRecord]) -> bool:
+    """Whether the decoder may be that of ONNX Runtime's own operators, as far as is known.
+
+    All of it is float16 there, sums in front of norms included, and float16 is all it has.
+    """
+    graph = ir.load(floats.graph_file(contract.DECODER)).graph
+    whole = lifted.operators.isdisjoint(operator_of(node) for node in graph)
+    return whole and not lifted.exchanged and norms_fit(graph, seen[contract.DECODER])
+
+
+def _cuda_decoder(floats: Bundle) -> ir.Model:
+    model = ir.load(floats.graph_file(contract.CUDA_DECODER))
+    convert_to_float16(model, SCORES)
+    return model
 
 
 def to_float16(floats: Bundle, lifted: Lifted) -> dict[str, ir.Model]:

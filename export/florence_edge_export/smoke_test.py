@@ -4,10 +4,11 @@
     fp16   the same, and compared with float32 (float16.py)
     int8   the same; the gate compares (int8/gate.py)
 
-The decoders for TensorRT are fed a step of the portable one, and must give its scores.
+The decoders for one engine are fed a step of the portable one, and must give its scores.
 """
 
 import logging
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,14 +20,15 @@ from florence_edge.bundle import Bundle
 from florence_edge.engine_failures import engine_failure, is_shortage
 from florence_edge.errors import BundleError
 from florence_edge_calibration.int8.observer import open_session
-from florence_edge_calibration.overflow import GraphRecord, observe, record
-from florence_edge_calibration.probes import Probe, answer, deviation, make_probes
+from florence_edge_calibration.overflow import observe
+from florence_edge_calibration.probes import answer, deviation, make_probes
 
 logger = logging.getLogger(__name__)
 
-# Standard deviations between the scores of a bundle's two decoders. In float16 they were at most
-# 0.01 apart, as they add up in another order.
-_SAME = 0.1
+# Standard deviations between the scores of a bundle's decoders on the made-up step. In float16,
+# where they add up in another order, those of the int8 miniature were up to 0.11 apart; without
+# the mask of the prompt they would be 0.46, without a layer's cache 1.7, a position further 4.3.
+_SAME = 0.25
 
 
 def smoke_test(bundle: Bundle, backend: Backend) -> None:
@@ -54,40 +56,73 @@ def other_precision(precision: str) -> str:
     return "Export it with --precision fp32."
 
 
-def check_tensorrt_decoders(bundle: Bundle, probe: Probe) -> None:
-    """Feed the decoders for TensorRT a step of the portable one, and compare their scores.
+def check_decoders(bundle: Bundle) -> None:
+    """Feed the decoders for one engine a step of the portable one, and compare their scores.
+
+    The step is made up: it has two beams, and a prompt with padding.
 
     Raises:
         BundleError: they differ, or are not finite.
         BackendError: this machine ran out of memory or threads.
     """
-    records = {name: GraphRecord() for name in contract.GRAPHS}
-    answer(bundle, record(bundle, records), probe)
-    step = records[contract.DECODER]
-    for name, feeds in (
-        (contract.TENSORRT_DECODER, step.feeds),
-        (contract.IN_PLACE, _in_place_feeds(bundle, step.feeds)),
-    ):
-        _check_same(bundle, name, feeds, step.outputs["logits"])
+    step = _made_up_step(bundle)
+    fed = {
+        contract.TENSORRT_DECODER: step,
+        contract.IN_PLACE: _in_place_feeds(bundle, step),
+        contract.CUDA_DECODER: step,
+    }
+    there = {name: feeds for name, feeds in fed.items() if bundle.graph_file(name).exists()}
+    if not there:
+        return
+    expected = _logits(bundle, contract.DECODER, step)
+    for name, feeds in there.items():
+        logits = _logits(bundle, name, feeds)
+        if expected is None or logits is None:
+            continue
+        apart = deviation(logits, expected)
+        if not apart <= _SAME:
+            raise BundleError(
+                f"The scores of {name} are {apart:.3g} standard deviations from the portable "
+                f"decoder's, expected at most {_SAME}. Add --portable-decoder, and report it "
+                "please."
+            )
 
 
-def _check_same(
-    bundle: Bundle, name: str, feeds: NamedArrays, expected: npt.NDArray[np.floating]
-) -> None:
+def _made_up_step(bundle: Bundle) -> NamedArrays:
+    """What a decoder is fed in its fourth step."""
+    size, rng = bundle.size, np.random.default_rng(0)
+    images, beams, position, prompt = 1, 2, 3, 8  # few rows: some caches have all positions
+    encoded = min(size.image_tokens + prompt, size.encoder_positions)
+    feeds: dict[str, npt.NDArray[Any]] = {
+        "token_ids": rng.integers(0, size.vocab_size, (images, beams)),
+        "position": np.array([position]),
+        "encoder_mask": np.ones((images, encoded), dtype=np.int64),
+    }
+    feeds["encoder_mask"][:, size.image_tokens + 2 :] = 0
+    capacity = contract.cache_capacity(position + 1, size.decoder_positions)
+    caches = (images * beams, size.decoder_heads, capacity, size.head_dim)
+    crossed = (images, size.decoder_heads, encoded, size.head_dim)
+    for layer in range(size.decoder_layers):
+        for part in contract.PARTS:
+            past = rng.standard_normal(caches).astype(bundle.floats)
+            past[:, :, position:] = 0
+            feeds[contract.self_cache(layer, part)] = past
+            cross = rng.standard_normal(crossed).astype(bundle.floats)
+            feeds[contract.cross_cache(layer, part)] = cross
+    return feeds
+
+
+def _logits(bundle: Bundle, name: str, feeds: NamedArrays) -> npt.NDArray[Any] | None:
+    """What a decoder gives; None, and a warning, where this ONNX Runtime does not open it."""
     try:
         session = open_session(ir.load(bundle.graph_file(name)), bundle.folder)
     except Exception as error:  # ONNX Runtime's classes have no other base
         if is_shortage(error):
             raise engine_failure(f"{name} was not run", error) from error
         logger.warning("%s was not run, only built: %s", name, error)
-        return
+        return None
     (logits,) = session.run(["logits"], dict(feeds))
-    apart = deviation(logits, expected)
-    if not apart <= _SAME:
-        raise BundleError(
-            f"The scores of {name} are {apart:.3g} standard deviations from the portable "
-            f"decoder's, expected at most {_SAME}. Add --portable-decoder, and report it please."
-        )
+    return np.asarray(logits)
 
 
 def _in_place_feeds(bundle: Bundle, feeds: NamedArrays) -> NamedArrays:

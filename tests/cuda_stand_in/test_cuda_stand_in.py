@@ -15,7 +15,8 @@ import pytest
 
 from .build import make_site, need_packages
 
-SHAPES = {"Squeeze", "Concat"}  # what ONNX Runtime computes on the host: shapes, never values
+# What ONNX Runtime computes on the host: shapes, never values.
+SHAPES = {"Squeeze", "Concat", "Cast"}
 ALLOCATIONS = ("malloc", "free", "host-malloc", "host-free")
 
 
@@ -39,11 +40,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def fp16_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    exporting = pytest.importorskip("florence_edge_export.export")
-    bundle = tmp_path_factory.mktemp("fp16") / "bundle"
-    exporting.export("tiny", tiny_checkpoint, bundle, exporting.ExportOptions(precision="fp16"))
-    return bundle
+def fp16_bundle(tiny_half_bundle: Path) -> Path:
+    return tiny_half_bundle
 
 
 def run(
@@ -88,7 +86,7 @@ def trace(
 
 def test_every_node_of_a_float16_bundle_is_computed_on_the_gpu(trace: Callable[..., Trace]) -> None:
     found = trace(1, FLORENCE_MULTI_STEP="2").printed["providers"]
-    assert set(found) == {"vision_encoder", "text_encoder", "decoder"}
+    assert set(found) == {"vision_encoder", "text_encoder", "decoder.cuda"}
     for graph, by_provider in found.items():
         assert len(by_provider["CUDAExecutionProvider"]) > 50, graph
         assert set(by_provider.get("CPUExecutionProvider", ())) <= SHAPES, graph
@@ -112,14 +110,19 @@ def test_a_look_allocates_nothing_and_waits_once(trace: Callable[..., Trace]) ->
 
 # Steps at once, and what the host waits for.
 WAYS = {"1": "wait stream", "2": "wait event"}
+PLAIN = {"FLORENCE_FUSED_DECODER": "0"}  # decoder.onnx, which bundles in float32 have alone
+# Beams, steps at once, and which decoder.
+of_every_way = pytest.mark.parametrize(
+    ("beams", "steps", "decoder"),
+    [*((beams, steps, {}) for beams in (1, 3) for steps in WAYS), (3, "2", PLAIN)],
+)
 
 
-@pytest.mark.parametrize("steps", WAYS)
-@pytest.mark.parametrize("beams", [1, 3])
+@of_every_way
 def test_a_step_is_one_launch_and_one_wait(
-    trace: Callable[..., Trace], beams: int, steps: str
+    trace: Callable[..., Trace], beams: int, steps: str, decoder: dict[str, str]
 ) -> None:
-    traced = trace(beams, FLORENCE_MULTI_STEP=steps)
+    traced = trace(beams, FLORENCE_MULTI_STEP=steps, **decoder)
     assert traced.printed["captured"]
     for name, lines in traced.steps(since=3).items():
         launched = [line for line in lines if not line.startswith("captured ")]
@@ -130,38 +133,51 @@ def test_a_step_is_one_launch_and_one_wait(
     assert sum(lines.count("begin capture") for lines in traced.sections.values()) == kinds
 
 
-@pytest.mark.parametrize("steps", WAYS)
-@pytest.mark.parametrize("beams", [1, 3])
+@of_every_way
 def test_what_is_captured_leaves_nothing_to_the_host(
-    trace: Callable[..., Trace], beams: int, steps: str
+    trace: Callable[..., Trace], beams: int, steps: str, decoder: dict[str, str]
 ) -> None:
     """A graph freezes addresses: of memory that is freed behind the run, it would read anything."""
-    captured = [
-        line.removeprefix("captured ")
-        for lines in trace(beams, FLORENCE_MULTI_STEP=steps).sections.values()
-        for line in lines
-        if line.startswith("captured ")
-    ]
+    captured = captured_by(trace(beams, FLORENCE_MULTI_STEP=steps, **decoder))
     assert len(captured) > 60
     kinds = [" ".join(line.split()[:2]) for line in captured if not line.startswith("kernel ")]
     ours = sum("kernel ours" in line for line in captured)
     if steps == "2":  # the first step and those that follow: what is fed; scores need no copy
         assert kinds.count("copy any") == 2
-        assert ours == 2 + 2 + (beams > 1)  # place_rows, advance_beams, follow
+        places = 2 if decoder else 0  # the fused decoder places its rows itself
+        assert ours == places + 2 + (beams > 1)  # advance_beams, follow
     else:
         graphs = min(beams, 2)
         assert kinds.count("copy any") == 2 * graphs  # inputs there, scores back
-        assert ours == 2 * graphs - 1  # place_rows, follow
+        assert ours == graphs - 1  # follow
     others = set(kinds) - {"copy any", "copy device-device"}
-    assert {kind.split()[0] for kind in others} <= {"product", "memset"}
+    # cuDNN's attention: this model's heads of 16 are too narrow for ONNX Runtime's own kernel.
+    assert {kind.split()[0] for kind in others} <= {"product", "memset", "cudnn"}
 
 
-@pytest.mark.parametrize("steps", WAYS)
-@pytest.mark.parametrize("beams", [1, 3])
+def captured_by(traced: Trace) -> list[str]:
+    """What went into CUDA graphs."""
+    lines = (line for of_section in traced.sections.values() for line in of_section)
+    return [line.removeprefix("captured ") for line in lines if line.startswith("captured ")]
+
+
+def test_the_fused_decoder_launches_less_than_half_as_often(trace: Callable[..., Trace]) -> None:
+    """Two graphs of 2 layers; results/cuda/decoder_launches.json has base's."""
+    fused, plain = (
+        captured_by(trace(3, FLORENCE_MULTI_STEP="2", **decoder)) for decoder in ({}, PLAIN)
+    )
+    assert len(fused) <= 2 * 72
+    assert len(fused) < 0.55 * len(plain)
+    casts = [line for line in fused if "_UnaryElementWise" in line]
+    assert len(casts) <= 2 * 12
+    assert not any("copy device-device" in line for line in fused if "any" not in line)
+
+
+@of_every_way
 def test_nothing_is_allocated_after_the_first_step(
-    trace: Callable[..., Trace], beams: int, steps: str
+    trace: Callable[..., Trace], beams: int, steps: str, decoder: dict[str, str]
 ) -> None:
-    traced = trace(beams, FLORENCE_MULTI_STEP=steps)
+    traced = trace(beams, FLORENCE_MULTI_STEP=steps, **decoder)
     later = {**traced.steps(since=1), "prefill 1": traced.sections["prefill 1"]}
     later["step 1.0"] = traced.sections["step 1.0"]
     for name, lines in later.items():

@@ -16,7 +16,7 @@ import numpy as np
 
 from florence_edge import contract
 from florence_edge.backends import ort
-from florence_edge.backends.open import open_backend
+from florence_edge.backends.open import open_engine
 from florence_edge.bundle import Bundle
 from florence_edge.search import Ints
 
@@ -24,7 +24,7 @@ from florence_edge.search import Ints
 def main(folder: str, beams: int, steps: int) -> None:
     providers = _record_providers()
     bundle = Bundle.load(folder)
-    backend: Any = open_backend(bundle, "cuda")
+    backend: Any = open_engine(bundle, "cuda").backend
     section = _sections()
     size, model = bundle.size, backend.model
     pixels = np.zeros((1, size.image_size, size.image_size, 3), dtype=np.uint8)

@@ -7,7 +7,9 @@ in place, the listing names the whole, and what counts is the row that is writte
 are attended to; of a decoder's tables, the rows that are looked up.
 """
 
+import json
 import math
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,9 @@ from florence_edge.contract import GraphSignature, ModelSize
 from florence_edge.tensorrt.install import find_tensorrt
 from florence_edge.tensorrt.profiles import EngineOptions, Profile, Range, profiles
 
+from ..helpers.circumstances import circumstances
+
+RESULTS = Path(__file__).parents[2] / "results" / "tensorrt"
 SM = "SM89"
 _BYTES = {"Float": 4, "Half": 2, "Int8": 1, "UInt8": 1, "Bool": 1, "Int32": 4, "Int64": 8}
 _LAYER = re.compile(
@@ -127,6 +132,25 @@ def summary(layers: list[PlanLayer]) -> dict[str, float]:
         "megabytes": round(moved / 1e6, 1),
         "constants_mb": round(constants / 1e6, 1),
     }
+
+
+def record_plans(name: str, *, model: str, unit: str, **plans: Any) -> None:
+    """Write results/tensorrt/NAME.json where FLORENCE_EDGE_RECORD asks for that.
+
+    `plans` are what tests/export/test_NAME.py found, and `model` says of what.
+    """
+    if not os.environ.get("FLORENCE_EDGE_RECORD"):
+        return
+    content = {
+        "command": f"FLORENCE_EDGE_RECORD=1 python -m pytest -m slow tests/export/test_{name}.py",
+        **circumstances("onnx-ir"),
+        "engine": f"TensorRT-RTX {find_tensorrt('rtx').version}, plans ahead of time for {SM}; "
+        "built on a CPU and not run: no times. TensorRT on a Jetson may choose other kernels",
+        "model": model,
+        "unit": unit,
+        **plans,
+    }
+    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 class _Log:

@@ -5,18 +5,15 @@ nothing of time. With FLORENCE_EDGE_RECORD=1 base's are written to results/tenso
 """
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 import pytest
 
 from florence_edge import contract
 from florence_edge.contract import ModelSize
-from florence_edge.tensorrt.install import find_tensorrt
 from florence_edge_export import synthetic
 from florence_edge_export.checkpoint.config import CheckpointConfig, model_size, read_config
 from florence_edge_export.checkpoint.loader import (
@@ -29,15 +26,19 @@ from florence_edge_export.graphs.build import build_tensorrt_decoders
 from florence_edge_export.graphs.decoder import CrossAttention
 from florence_edge_export.graphs.weights import GraphWeights
 
-from ..helpers.circumstances import circumstances
 from .decoder_variants import CROSS_ATTENTIONS
 from .int8_variants import for_gpus, half
-from .plan_layers import SM, DecoderStep, PlanLayer, decoder_layers, summary
+from .plan_layers import (
+    RESULTS,
+    DecoderStep,
+    PlanLayer,
+    decoder_layers,
+    record_plans,
+    summary,
+)
 
 pytest.importorskip("tensorrt_rtx_bindings")
 
-RECORDED = Path(__file__).parents[2] / "results" / "tensorrt" / "decoder_plans.json"
-_COMMAND = "FLORENCE_EDGE_RECORD=1 python -m pytest -m slow tests/export/test_decoder_plans.py"
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _PRECISIONS = {"fp16": half, "int8": for_gpus}
 ANY = "any TensorRT"  # the decoder for releases that cannot update caches in place
@@ -127,8 +128,20 @@ def test_a_step_of_base_moves_little_beyond_its_weights(
     base = subject(tmp_path / "checkpoint", 768, tmp_path)
     found = measured(base)
     others = other_cross_attentions(base, monkeypatch)
-    if os.environ.get("FLORENCE_EDGE_RECORD"):
-        record(found, others)
+    before = json.loads((RESULTS / "decoder_plans.json").read_text(encoding="utf-8"))["before"]
+    record_plans(
+        "decoder_plans",
+        model="base with random weights, 768 pixels, one picture, one of the fixed prompts, 3 "
+        "beams; a cache of so many rows, all or some of them attended to",
+        unit="each launch reads its inputs and constants and writes its outputs once; of a table "
+        "the rows that are looked up count, of a cache that is updated in place the row that is "
+        "written and the rows that are attended to",
+        **{
+            "plans": found,
+            "other cross-attentions (fp16, in place, 256 rows)": others,
+            "before": before,
+        },
+    )
     int8, fp16 = found["int8"], found["fp16"]
     assert int8["in place, 256 rows"]["launches"] <= 93
     assert int8["in place, 256 rows"]["megabytes"] <= 122
@@ -169,22 +182,3 @@ def other_cross_attentions(
             patched.setattr(CrossAttention, "forward", forward)
             found[name] = summary(base.layers(half, DecoderStep(256, 256, in_place=True)))
     return found
-
-
-def record(found: dict[str, Any], others: dict[str, Any]) -> None:
-    before = json.loads(RECORDED.read_text(encoding="utf-8"))["before"]
-    content: dict[str, Any] = {
-        "command": _COMMAND,
-        **circumstances("onnx-ir"),
-        "engine": f"TensorRT-RTX {find_tensorrt('rtx').version}, plans ahead of time for {SM}; "
-        "built on a CPU and not run: no times. TensorRT on a Jetson may choose other kernels",
-        "model": "base with random weights, 768 pixels, one picture, one of the fixed prompts, 3 "
-        "beams; a cache of so many rows, all or some of them attended to",
-        "unit": "each launch reads its inputs and constants and writes its outputs once; of a "
-        "table the rows that are looked up count, of a cache that is updated in place the row that "
-        "is written and the rows that are attended to",
-        "plans": found,
-        "other cross-attentions (fp16, in place, 256 rows)": others,
-        "before": before,
-    }
-    RECORDED.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

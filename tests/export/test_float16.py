@@ -25,7 +25,7 @@ from florence_edge_calibration.probes import ProbeOutputs, answer, make_probes
 from florence_edge_export import float16
 from florence_edge_export import smoke_test as smoke_test_module
 from florence_edge_export.checkpoint.loader import MINIATURE, find_checkpoint
-from florence_edge_export.export import ExportOptions, export
+from florence_edge_export.export import ExportOptions, export, float_bundle, read_source
 from florence_edge_export.int8.export import Int8Options
 from florence_edge_export.tensorrt_build.build import BuildRequest, build_engines
 
@@ -296,6 +296,30 @@ def test_float16_that_is_too_coarse_is_lifted_block_by_block(
         float16.find_inaccurate(bundle, records, Lifted())
 
 
+def test_a_fused_decoder_goes_when_a_later_round_lifts_from_it(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fused: list[bool] = []
+
+    def too_far_once(bundle: Bundle, *_: Any) -> list[dict[str, float]]:
+        fused.append(bundle.graph_file(contract.CUDA_DECODER).exists())
+        return [{"log_probs": 0.0 if fused[1:] else 1.0}]
+
+    monkeypatch.setattr(float16, "make_probes", lambda floats: make_probes(floats)[:1])
+    monkeypatch.setattr(float16, "_deviations", too_far_once)
+    monkeypatch.setattr(float16, "find_inaccurate", lambda *_: ["decoder.layers.0"])
+    source = read_source("tiny", tiny_checkpoint, ExportOptions(precision="fp16"))
+    source = replace(source, tensorrt_decoders=False)
+    folder = tmp_path / "fp16"
+    folder.mkdir()
+    with float_bundle(source, folder) as floats:
+        float16.write_float16(floats, source, folder)
+    assert fused == [True, False]
+    files = Bundle.load(folder).files
+    assert f"{contract.CUDA_DECODER}.onnx" not in files
+    assert f"{contract.VISION_TENSORRT}.onnx" in files
+
+
 def test_a_checkpoint_that_float16_does_not_serve_leaves_no_bundle(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -311,11 +335,10 @@ def test_a_checkpoint_that_float16_does_not_serve_leaves_no_bundle(
 def test_an_in_place_decoder_that_differs_is_refused(
     halves: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    probe = make_probes(halves)[0]
-    smoke_test_module.check_tensorrt_decoders(halves, probe)
+    smoke_test_module.check_decoders(halves)
     monkeypatch.setattr(smoke_test_module, "_SAME", 0.0)
     with pytest.raises(BundleError, match="Add --portable-decoder"):
-        smoke_test_module.check_tensorrt_decoders(halves, probe)
+        smoke_test_module.check_decoders(halves)
 
 
 def test_an_in_place_decoder_that_finds_no_memory_ends_the_export(
@@ -325,5 +348,5 @@ def test_an_in_place_decoder_that_finds_no_memory_ends_the_export(
         raise MemoryError
 
     monkeypatch.setattr(smoke_test_module, "open_session", short)
-    with pytest.raises(BackendError, match=r"decoder\.tensorrt was not run.* memory"):
-        smoke_test_module.check_tensorrt_decoders(halves, make_probes(halves)[0])
+    with pytest.raises(BackendError, match=r"decoder was not run.* memory"):
+        smoke_test_module.check_decoders(halves)

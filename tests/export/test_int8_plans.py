@@ -4,17 +4,13 @@ Plans are TensorRT-RTX's, built on the CPU and not run: they say what is read an
 nothing of time. With FLORENCE_EDGE_RECORD=1 base's are written to results/tensorrt.
 """
 
-import json
-import os
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 import pytest
 
 from florence_edge import contract
 from florence_edge.bundle import Bundle
-from florence_edge.tensorrt.install import find_tensorrt
 from florence_edge_calibration.fp16 import SCORES, convert_to_float16
 from florence_edge_calibration.int8.calibration_table import empty_table
 from florence_edge_calibration.int8.quantize import quantize_graph
@@ -27,14 +23,12 @@ from florence_edge_export.export import ExportOptions, export
 from florence_edge_export.graphs.build import build_graphs, build_tensorrt_decoders
 from florence_edge_export.graphs.weights import GraphWeights
 
-from ..helpers.circumstances import circumstances
 from .int8_variants import VARIANTS
-from .plan_layers import SM, plan_layers, summary
+from .plan_layers import plan_layers, record_plans, summary
 
 pytest.importorskip("tensorrt_rtx_bindings")
 
-RECORDED = Path(__file__).parents[2] / "results" / "tensorrt" / "int8_plans.json"
-_COMMAND = "FLORENCE_EDGE_RECORD=1 python -m pytest -m slow tests/export/test_int8_plans.py"
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _FOR_GPUS = Recipe(target="tensorrt")
 Found = dict[str, dict[str, float]]
 
@@ -70,8 +64,14 @@ def test_no_graph_of_the_miniature_moves_more_for_int8(
 def test_base_moves_fewer_bytes_in_every_graph(tmp_path: Path) -> None:
     """Bounds are 3 % above what was measured; launches are those that were measured."""
     found = measured(tmp_path)
-    if os.environ.get("FLORENCE_EDGE_RECORD"):
-        record(found)
+    record_plans(
+        "int8_plans",
+        model="base with random weights, 768 pixels, one picture and one prompt; dimensions that "
+        "vary count as 1",
+        unit="each launch reads its inputs and constants and writes its outputs once; an embedding "
+        "that a lookup reads a few rows of counts whole (79 MB in float16, 39 in int8)",
+        plans=found,
+    )
     decoder, vision = found["decoder"], found["vision_encoder"]
     assert decoder["int8, target tensorrt"]["launches"] <= 106
     assert decoder["int8, target tensorrt"]["megabytes"] <= 137
@@ -109,21 +109,3 @@ def measured(folder: Path) -> dict[str, Found]:
             ir.save(model, file, external_data="plan.bin")
             found[name][variant] = summary(plan_layers(file, name, size, "float16"))
     return found
-
-
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-def record(found: dict[str, Found]) -> None:
-    content: dict[str, Any] = {
-        "command": _COMMAND,
-        **circumstances("onnx-ir"),
-        "engine": f"TensorRT-RTX {find_tensorrt('rtx').version}, plans ahead of time for {SM}; "
-        "built on a CPU and not run: no times. TensorRT on a Jetson may choose other kernels",
-        "model": "base with random weights, 768 pixels, one picture and one prompt; dimensions "
-        "that vary count as 1",
-        "unit": "each launch reads its inputs and constants and writes its outputs once; an "
-        "embedding that a lookup reads a few rows of counts whole (79 MB in float16, 39 in int8)",
-        "plans": found,
-    }
-    RECORDED.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -4,17 +4,13 @@ Plans are TensorRT-RTX's, built on the CPU and not run: they say what is read an
 nothing of time. With FLORENCE_EDGE_RECORD=1 base's are written to results/tensorrt.
 """
 
-import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 import pytest
 
 from florence_edge import contract
-from florence_edge.tensorrt.install import find_tensorrt
 from florence_edge_calibration.fp16 import SCORES, convert_to_float16
 from florence_edge_calibration.tensorrt_vision import (
     add_channels_first,
@@ -28,16 +24,12 @@ from florence_edge_export.checkpoint.loader import MINIATURE, find_checkpoint, r
 from florence_edge_export.graphs.build import build_graphs
 from florence_edge_export.graphs.weights import GraphWeights
 
-from ..helpers.circumstances import circumstances
 from .int8_variants import VARIANTS
-from .plan_layers import SM, plan_layers, summary
+from .plan_layers import plan_layers, record_plans, summary
 
 pytest.importorskip("tensorrt_rtx_bindings")
 
-RECORDED = Path(__file__).parents[2] / "results" / "tensorrt" / "vision_plans.json"
-_COMMAND = "FLORENCE_EDGE_RECORD=1 python -m pytest -m slow tests/export/test_vision_plans.py"
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_UNIT = "each launch reads its inputs and constants and writes its outputs once"
 Pass = Callable[[ir.Graph], None]
 Found = dict[str, float]
 
@@ -110,22 +102,13 @@ def test_base_moves_a_third_less_than_it_did(tmp_path: Path) -> None:
             for_tensorrt(model), 768, checkpoint, tmp_path
         )
         assert found[f"for TensorRT, int8: {name}"]["megabytes"] > 0.75 * fp16["megabytes"]
-    if os.environ.get("FLORENCE_EDGE_RECORD"):
-        record(found)
+    record_plans(
+        "vision_plans",
+        model="base with random weights, 768 pixels, one picture; float16 but for what is int8",
+        unit="each launch reads its inputs and constants and writes its outputs once",
+        plans=found,
+    )
     assert fp16["launches"] <= 297
     assert fp16["megabytes"] <= 2777
     megabytes = [found[name]["megabytes"] for name in PASSES]
     assert megabytes == sorted(megabytes, reverse=True)  # each pass brings something
-
-
-def record(found: dict[str, Found]) -> None:
-    content: dict[str, Any] = {
-        "command": _COMMAND,
-        **circumstances("onnx-ir"),
-        "engine": f"TensorRT-RTX {find_tensorrt('rtx').version}, plans ahead of time for {SM}; "
-        "built on a CPU and not run: no times. TensorRT on a Jetson may choose other kernels",
-        "model": "base with random weights, 768 pixels, one picture; float16 but for what is int8",
-        "unit": _UNIT,
-        "plans": found,
-    }
-    RECORDED.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -7,10 +7,9 @@ that start at once take turns; then they do so with a compiled transformers amon
 lies in torch's cache if `gpu.opponents` ran before on the same machine.
 """
 
-import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -41,13 +40,13 @@ from florence_edge_benchmarks.systems.system import VARIANTS, System, SystemDevi
 from florence_edge_benchmarks.systems.workload import TimedAnswer, Workload
 from florence_edge_benchmarks.timing import ratios
 
+from .backends import Settings, environment
 from .figures import Figures
 from .models import PRECISIONS, arguments, bundle, checkpoint
 from .opponents import asked
 
 EAGER = Variant("float32")
 ROUNDS = Rounds(warmup=2, timed=10)
-Settings = Mapping[str, str]  # environment variables of a system's process
 
 
 def main() -> int:
@@ -157,18 +156,6 @@ class TakingPart:
 def token_ids(outcome: RoundsOutcome) -> list[object] | None:
     """The answers of all rounds."""
     return None if isinstance(outcome, str) else [timing.token_ids for timing in outcome]
-
-
-@contextmanager
-def environment(settings: Settings) -> Iterator[None]:
-    """Environment variables for the process that is started within."""
-    before = dict(os.environ)
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def started(stack: ExitStack, process: SystemProcess, begun: float, first: Workload) -> SystemRow:

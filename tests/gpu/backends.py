@@ -5,9 +5,10 @@ profiler (CUPTI, through torch) says that kernels and copies took, whoever launc
 """
 
 import json
+import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ import numpy as np
 from florence_edge import Florence2
 from florence_edge.backends.base import DecoderSession, Features
 from florence_edge_benchmarks.timing import Calls, with_waits
+
+Settings = Mapping[str, str]  # environment variables
 
 TOKEN = 5  # which one is fed first does not matter
 PROMPT = 8  # tokens
@@ -89,6 +92,18 @@ class Traced:
             "kernels and copies": round(self.launches / count, 1),
             "longest, us": {name[:80]: round(us / count, 2) for name, us in names},
         }
+
+
+@contextmanager
+def environment(settings: Settings) -> Iterator[None]:
+    """These environment variables, for what is opened or started within."""
+    before = dict(os.environ)
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Steps of the decoder, enqueued call by call and as CUDA graphs, with host and device time.
+"""Steps of the decoder, call by call, as CUDA graphs, and of the plain one; host and device time.
 
     python -m gpu.decode_steps --figures FILE --work DIR [--device cpu] [--precision fp16]
 
@@ -8,8 +8,8 @@ is read from memory at the least in a step is counted from the graph (`floor_byt
 bandwidth, measured later, makes a time of it.
 """
 
-import os
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -19,16 +19,18 @@ import numpy as np
 
 from florence_edge import contract
 from florence_edge.backends.base import DecoderSession
-from florence_edge.backends.gpu import CUDA_GRAPHS
+from florence_edge.backends.gpu import CUDA_GRAPHS, FUSED_DECODER
 from florence_edge.bundle import Bundle
 from florence_edge.contract import ModelSize
 from florence_edge.search import Ints
 
-from .backends import TOKEN, Opened, Taken, traced
+from .backends import TOKEN, Opened, Settings, Taken, environment, traced
 from .figures import Figures, milliseconds
 from .models import measure_asked
 
-WAYS = {"eager": "0", "graph": "1"}
+WAYS: Mapping[str, Settings] = {"eager": {CUDA_GRAPHS: "0"}, "graph": {}}
+# decoder.onnx, where ONNX Runtime runs a decoder of its own operators otherwise.
+PLAIN: Mapping[str, Settings] = {"plain graph": {FUSED_DECODER: "0"}}
 BEAMS = (3, 1)
 STEPS = 130  # into the third capacity of caches, each of which has graphs of its own
 ANSWERS = 4  # the first two capture, and are not counted
@@ -47,14 +49,13 @@ def measure_bundle(
     """All figures of a bundle on a device; `engine_dir` has TensorRT's engines for it."""
     figures.put(f"{name} floor bytes", floor_bytes(folder))
     expected: dict[int, Ints] = {}
-    for way, graphs in WAYS.items():
-        with figures.attempt(f"{name} {way}"):
-            os.environ[CUDA_GRAPHS] = graphs
+    fused = device == "cuda" and (folder / f"{contract.CUDA_DECODER}.onnx").exists()
+    for way, settings in ({**WAYS, **PLAIN} if fused else WAYS).items():
+        with figures.attempt(f"{name} {way}"), environment(settings):
             begun = perf_counter()
             opened = Opened(folder, device, engine_dir)
             figures.put(f"{name} {way} open s", round(perf_counter() - begun, 2))
             measure(figures, f"{name} {way}", opened, expected)
-    os.environ.pop(CUDA_GRAPHS, None)
 
 
 def measure(figures: Figures, name: str, opened: Opened, expected: dict[int, Ints]) -> None:

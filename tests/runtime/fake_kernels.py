@@ -116,18 +116,21 @@ def _going_on(
 ) -> tuple[Any, Any, Any] | None:
     """Parents, tokens and totals of the beams that go on, or None if that is not certain."""
     beams = len(ids)
-    ngram, forced, ends = (int(rule) for rule in rules[:3])
+    ngram, forced, shortest, ends = (int(rule) for rule in rules[:4])
+    of_end = rules[4 : 4 + ends]
     if begins and forced >= 0:
         return np.arange(beams), np.full(beams, forced), totals.copy()
     for row, past in enumerate(histories):
         log_probs[row, np.isin(ids[row], repeated_ngram_tokens(past, ngram))] = -np.inf
+    if histories.shape[1] <= shortest:
+        log_probs[np.isin(ids, of_end)] = -np.inf
     count = (1 + ends) * beams
     if np.isfinite(log_probs).sum(axis=1).min() < count:
         return None
     sums = (log_probs + totals[:, None]).reshape(-1)
     best = np.argsort(-sums, kind="stable")[:count]
     tokens, sums = ids.reshape(-1)[best], sums[best]
-    sums = np.where(np.isin(tokens, rules[3 : 3 + ends]), sums + OUT, sums)
+    sums = np.where(np.isin(tokens, of_end), sums + OUT, sums)
     going = np.argsort(-sums, kind="stable")[:beams]
     return best[going] // ids.shape[1], tokens[going], sums[going]
 

@@ -258,6 +258,19 @@ def test_several_tokens_end_an_answer(advance: Advance, beams: int) -> None:
         Pair([script], [replace(config, max_new_tokens=12)], advance).run()
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("ends", [(EOS,), (EOS, 5, 9)])
+def test_an_answer_has_as_many_tokens_as_it_must(
+    advance: Advance, beams: int, ends: tuple[int, ...]
+) -> None:
+    config = replace(USUAL, num_beams=beams, eos_token_id=ends, max_new_tokens=12)
+    for shortest in (1, 2, 7, 12):
+        script = random_logits(shortest, VOCABULARY, eos=6)  # would end at once
+        pair = Pair([script], [replace(config, min_new_tokens=shortest)], advance)
+        pair.run()
+        assert pair.steps >= shortest
+
+
 def test_images_of_a_batch_have_rules_of_their_own(advance: Advance) -> None:
     configs = [
         replace(USUAL, num_beams=3, max_new_tokens=9),
@@ -328,7 +341,6 @@ def test_what_is_no_number_is_left_to_the_host(advance: Advance, value: float) -
     "rule",
     [
         {"repetition_penalty": 1.2},
-        {"min_new_tokens": 2},
         {"suppress_tokens": (7,)},
         {"begin_suppress_tokens": (7,)},
         {"bad_words_ids": ((7, 8),)},
@@ -338,7 +350,7 @@ def test_what_is_no_number_is_left_to_the_host(advance: Advance, value: float) -
 )
 def test_rules_that_the_kernel_does_not_know_are_left_to_the_host(rule: dict[str, Any]) -> None:
     config = replace(USUAL, num_beams=3)
-    assert rules_of(config) == [3, 0, 1, EOS]
+    assert rules_of(config) == [3, 0, 0, 1, EOS]
     assert rules_of(replace(config, **rule)) is None
 
 

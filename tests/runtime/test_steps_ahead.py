@@ -16,7 +16,7 @@ from florence_edge.search import Scores, open_search
 
 from . import fake_kernels
 from .host_kernels import Launch
-from .miniature_answers import assert_same_answers, export_miniature
+from .miniature_answers import assert_same_answers
 from .on_gpu import require_gpu
 from .scripted_machine import SHORT, Machine, Steps, ask, assert_alike, backend_of
 
@@ -130,6 +130,7 @@ def test_the_images_of_a_batch_go_ahead_together(
 RULES: list[dict[str, Any]] = [
     {"repetition_penalty": 1.6, "no_repeat_ngram_size": 0},
     {"repetition_penalty": 0.8, "min_new_tokens": 20},
+    {"min_new_tokens": 25, "eos_token_id": list(range(2, 6))},
     {"suppress_tokens": list(range(100, 900)), "begin_suppress_tokens": [7, 8]},
     {"bad_words_ids": [[7], [8, 9]], "eos_token_id": list(range(2, 90))},
     {"eos_token_id": list(range(2, 9)), "length_penalty": 2.0, "early_stopping": "never"},
@@ -407,8 +408,8 @@ def test_tensorrt_answers_all_15_tasks_as_the_cpu_does(miniature_engines: Path, 
 
 
 @pytest.mark.gpu
-def test_cuda_answers_all_15_tasks_as_the_cpu_does(tmp_path: Path, beams: int) -> None:
+def test_cuda_answers_all_15_tasks_as_the_cpu_does(miniature_bundle: Path, beams: int) -> None:
     if ort_cuda.PROVIDER not in ort.available():
         pytest.skip("run `pytest -m gpu` with onnxruntime-gpu: pip install florence-edge[gpu]")
     require_gpu()
-    assert_same_answers(export_miniature(tmp_path), "cuda", beams)
+    assert_same_answers(miniature_bundle, "cuda", beams)

@@ -9,6 +9,7 @@ from florence_edge.contract import ModelSize
 from florence_edge.errors import BundleError
 
 from ..checkpoint.config import CheckpointConfig
+from .cuda_decoder import CudaDecoder
 from .decoder import Decoder
 from .text import TextEncoder
 from .vision import VisionEncoder
@@ -19,6 +20,7 @@ IR_VERSION = 9  # of ONNX 1.15, the first with opset 20
 IN_PLACE_OPSET, IN_PLACE_IR_VERSION = 24, 12  # ONNX 1.19: the first with TensorScatter
 
 _DTYPES = {
+    "bool": ir.DataType.BOOL,
     "uint8": ir.DataType.UINT8,
     "int64": ir.DataType.INT64,
     "float32": ir.DataType.FLOAT,
@@ -35,7 +37,7 @@ def build_graphs(
         contract.DECODER: Decoder(config.text, own_head=weights.own_head),
     }
     graphs = contract.graphs(size, "float32")
-    return {name: _build(modules[name], graphs[name], weights) for name in contract.GRAPHS}
+    return {name: build_graph(modules[name], graphs[name], weights) for name in contract.GRAPHS}
 
 
 def build_tensorrt_decoders(
@@ -49,18 +51,31 @@ def build_tensorrt_decoders(
     in_place = Decoder(config.text, form="in place", own_head=weights.own_head)
     of_caches = contract.in_place_decoder(size, "float32", size.decoder_positions)
     models = {
-        contract.TENSORRT_DECODER: _build(
+        contract.TENSORRT_DECODER: build_graph(
             any_release, contract.graphs(size, "float32")[contract.DECODER], weights
         ),
-        contract.IN_PLACE: _build(in_place, of_caches, weights, IN_PLACE_OPSET),
+        contract.IN_PLACE: build_graph(in_place, of_caches, weights, IN_PLACE_OPSET),
     }
     models[contract.IN_PLACE].ir_version = IN_PLACE_IR_VERSION
     return models
 
 
-def _build(
+def build_cuda_decoder(
+    config: CheckpointConfig, size: ModelSize, weights: GraphWeights
+) -> ir.Model:
+    """The decoder for ONNX Runtime's CUDA provider, in float32 (which that does not run)."""
+    module = CudaDecoder(config.text, own_head=weights.own_head)
+    return build_graph(module, contract.cuda_decoder(size, "float32"), weights)
+
+
+def build_graph(
     module: Module, signature: contract.GraphSignature, weights: GraphWeights, opset: int = OPSET
 ) -> ir.Model:
+    """A module as a graph with these inputs and outputs, and `weights` as its initializers.
+
+    Raises:
+        BundleError: the checkpoint lacks a tensor that the module needs, or has another shape.
+    """
     graph = ir.Graph(
         inputs=[], outputs=[], nodes=[], opset_imports={"": opset}, name=signature.name
     )

@@ -111,29 +111,30 @@ class Decoder(Module):
             x, row = layer(op, x, SelfCache(past, past_mask, place), cross, cross_mask)
             rows[written(i, "key")] = row.key
             rows[written(i, "value")] = row.value
-        return self._scores(op, x) | rows
+        head = self.shared.weight if self.lm_head is None else self.lm_head
+        return scores(op, op.Reshape(x, [-1, self.width]), head, self.final_logits_bias) | rows
 
     def _mask(self, op: OpBuilder, unwritten: ir.Value) -> ir.Value:
         """[S] of MASKED for rows that are not written yet, and 0 for others."""
         return op.Mul(op.Cast(unwritten, to=ir.DataType.FLOAT), MASKED)
 
-    def _scores(self, op: OpBuilder, x: ir.Value) -> Values:
-        """Logits, their best K, and what makes log-probabilities of them.
 
-        A log-softmax over the vocabulary would be written and read once more for the same order,
-        and TensorRT computes it as the logarithm of a quotient: -inf 100 below the best.
-        """
-        head = self.shared.weight if self.lm_head is None else self.lm_head
-        logits = op.Gemm(op.Reshape(x, [-1, self.width]), head, self.final_logits_bias, transB=1)
-        top_logits, top_ids = op.TopK(logits, [contract.TOP_K], axis=-1, _outputs=2)
-        best_logit = op.Slice(top_logits, [0], [1], [1])
-        exps = op.Exp(op.Sub(logits, best_logit))
-        return {
-            "top_logits": top_logits,
-            "top_ids": top_ids,
-            "log_sum_exp": op.Log(op.ReduceSum(exps, [-1], keepdims=0)),
-            "logits": logits,
-        }
+def scores(op: OpBuilder, rows: ir.Value, head: ir.Value, bias: ir.Value) -> Values:
+    """Logits of [R, D], their best K, and what makes log-probabilities of them.
+
+    A log-softmax over the vocabulary would be written and read once more for the same order, and
+    TensorRT computes it as the logarithm of a quotient: -inf 100 below the best.
+    """
+    logits = op.Gemm(rows, head, bias, transB=1)
+    top_logits, top_ids = op.TopK(logits, [contract.TOP_K], axis=-1, _outputs=2)
+    best_logit = op.Slice(top_logits, [0], [1], [1])
+    exps = op.Exp(op.Sub(logits, best_logit))
+    return {
+        "top_logits": top_logits,
+        "top_ids": top_ids,
+        "log_sum_exp": op.Log(op.ReduceSum(exps, [-1], keepdims=0)),
+        "logits": logits,
+    }
 
 
 class DecoderLayer(Module):

@@ -31,12 +31,16 @@ _TO_CHANNELS_LAST = [0, 2, 3, 1]
 
 
 class VisionEncoder(Module):
-    """pixels [B, S, S, 3] uint8 -> image_features [B, I, d_model]."""
+    """pixels [B, S, S, 3] uint8 -> image_features [B, I, d_model].
 
-    def __init__(self, config: VisionConfig, image_size: int) -> None:
+    Without `normalizes` it takes what others' image processors give: pixel_values [B, 3, S, S]
+    float32, normalized.
+    """
+
+    def __init__(self, config: VisionConfig, image_size: int, *, normalizes: bool = True) -> None:
         super().__init__("vision_encoder")
         sides = config.sides(image_size)
-        self.normalize = Normalize(config.in_channels)
+        self.normalize = Normalize(config.in_channels) if normalizes else None
         self.convs = ModuleList([ConvEmbed(config, stage) for stage in range(len(sides))])
         self.stages = [
             ModuleList([Block(config, stage, side) for _ in range(config.depths[stage])])
@@ -46,7 +50,10 @@ class VisionEncoder(Module):
         self.projector = Projector(config, sides[-1])
 
     def forward(self, op: OpBuilder, inputs: Values) -> Values:
-        x = self.normalize(op, inputs["pixels"])
+        if self.normalize is None:
+            x = op.Transpose(inputs["pixel_values"], perm=_TO_CHANNELS_LAST)
+        else:
+            x = self.normalize(op, inputs["pixels"])
         for conv, blocks in zip(self.convs, self.stages, strict=True):
             x = conv(op, x)
             for block in blocks:

@@ -171,7 +171,7 @@ def usual_choice(bundle: Bundle, engine_dir: Path | None = None) -> EngineSettin
 
     1. TensorRT, where the bundle or `engine_dir` has engines for this GPU
     2. ONNX Runtime's CUDA, where there is an NVIDIA GPU
-    3. for int8 made for all engines: OpenVINO on x86-64, which multiplies it as int8
+    3. for portable int8 and int4: OpenVINO on x86-64, which multiplies Q/DQ pairs as int8
     4. ONNX Runtime on the CPU, or where that is not installed, OpenVINO
     """
     measure = f"nothing was measured (florence-doctor {bundle.folder} --speed)"
@@ -183,7 +183,7 @@ def usual_choice(bundle: Bundle, engine_dir: Path | None = None) -> EngineSettin
     why = "; ".join([measure, *left_out])
     installed = {name for name in ("onnxruntime", "openvino") if find_spec(name) is not None}
     runs = {name for name in ("cpu", "openvino") if bundle.runs_on(name)}
-    portable = bundle.precision == "int8" and bundle.target == "any"
+    portable = bundle.precision in ("int8", "int4") and bundle.target in ("any", "onnxruntime")
     prefers_openvino = portable and platform.machine() in ("x86_64", "AMD64")
     if "openvino" in installed & runs and (prefers_openvino or "onnxruntime" not in installed):
         return EngineSettings(device=Device("openvino"), reason=why)

@@ -20,17 +20,19 @@ from ..search import Ints
 def rules_of(config: GenerationConfig) -> list[int] | None:
     """What the kernel is to know of a generation, or None where it does not know the rules.
 
-    It knows the n-grams that may not come twice, a forced first token and several end tokens. Rules
-    that weigh or forbid tokens are left to the host, as is a last token that is forced: it has no
-    next step. The top K must do for the (1 + E)N candidates of each row (search.py).
+    It knows the n-grams that may not come twice, a forced first token, the shortest answer and
+    several end tokens. Rules that weigh or forbid other tokens are left to the host, as is a last
+    token that is forced: it has no next step. The top K must do for the (1 + E)N candidates of each
+    row (search.py).
     """
     ends = config.eos_token_id
-    weighs = config.repetition_penalty != 1 or config.min_new_tokens > 0
+    weighs = config.repetition_penalty != 1
     forbids = config.suppress_tokens or config.begin_suppress_tokens or config.bad_words_ids
     candidates = (1 + len(ends)) * config.num_beams
     if weighs or forbids or candidates > contract.TOP_K or config.forced_bos_token_id in ends:
         return None
-    return [config.no_repeat_ngram_size, config.forced_bos_token_id, len(ends), *ends]
+    numbers = (config.no_repeat_ngram_size, config.forced_bos_token_id, config.min_new_tokens)
+    return [*numbers, len(ends), *ends]
 
 
 class SearchMemory:

@@ -29,7 +29,8 @@ from .gpu_decoder import GpuDecoder, requested_steps
 from .gpu_memory import BatchMemory, BatchShape, GpuFeatures, GpuModel, GpuSession
 from .kv_cache import CacheBuckets
 
-CUDA_GRAPHS = "FLORENCE_CUDA_GRAPHS"  # environment variable: 0 enqueues steps call by call
+# Environment variables: 0 enqueues steps call by call; 0 runs decoder.onnx with ONNX Runtime.
+CUDA_GRAPHS, FUSED_DECODER = "FLORENCE_CUDA_GRAPHS", "FLORENCE_FUSED_DECODER"
 _KEPT = 4  # shapes of batches, numbers of images and sizes of frames that stay prepared
 
 
@@ -165,17 +166,18 @@ def open_gpu_backend(  # noqa: PLR0913 - all but four are named by the caller
     *,
     max_new_tokens: int | None = None,
     max_batch: int | None = None,
+    writes_rows: bool = False,
     in_place: int = 0,
 ) -> GpuBackend:
     """A backend over these engines that takes over what `owned` holds so far.
 
-    `in_place` is the capacity of caches that the decoder's engine writes itself, if it does.
+    `writes_rows` and `in_place` are `GpuModel`'s.
 
     Raises:
         BackendError: our kernels cannot be compiled for this GPU.
         RequestError: FLORENCE_MULTI_STEP or FLORENCE_CUDA_GRAPHS has another value than it may.
     """
-    steps_at_once, captures = requested_steps(), requested_graphs()
+    steps_at_once, captures = requested_steps(), requested(CUDA_GRAPHS)
     kernels = Kernels(cuda)
     owned.callback(kernels.close)
     model = GpuModel(
@@ -185,6 +187,7 @@ def open_gpu_backend(  # noqa: PLR0913 - all but four are named by the caller
         size=bundle.size,
         floats=bundle.floats,
         generation=bundle.generation,
+        writes_rows=writes_rows,
         in_place=in_place,
         steps_at_once=steps_at_once,
         captures=captures,
@@ -192,16 +195,16 @@ def open_gpu_backend(  # noqa: PLR0913 - all but four are named by the caller
     return GpuBackend(model, owned.pop_all(), max_new_tokens=max_new_tokens, max_batch=max_batch)
 
 
-def requested_graphs() -> bool:
-    """Whether steps are captured in CUDA graphs: what the environment requests, else yes.
+def requested(variable: str) -> bool:
+    """What an environment variable requests, such as CUDA_GRAPHS; yes where it is not set.
 
     Raises:
-        RequestError: it requests something else.
+        RequestError: it is neither 1 nor 0.
     """
-    requested = os.environ.get(CUDA_GRAPHS, "") or "1"
-    if requested not in ("0", "1"):
-        raise RequestError(f"{CUDA_GRAPHS} is {requested!r}; expected 1 or 0.")
-    return requested == "1"
+    value = os.environ.get(variable, "") or "1"
+    if value not in ("0", "1"):
+        raise RequestError(f"{variable} is {value!r}; expected 1 or 0.")
+    return value == "1"
 
 
 def _features(model: GpuModel, images: int) -> DeviceArray:

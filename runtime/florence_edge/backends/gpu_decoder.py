@@ -10,9 +10,9 @@ A step is one launch of a CUDA graph and one wait:
 have a graph of their own. `place_rows` puts the rows that the decoder returns behind the others.
 Both read the position from device memory, so one graph serves all steps of a cache capacity. When
 the caches are full, the next capacity (contract.cache_capacity) takes over with a copy of them
-(kv_cache.py). A decoder that works in place (contract.in_place_decoder) needs no `place_rows`: its
-caches are made for the longest answer at once, and a step reads as many of their rows as a capacity
-has.
+(kv_cache.py). Decoders that write their rows themselves need no `place_rows`. TensorRT's
+(contract.in_place_decoder) has caches for the longest answer at once, and a step reads as many of
+their rows as a capacity has; that of ONNX Runtime's CUDA provider (contract.cuda_decoder) grows.
 
 Steps ahead: where the search's rules are known and usual (device_search.py), each step ends with
 the search's own step on the GPU (`advance_beams`), and begins with what that has chosen:

@@ -96,7 +96,8 @@ class GpuSession(Protocol):
 class GpuModel:
     """The three graphs of a bundle on one GPU.
 
-    `in_place` is the cache capacity of a decoder that writes its caches itself; 0: it does not.
+    `writes_rows` says whether the decoder writes its new rows to the caches itself, and `in_place`
+    which capacity these have, if it is one for all steps; 0: they grow.
     `steps_at_once` is how many steps may be on the GPU before the search has seen their scores.
     `captures` is whether steps are captured in CUDA graphs, as far as the decoder's engine may be.
     """
@@ -107,6 +108,7 @@ class GpuModel:
     size: contract.ModelSize
     floats: str
     generation: GenerationConfig
+    writes_rows: bool = False
     in_place: int = 0
     steps_at_once: int = 1
     captures: bool = True
@@ -175,7 +177,7 @@ class BatchMemory:
         heads, head_dim = size.decoder_heads, size.head_dim
         self.cross_caches = self._by_layer(contract.cross_cache, (images, heads, encoded, head_dim))
         self.new_rows: dict[str, DeviceView] = {}
-        if not self.model.in_place:
+        if not self.model.writes_rows:
             row = (images * beams, heads, 1, head_dim)
             self.new_rows = self._by_layer(contract.new_row, row)
 

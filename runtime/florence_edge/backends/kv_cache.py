@@ -5,8 +5,9 @@ one for each kind of step. In a step, cache rows move twice: `kernels.follow` gi
 past of its parent, and `kernels.place_rows` puts the rows that the decoder returns behind the
 others. When a bucket is full, `CacheBuckets.grow` copies its rows to the next.
 
-A decoder that works in place (contract.in_place_decoder) writes its rows itself, and its buckets
-share one set of caches, made for the longest answer: each attends to more of their rows.
+A decoder may write its rows itself: its caches come out where they came in. That of ONNX Runtime's
+CUDA provider (contract.cuda_decoder) has buckets, too. TensorRT's (contract.in_place_decoder) has
+one set of caches, made for the longest answer, and each bucket attends to more of their rows.
 """
 
 import logging
@@ -38,9 +39,8 @@ class CacheBucket:
         parts = [(i, part) for i in range(size.decoder_layers) for part in contract.PARTS]
         self._session = memory.model.sessions[contract.DECODER]
         more = dict(memory.new_rows)
-        if memory.model.in_place:  # out where they came in
+        if memory.model.in_place:
             self.caches = memory.kept_caches
-            more = {contract.kept_cache(*of): self.caches[i] for i, of in enumerate(parts)}
             numbers = memory.cache_rows
             more["rows"] = DeviceView(numbers.address, (capacity,), numbers.dtype)
         else:
@@ -48,6 +48,8 @@ class CacheBucket:
             array = self._cuda.array((len(parts), *rows), memory.model.floats)
             owned.callback(array.close)
             self.caches = array.view
+        if memory.model.writes_rows:  # out where they came in
+            more |= {contract.kept_cache(*of): self.caches[i] for i, of in enumerate(parts)}
         self._decode = self._session.bind(
             {
                 "token_ids": memory.inputs.device["token_ids"],

@@ -27,21 +27,6 @@ class OpenedEngine:
     settings: EngineSettings
 
 
-def open_backend(
-    bundle: Bundle,
-    device: str | Device,
-    *,
-    threads: int | None = None,
-    engine_dir: str | Path | None = None,
-    precision: str | None = None,
-    verify: bool = True,
-) -> Backend:
-    """The backend of `open_engine`, whose arguments and errors these are."""
-    return open_engine(
-        bundle, device, threads=threads, engine_dir=engine_dir, precision=precision, verify=verify
-    ).backend
-
-
 def open_engine(  # noqa: PLR0913 - all but two are named by the caller
     bundle: Bundle,
     device: str | Device,
@@ -221,10 +206,12 @@ def _open_graphs(bundle: Bundle, settings: EngineSettings) -> Backend:
             )
         elif bundle.target == "gpu":
             logger.warning(
-                "%s is int8 for GPUs: on the CPU it runs through casts. Faster there is "
-                "florence-export CHECKPOINT --precision int8 --target cpu --calibration-images DIR "
+                "%s is %s for GPUs: on the CPU it runs through casts. Faster there is "
+                "florence-export CHECKPOINT --precision %s --target cpu --calibration-images DIR "
                 "--output NEW.",
                 bundle.folder,
+                bundle.precision,
+                bundle.precision,
             )
         from .ort import open_ort
 

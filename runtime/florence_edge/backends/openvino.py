@@ -20,6 +20,7 @@ from ..bundle import Bundle
 from ..engine_failures import ENGINE_FAILURES, engine_failure, not_imported
 from ..errors import BackendError, BundleError
 from ..external_data import ExternalTensor
+from ..extras import pip_install
 from .base import NamedArrays
 from .host import Bind, HostBackend, HostModel, Run
 
@@ -78,7 +79,9 @@ def _import_openvino() -> Any:
         import openvino
     except ENGINE_FAILURES as error:
         raise not_imported(
-            error, "openvino", "OpenVINO is not installed. Install florence-edge[openvino]."
+            error,
+            "openvino",
+            f"OpenVINO is not installed. Install it with: {pip_install('openvino')}",
         ) from error
     return openvino
 

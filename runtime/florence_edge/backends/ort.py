@@ -15,6 +15,7 @@ from .. import contract
 from ..bundle import Bundle
 from ..engine_failures import ENGINE_FAILURES, engine_failure, not_imported
 from ..errors import BackendError
+from ..extras import pip_install
 from .base import NamedArrays
 from .host import HostBackend, HostModel, Run
 from .ort_libraries import missing_library, preload, remedy_for
@@ -49,10 +50,19 @@ def import_onnxruntime() -> Any:
         raise not_imported(
             error,
             "onnxruntime",
-            "ONNX Runtime is not installed. Install florence-edge[cpu], or florence-edge[gpu] for "
-            "CUDA (one of them, not both).",
+            f"ONNX Runtime is not installed. Install it with: {pip_install('cpu')} (or [gpu] for "
+            "CUDA, one of the two).",
         ) from error
     return onnxruntime
+
+
+def ort_version() -> tuple[int, ...]:
+    """The release of ONNX Runtime, e.g. (1, 28).
+
+    Raises:
+        MissingPackageError: it is not installed.
+    """
+    return tuple(int(part) for part in import_onnxruntime().__version__.split(".")[:2])
 
 
 def open_ort(
@@ -142,8 +152,7 @@ def _model(bundle: Bundle, name: str, options: Any) -> str | bytes:
     and does not know the setting.
     """
     path = bundle.graph_file(name)
-    version = tuple(int(part) for part in import_onnxruntime().__version__.split(".")[:2])
-    if version < (1, 22) or not bundle.has_linked_weights():
+    if ort_version() < (1, 22) or not bundle.has_linked_weights():
         return str(path)
     weights = bundle.weights_file()
     options.add_session_config_entry(
@@ -220,11 +229,14 @@ def check_active(provider: str, active: Sequence[str]) -> None:
     """
     if provider in active:
         return
-    remedy = "Install florence-edge[cpu] again."
+    remedy = f"Install it again: {pip_install('cpu')}"
     if provider != CPU[0]:
         if provider in available():  # it is in the package, and did not load
             _check_libraries(provider)
-        remedy = "Install florence-edge[gpu] instead of [cpu], or use device='cpu'."
+        remedy = (
+            "Use device='cpu', or have ONNX Runtime's other package: pip uninstall onnxruntime, "
+            f"then {pip_install('gpu')}"
+        )
     raise BackendError(
         f"{_label(provider)} did not become active in ONNX Runtime "
         f"{import_onnxruntime().__version__} (it has {', '.join(active)}). {remedy}"
@@ -248,7 +260,9 @@ def _label(provider: str) -> str:
 
 def _check_signature(bundle: Bundle, name: str, session: Any) -> None:
     """The graph must have the contract's tensors; otherwise the file is not this bundle's."""
-    expected = contract.graphs(bundle.size, bundle.floats)[name]
+    graphs = contract.graphs(bundle.size, bundle.floats)
+    graphs[contract.CUDA_DECODER] = contract.cuda_decoder(bundle.size, bundle.floats)
+    expected = graphs[name]
     for kind, tensors, found in (
         ("inputs", expected.inputs, session.get_inputs()),
         ("outputs", expected.outputs, session.get_outputs()),

@@ -6,6 +6,9 @@ all that is around it: one launch, one wait. For that the decoder is opened as f
 own graphs, which is when it refuses a decoder that it would compute in part on the CPU, and does
 not leave memory to be freed behind a run; then it is told at every run not to capture by itself.
 A decoder that is refused runs without graphs, and that is said.
+
+Bundles in float16 have a decoder of this provider's own operators (contract.CUDA_DECODER), whose
+step is fewer than half as many kernels.
 Tested over a scripted CUDA, and with the real provider over stand-in libraries
 (tests/cuda_stand_in); nothing of it has run on a GPU yet.
 """
@@ -20,13 +23,14 @@ from ..bundle import Bundle
 from ..cuda.buffers import DeviceView
 from ..cuda.device import Cuda, open_cuda
 from ..errors import BackendError
-from .gpu import GpuBackend, open_gpu_backend, requested_graphs
+from .gpu import CUDA_GRAPHS, FUSED_DECODER, GpuBackend, open_gpu_backend, requested
 from .gpu_memory import GraphRun
 from .ort import (
     available,
     check_active,
     import_onnxruntime,
     open_session,
+    ort_version,
     run_bound,
     unsynchronized,
 )
@@ -35,6 +39,7 @@ from .ort_libraries import preload
 logger = logging.getLogger(__name__)
 
 PROVIDER = "CUDAExecutionProvider"
+_FUSED_SINCE = (1, 28)  # the oldest release that the extra `gpu` brings where it brings CUDA 13
 
 
 def open_ort_cuda(bundle: Bundle, *, index: int = 0) -> GpuBackend:
@@ -54,6 +59,9 @@ def open_ort_cuda(bundle: Bundle, *, index: int = 0) -> GpuBackend:
             "user_compute_stream": str(cuda.stream),
             "use_tf32": "0",  # float32 in the graph means float32, as in TensorRT engines
             "arena_extend_strategy": "kSameAsRequested",  # else up to twice what is needed
+            # SkipLayerNormalization adds up in float32; newer releases do so without being asked
+            # (microsoft/onnxruntime#28682).
+            "enable_skip_layer_norm_strict_mode": "1",
         }
         sessions = {
             name: OrtCudaSession(open_session(bundle, name, (PROVIDER, settings)), cuda)
@@ -61,27 +69,49 @@ def open_ort_cuda(bundle: Bundle, *, index: int = 0) -> GpuBackend:
             if name != contract.DECODER
         }
         owned.callback(sessions.clear)  # before the stream: their libraries hold on to it
-        sessions[contract.DECODER] = _decoder(bundle, settings, cuda)
-        return open_gpu_backend(bundle, cuda, sessions, owned)
+        fused = _fused_decoder(bundle, settings, cuda)
+        sessions[contract.DECODER] = fused or _decoder(bundle, contract.DECODER, settings, cuda)
+        return open_gpu_backend(bundle, cuda, sessions, owned, writes_rows=fused is not None)
 
 
-def _decoder(bundle: Bundle, settings: Mapping[str, str], cuda: Cuda) -> "OrtCudaSession":
-    """The decoder, opened so that a step can be captured if that is wanted and possible.
+def _fused_decoder(
+    bundle: Bundle, settings: Mapping[str, str], cuda: Cuda
+) -> "OrtCudaSession | None":
+    """The decoder of its own operators, if the bundle has it and this release runs it."""
+    wanted = requested(FUSED_DECODER)
+    there = bundle.graph_file(contract.CUDA_DECODER).name in bundle.files
+    if not (wanted and there) or ort_version() < _FUSED_SINCE:
+        return None
+    try:
+        return _decoder(bundle, contract.CUDA_DECODER, settings, cuda)
+    except BackendError as refused:
+        logger.warning(
+            "ONNX Runtime does not open the decoder of its own operators: decoder.onnx runs "
+            "instead, which is slower. %s",
+            str(refused),  # a record may be kept: with the error, all that its frames hold
+        )
+        return None
+
+
+def _decoder(
+    bundle: Bundle, name: str, settings: Mapping[str, str], cuda: Cuda
+) -> "OrtCudaSession":
+    """A decoder, opened so that a step can be captured if that is wanted and possible.
 
     One that is opened so keeps cuBLAS's memory for each thread that ever ran it.
     """
     plain = (PROVIDER, dict(settings))
-    if not requested_graphs():
-        return OrtCudaSession(open_session(bundle, contract.DECODER, plain), cuda)
+    if not requested(CUDA_GRAPHS):
+        return OrtCudaSession(open_session(bundle, name, plain), cuda)
     provider = (PROVIDER, {**settings, "enable_cuda_graph": "1"})
     try:
-        session = open_session(bundle, contract.DECODER, provider)
+        session = open_session(bundle, name, provider)
     except BackendError as refused:
-        session = open_session(bundle, contract.DECODER, plain)
+        session = open_session(bundle, name, plain)
         logger.warning(
             "ONNX Runtime does not let the decoder into a CUDA graph: its steps are enqueued call "
             "by call, which is slower. %s",
-            str(refused),  # a record may be kept: with the error, all that its frames hold
+            str(refused),  # as above
         )
         return OrtCudaSession(session, cuda)
     return OrtCudaSession(session, cuda, capturable=True)

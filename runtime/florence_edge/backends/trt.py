@@ -68,6 +68,7 @@ def open_tensorrt(
             owned,
             max_new_tokens=built.max_new_tokens,
             max_batch=built.batch,
+            writes_rows=built.in_place > 0,
             in_place=built.in_place,
         )
 

@@ -55,7 +55,8 @@ extern "C" __global__ void follow(
 // to the host, which is given the scores of every step, in slot position % slots of `kept_*`.
 //
 // Read: the decoder's scores of the tokens at *position; the image's `rules`, which are the size of
-// n-grams that may not come twice, the token that is forced at first (or -1), E, and the end tokens.
+// n-grams that may not come twice, the token that is forced at first (or -1), how many new tokens an
+// answer has at least, E, and the end tokens.
 // Written: what the next step is fed with (`next_*`), which the step after copies to where the
 // decoder reads. Between steps, of each image: the tokens of the beams (`history`, `length` a beam),
 // the sums of their log-probabilities (`totals`), and for each two beams the first position at which
@@ -77,9 +78,9 @@ extern "C" __global__ void advance_beams(
 
     int image = blockIdx.x, images = gridDim.x, thread = threadIdx.x, count = beams * top;
     rules += image * RULES;
-    int row = thread / top, column = thread % top, ends = rules[2], keep = (1 + ends) * beams;
+    int row = thread / top, column = thread % top, ends = rules[3], keep = (1 + ends) * beams;
     int now = (int)*position + 1;  // tokens that each beam has
-    bool begins = now == 1;
+    bool begins = now == 1, may_end = now > rules[2];
     int place_of_image = (now - 1) % slots * images + image, slot = place_of_image * beams;
     top_logits += image * count, top_ids += image * count, log_sum_exp += image * beams;
     history += (long long)image * beams * length, totals += image * beams;
@@ -118,6 +119,8 @@ extern "C" __global__ void advance_beams(
     if (thread < count) {
         float score = top_logits[thread] - top_logits[row * top] - log_sum_exp[row];
         bool may_come = !(banned[row] >> column & 1) && score - score == 0;
+        for (int e = 0; e < ends && !may_end; ++e)
+            may_come = may_come && top_ids[thread] != rules[4 + e];
         total[thread] = may_come ? score + totals[row] : least;
         if (may_come)
             atomicAdd(&allowed[row], 1);
@@ -153,7 +156,7 @@ extern "C" __global__ void advance_beams(
         if (thread < keep) {
             float score = total[best[thread]];
             for (int e = 0; e < ends; ++e)
-                if (top_ids[best[thread]] == rules[3 + e])
+                if (top_ids[best[thread]] == rules[4 + e])
                     score = total[best[thread]] + out;
             best_total[thread] = score;
         }

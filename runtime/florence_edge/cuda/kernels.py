@@ -18,7 +18,7 @@ from .device import Cuda
 
 PRECISION_BITS = 22  # of the resize weights; Pillow's Resample.c: 32 - 8 - 2
 
-RULES = 3 + contract.TOP_K  # of a search: three numbers and the tokens that end an answer
+RULES = 4 + contract.TOP_K  # of a search: four numbers and the tokens that end an answer
 
 CONSTANTS = {  # of kernels.cu
     "RULES": RULES,

@@ -1,0 +1,153 @@
+"""ONNX Runtime's CUDA provider with the decoder of its own operators, over the scripted CUDA."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from florence_edge import TASKS, BackendError, Florence2, GenerationOptions, RequestError, contract
+from florence_edge.backends import ort, ort_cuda
+from florence_edge.bundle import Bundle, StoredFile, sha256
+
+from ..helpers.manifests import edit_manifest
+from .fake_cuda import FakeCuda
+from .on_gpu import require_gpu
+from .scripted_machine import ask, assert_alike
+from .test_ort_cuda import SHORT, Session, fake  # noqa: F401 - a fixture
+
+FUSED = f"{contract.CUDA_DECODER}.onnx"
+
+
+@pytest.fixture(scope="module")
+def fused_bundle(
+    tiny_bundle: Path, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The tiny bundle with that decoder, in float32, as ONNX Runtime's CPU computes it here."""
+    build = pytest.importorskip("florence_edge_export.graphs.build")
+    weights = pytest.importorskip("florence_edge_export.graphs.weights")
+    loader = pytest.importorskip("florence_edge_export.checkpoint.loader")
+    onnx_ir = pytest.importorskip("onnx_ir")
+    folder = Path(shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("fused") / "bundle"))
+    checkpoint, size = loader.read_checkpoint(tiny_checkpoint), Bundle.load(folder).size
+    constants = weights.GraphWeights(checkpoint, size.image_size, (0.5,) * 3, (0.5,) * 3)
+    model = build.build_cuda_decoder(checkpoint.config, size, constants)
+    onnx_ir.save(model, folder / FUSED)
+    stored = StoredFile((folder / FUSED).stat().st_size, sha256(folder / FUSED))
+    listed = {"bytes": stored.bytes, "sha256": stored.sha256}
+    edit_manifest(folder, lambda manifest: manifest["files"].update({FUSED: listed}))
+    return folder
+
+
+def opened(model: Florence2) -> str:
+    session: Any = model.backend.model.sessions[contract.DECODER]  # type: ignore[attr-defined]
+    return Path(session._session.path).name
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_all_15_tasks_are_answered_as_by_the_portable_decoder(
+    fake: FakeCuda,  # noqa: F811
+    fused_bundle: Path,
+    tiny_model: Florence2,
+    pictures: list[Image.Image],
+    num_beams: int,
+) -> None:
+    options = replace(SHORT, num_beams=num_beams)
+    model = Florence2.load(fused_bundle, "cuda")
+    assert opened(model) == FUSED
+    for task in TASKS:
+        found = ask(model, task, pictures[0], options)
+        assert_alike(found, ask(tiny_model, task, pictures[0], options))
+    assert "place_rows" not in fake.kernels
+
+
+@pytest.mark.parametrize("steps", ["1", "2"])
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_caches_grow_with_the_rows_that_it_wrote(
+    fake: FakeCuda,  # noqa: F811
+    fused_bundle: Path,
+    tiny_model: Florence2,
+    pictures: list[Image.Image],
+    monkeypatch: pytest.MonkeyPatch,
+    num_beams: int,
+    steps: str,
+) -> None:
+    monkeypatch.setenv("FLORENCE_MULTI_STEP", steps)
+    options = GenerationOptions(num_beams=num_beams, max_new_tokens=80)
+    model = Florence2.load(fused_bundle, "cuda")
+    expected = ask(tiny_model, "CAPTION", pictures[0], options)
+    for _ in range(2):  # the second time, everything is captured already
+        assert_alike(ask(model, "CAPTION", pictures[0], options), expected)
+    assert len(expected.token_ids) > contract.MIN_CACHE_CAPACITY
+    assert "cudaGraphLaunch" in fake.calls
+
+
+def test_the_plain_decoder_runs_where_that_is_wanted_or_the_release_is_older(
+    fake: FakeCuda,  # noqa: F811
+    fused_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ort_cuda, "ort_version", lambda: (1, 27))
+    assert opened(Florence2.load(fused_bundle, "cuda")) == "decoder.onnx"
+    monkeypatch.setattr(ort_cuda, "ort_version", lambda: (1, 28))
+    assert opened(Florence2.load(fused_bundle, "cuda")) == FUSED
+    monkeypatch.setenv("FLORENCE_FUSED_DECODER", "0")
+    assert opened(Florence2.load(fused_bundle, "cuda")) == "decoder.onnx"
+    monkeypatch.setenv("FLORENCE_FUSED_DECODER", "no")
+    with pytest.raises(RequestError, match="FLORENCE_FUSED_DECODER is 'no'; expected 1 or 0"):
+        Florence2.load(fused_bundle, "cuda")
+
+
+def test_a_release_that_refuses_it_runs_the_plain_decoder_and_that_is_said(
+    fake: FakeCuda,  # noqa: F811
+    fused_bundle: Path,
+    tiny_model: Florence2,
+    pictures: list[Image.Image],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def refuse(bundle: Bundle, name: str, provider: tuple[str, dict[str, str]]) -> Session:
+        if name == contract.CUDA_DECODER:
+            raise BackendError("Could not find an implementation for GroupQueryAttention.")
+        return Session(fake, str(bundle.graph_file(name)), provider[1])
+
+    monkeypatch.setattr(ort_cuda, "open_session", refuse)
+    model = Florence2.load(fused_bundle, "cuda")
+    assert opened(model) == "decoder.onnx"
+    assert_alike(ask(model, "OD", pictures[0], SHORT), ask(tiny_model, "OD", pictures[0], SHORT))
+    assert caplog.text.count("decoder.onnx runs instead, which is slower. Could not find") == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("beams", [1, 3])
+def test_on_a_gpu_its_scores_are_those_of_the_plain_decoder(
+    tiny_half_bundle: Path, monkeypatch: pytest.MonkeyPatch, beams: int
+) -> None:
+    if ort_cuda.PROVIDER not in ort.available():
+        pytest.skip("run `pytest -m gpu` with onnxruntime-gpu: pip install florence-edge[gpu]")
+    require_gpu()
+    found = {}
+    for wanted in ("1", "0"):
+        monkeypatch.setenv("FLORENCE_FUSED_DECODER", wanted)
+        with Florence2.load(tiny_half_bundle, "cuda") as model:
+            found[wanted] = logits_of_steps(model, beams)
+    np.testing.assert_allclose(found["1"], found["0"], atol=0.05)
+
+
+def logits_of_steps(model: Florence2, beams: int) -> Any:
+    """Of steps into the second capacity, fed the same tokens; beams part at every fourth."""
+    size, rng = model.bundle.size, np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (1, size.image_size, size.image_size, 3), dtype=np.uint8)
+    ids, mask = np.full((1, 5), 9), np.ones((1, size.image_tokens + 5), dtype=np.int64)
+    features = model.backend.encode_image(pixels)
+    decoder = model.backend.prefill(features, ids, mask, beams=beams)
+    own, rows = np.arange(beams)[None], []
+    for step in range(contract.MIN_CACHE_CAPACITY + 8):
+        tokens = rng.integers(5, size.vocab_size, (1, beams))
+        parents = np.zeros_like(own) if step == 0 else np.roll(own, step % 4 == 0)
+        (scores,) = decoder.step(tokens, parents)
+        rows.append(scores.logits().copy())
+    return np.array(rows)
