@@ -12,6 +12,7 @@ from florence_edge import Florence2, __version__
 from florence_edge.bundle import Bundle, sha256
 from florence_edge.command import parsed, plain, run_command
 from florence_edge.errors import FlorenceEdgeError, MissingPackageError, RequestError
+from florence_edge.extras import pip_install
 from florence_edge.image_arguments import add_image_arguments, image_options_from, picture_path
 
 from .int8.dataset import HOW_MANY, CalibrationSample, folder_samples, scene_samples, split
@@ -77,7 +78,7 @@ def _check_packages() -> None:
         if find_spec(package) is None:
             raise MissingPackageError(
                 f"Calibrating needs {package}, which is not installed. Install "
-                "florence-edge[cpu,export]."
+                f"it with: {pip_install('cpu', 'export')}"
             )
 
 

@@ -21,7 +21,7 @@ from florence_edge.bundle import Bundle
 from florence_edge.errors import BundleError
 
 from .fp16 import LARGEST_HALF, SCORES, beyond_half, half_nodes, operator_of
-from .int8.graph_edit import Insertion
+from .graph_edit import Insertion
 from .int8.observer import open_session
 from .probes import Probe, ProbeOutputs, answer
 
@@ -226,6 +226,12 @@ def find_overflow(bundle: Bundle, records: Mapping[str, GraphRecord]) -> Lifted:
         outputs = (value for value in graph.outputs if value.name not in SCORES)
         exchanged = exchanged or any(_magnitude(value, record) > LIMIT for value in outputs)
     return Lifted(operators=frozenset(operators), exchanged=exchanged)
+
+
+def norms_fit(graph: ir.Graph, record: GraphRecord) -> bool:
+    """Whether float16 holds what a graph's layer norms read, which is float32 in most forms."""
+    norms = (node for node in graph if node.op_type == "LayerNormalization")
+    return not any(_exceeds(node, record) for node in norms)
 
 
 def _exceeds(node: ir.Node, record: GraphRecord) -> bool:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from .int8.graph_edit import Insertion, drop_unused
+from .graph_edit import Insertion, drop_unused
 
 _TO_CHANNELS_FIRST, _TO_CHANNELS_LAST = [0, 3, 1, 2], [0, 2, 3, 1]
 _ROWS = 8  # what a weight grows by: the bias and zeros, as tensor cores want multiples of 8

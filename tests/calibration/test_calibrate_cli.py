@@ -170,10 +170,9 @@ def test_paths_without_a_bundle_or_a_folder_are_refused(
 
 
 def test_a_bundle_that_is_not_float32_is_refused(
-    tiny_checkpoint: Path, pictures: Path, tmp_path: Path, capsys: Capture
+    tiny_half_bundle: Path, pictures: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    export("tiny", tiny_checkpoint, tmp_path / "half", ExportOptions(precision="fp16"))
-    arguments = [str(tmp_path / "half"), str(pictures), "--output", str(tmp_path / "t")]
+    arguments = [str(tiny_half_bundle), str(pictures), "--output", str(tmp_path / "t")]
     refused(arguments, capsys, "is fp16; calibration needs the float32 model.*florence-export")
     assert not (tmp_path / "t").exists()
 
@@ -307,4 +306,4 @@ def test_a_missing_package_is_named_with_what_to_install(
     assert found.returncode == 1
     assert "Traceback" not in found.stderr
     assert f"needs {missing}, which is not installed" in found.stderr
-    assert "Install florence-edge[cpu,export]" in found.stderr
+    assert "[cpu,export]" in found.stderr

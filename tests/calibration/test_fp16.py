@@ -29,7 +29,10 @@ _HEAVY = ("MatMul", "Gemm", "Conv", "Gather", "Gelu", "Transpose", "Pad", "Split
 _BIG = [name for name in KINDS if name.startswith("base")]
 
 
-@pytest.fixture(scope="module", params=["tiny", "tiny, outliers of 50", MINIATURE])
+_PLAIN = pytest.param("tiny", marks=pytest.mark.slow)
+
+
+@pytest.fixture(scope="module", params=[_PLAIN, "tiny, outliers of 50", MINIATURE])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -9,16 +9,16 @@ import pytest
 
 from florence_edge import contract
 from florence_edge.bundle import Bundle
-from florence_edge_calibration.int8 import equalize
-from florence_edge_calibration.int8.calibration_table import CalibrationTable
-from florence_edge_calibration.int8.dataset import CalibrationSample
-from florence_edge_calibration.int8.equalize import Choice, FoldTarget, choose, fold, foldable_into
-from florence_edge_calibration.int8.graph_edit import (
+from florence_edge_calibration.graph_edit import (
     Insertion,
     LinearNode,
     by_activation,
     find_linears,
 )
+from florence_edge_calibration.int8 import equalize
+from florence_edge_calibration.int8.calibration_table import CalibrationTable
+from florence_edge_calibration.int8.dataset import CalibrationSample
+from florence_edge_calibration.int8.equalize import Choice, FoldTarget, choose, fold, foldable_into
 from florence_edge_calibration.int8.histogram import ChannelHistogram
 from florence_edge_calibration.int8.range_selection import limit_by_minmax, limit_by_mse
 

@@ -30,7 +30,8 @@ def errors_of(name: str, outliers: float, folder: Path) -> Errors:
     return int8_errors(export_floats(pair, outliers, folder / f"{outliers:g}"), pair.pictures)
 
 
-@pytest.mark.parametrize("name", ["tiny", pytest.param("base", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tiny", "base"])
 def test_outliers_cost_little_with_equalization_and_much_without(name: str, tmp_path: Path) -> None:
     plain, planted = (errors_of(name, outliers, tmp_path) for outliers in (1.0, OUTLIERS))
     if os.environ.get("FLORENCE_EDGE_RECORD"):

@@ -16,9 +16,9 @@ from florence_edge import Florence2, contract
 from florence_edge.bundle import Bundle
 from florence_edge.errors import BundleError
 from florence_edge.image import pixels
+from florence_edge_calibration.graph_edit import by_activation, find_linears
 from florence_edge_calibration.int8.calibration_table import CalibrationTable
 from florence_edge_calibration.int8.dataset import CalibrationSample, no_progress, scene_samples
-from florence_edge_calibration.int8.graph_edit import by_activation, find_linears
 from florence_edge_calibration.int8.histogram import BINS
 from florence_edge_calibration.int8.observer import (
     ObservedGraph,
@@ -276,9 +276,8 @@ def _is_bias_of(name: str, module: str) -> bool:
     return name.replace(".fn.", ".").endswith(f"{module.replace('.fn.', '.')}.bias")
 
 
-def test_a_bundle_that_is_not_float32_is_refused(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    export("tiny", tiny_checkpoint, tmp_path / "half", ExportOptions(precision="fp16"))
-    half = Bundle.load(tmp_path / "half")
+def test_a_bundle_that_is_not_float32_is_refused(tiny_half_bundle: Path) -> None:
+    half = Bundle.load(tiny_half_bundle)
     with pytest.raises(BundleError, match="is fp16; calibration needs the float32 model") as caught:
         calibrate(half, [], no_progress)
     assert "florence-export CHECKPOINT --output FLOAT_BUNDLE" in str(caught.value)

@@ -11,15 +11,15 @@ import onnx_ir as ir
 
 from florence_edge import contract
 from florence_edge_calibration.fp16 import KEPT_IN_FLOAT32, SCORES, convert_to_float16
-from florence_edge_calibration.int8.calibration_table import CalibrationTable
-from florence_edge_calibration.int8.equalize import Choice, FoldTarget
-from florence_edge_calibration.int8.graph_edit import (
+from florence_edge_calibration.graph_edit import (
     Insertion,
     LinearNode,
     by_activation,
     drop_unused,
     find_linears,
 )
+from florence_edge_calibration.int8.calibration_table import CalibrationTable
+from florence_edge_calibration.int8.equalize import Choice, FoldTarget
 from florence_edge_calibration.int8.histogram import BINS, ChannelHistogram
 from florence_edge_calibration.int8.quantize import quantize_graph, quantize_qdq
 from florence_edge_calibration.int8.recipe import Recipe

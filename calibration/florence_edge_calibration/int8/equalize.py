@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from .. import Float32s
-from .graph_edit import LinearNode, weight_values
+from ..graph_edit import LinearNode, weight_values
 from .histogram import BINS_AN_OCTAVE, ChannelHistogram, mean_squares
 from .range_selection import RangeMethod
 from .scales import output_error, weight_power

@@ -25,9 +25,9 @@ from florence_edge.tasks import Prompt
 from florence_edge.tokenizer import Tokenizer
 
 from .. import Float32s
+from ..graph_edit import Insertion, by_activation, find_linears
 from .calibration_table import CalibrationTable
 from .dataset import CalibrationSample, ShowProgress
-from .graph_edit import Insertion, by_activation, find_linears
 from .histogram import BINS, BINS_AN_OCTAVE, LOWEST_OCTAVE, ChannelHistogram
 
 # Prompts about a picture, the tasks in turn: image features fill most of the text encoder's input,

@@ -5,7 +5,8 @@ of two forms. QDQ, pairs of QuantizeLinear and DequantizeLinear, is portable (Op
 Runtime, TensorRT): symmetric, zero point 0, weights per output channel, biases float. QOperator, in
 ONNX Runtime's words, is for its CPU alone: its own integer product, with unsigned activations whose
 range need not be symmetric, which x86 multiplies fastest. The target tensorrt has neither: there,
-float16 encoders move fewer bytes (recipe.py). The decoder is weight_only.py's.
+float16 encoders move fewer bytes (recipe.py). The decoder is weight_only.py's, and so are both text
+models in int4.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,9 +21,7 @@ from florence_edge.bundle import Bundle
 from florence_edge.errors import RequestError
 
 from ..fp16 import KEPT_IN_FLOAT32, SCORES, convert_to_float16
-from .calibration_table import CalibrationTable
-from .equalize import Choice, FoldTarget, choose, fold
-from .graph_edit import (
+from ..graph_edit import (
     Insertion,
     LinearNode,
     by_activation,
@@ -31,6 +30,9 @@ from .graph_edit import (
     replace_node,
     scopes,
 )
+from .calibration_table import CalibrationTable
+from .equalize import Choice, FoldTarget, choose, fold
+from .histogram import mean_squares
 from .range_selection import LEVELS, METHODS
 from .recipe import Recipe
 from .scales import QuantizedWeight, quantize_weight, representable
@@ -41,8 +43,11 @@ from .weight_only import (
     quantize_dynamically,
     quantize_embedding,
     quantize_embedding_by_columns,
+    quantize_in_blocks,
     quantize_weights,
 )
+
+_INT4_IR_VERSION = 10  # of ONNX 1.16, the first with 4 bits
 
 _FLOAT, _INT8, _UINT8 = ir.DataType.FLOAT, ir.DataType.INT8, ir.DataType.UINT8
 
@@ -92,21 +97,26 @@ def quantize_graph(
     """Quantize one graph of a float bundle, in place.
 
     Returns:
-        What was chosen for each activation; nothing for the decoder, whose weights alone are int8.
+        What was chosen for each activation; nothing where weights alone are rounded.
     """
     linears = find_linears(model.graph)
     exact = [linear for linear in linears if recipe.kept_as(linear.name) == "fp32"]
+    kept = frozenset(each.name for each in linears if recipe.kept_as(each.name) is not None)
     islands = (*KEPT_IN_FLOAT32, *scopes(exact), *_float32_lookups(model.graph, recipe))
-    choices = [] if name == contract.DECODER else _choose(linears, table, recipe)
+    rounded = name == contract.VISION_ENCODER or (
+        name == contract.TEXT_ENCODER and recipe.precision == "int8"
+    )
+    choices = _choose(linears, table, recipe) if rounded else []
     cpu = recipe.target == "cpu"
     for embedding in embedding_names(model.graph):
         if recipe.kept_as(embedding) is None:
             (quantize_embedding_by_columns if cpu else quantize_embedding)(model.graph, embedding)
-    if name == contract.DECODER:
-        kept = frozenset(each.name for each in linears if recipe.kept_as(each.name) is not None)
-        (quantize_dynamically if cpu else quantize_weights)(model.graph, kept)
+    if not rounded:
+        _quantize_weights(model, table, recipe, kept)
     elif cpu:
         quantize_qoperator(model.graph, choices)
+        if recipe.precision == "int4":
+            quantize_weights(model.graph, kept)  # the convolutions
     else:
         islands += quantize_qdq(model.graph, choices)
     if not cpu and recipe.float16:
@@ -114,6 +124,26 @@ def quantize_graph(
             model, SCORES, kept=islands, lifted=recipe.lifted, exchanged=recipe.exchanged
         )
     return choices
+
+
+def _quantize_weights(
+    model: ir.Model, table: CalibrationTable, recipe: Recipe, kept: frozenset[str]
+) -> None:
+    """Round the weights of the linears that are not kept, and no activation, in place."""
+    graph = model.graph
+    if recipe.precision == "int4":
+        importance = {
+            linear.name: mean_squares(table.activations[name])
+            for name, group in by_activation(find_linears(graph)).items()
+            if name in table.activations  # the decoder's are not observed
+            for linear in group
+        }
+        quantize_in_blocks(graph, recipe, importance, kept)
+        model.ir_version = max(model.ir_version, _INT4_IR_VERSION)
+    elif recipe.target == "cpu":
+        quantize_dynamically(graph, kept)
+    else:
+        quantize_weights(graph, kept)
 
 
 def _choose(linears: Sequence[LinearNode], table: CalibrationTable, recipe: Recipe) -> list[Choice]:

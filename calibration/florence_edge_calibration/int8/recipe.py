@@ -1,4 +1,4 @@
-"""The recipe of an int8 bundle: its target, how ranges are selected, what stays float.
+"""The recipe of an int8 or int4 bundle: its target, how ranges are selected, what stays float.
 
 Needs no package for graphs, so that commands can offer its choices and refuse wrong ones.
 """
@@ -6,14 +6,17 @@ Needs no package for graphs, so that commands can offer its choices and refuse w
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Literal, TypeGuard
 
 from .range_selection import DEFAULT_METHOD
 
 Target = Literal["tensorrt", "cpu", "portable"]
 FloatPrecision = Literal["fp16", "fp32"]
+IntegerPrecision = Literal["int8", "int4"]
+KeptPrecision = Literal["fp16", "fp32", "int8"]
 
 TARGETS: tuple[Target, ...] = ("tensorrt", "cpu", "portable")
+INTEGER_PRECISIONS: tuple[IntegerPrecision, ...] = ("int8", "int4")
 
 # What stays float16 for a GPU, by bytes and launches of built plans (results/tensorrt/
 # int8_plans.json). TensorRT scales and rounds an int8 product in kernels of their own, where a
@@ -38,9 +41,12 @@ class Recipe:
             there, float16 elsewhere. "cpu" is for ONNX Runtime's CPU alone: its integer products,
             float32 elsewhere. "portable" is static QDQ in the encoders, int8 weights in the decoder
             and float16 elsewhere, for OpenVINO and ONNX Runtime's CPU.
+        precision: "int4" has weights of 4 bits, in blocks, in the text encoder and the decoder,
+            whose activations stay float; embeddings and vision are int8 then, for all targets.
+            "portable" is then for all engines but TensorRT.
         method: how clipping limits are chosen (see range_selection.py).
-        kept: patterns over names of linears, and the float type those stay in; of several that
-            match, the first counts.
+        kept: patterns over names of linears, and the float type those stay in, or in an int4
+            bundle "int8" for 8 bits; of several that match, the first counts.
         equalize: whether outlier channels are evened out.
         float16: whether targets but "cpu" are float16 elsewhere; float32 is for comparing blocks.
         lifted: operators (see fp16.py) that stay float32 there, because float16 does not hold what
@@ -48,27 +54,58 @@ class Recipe:
     """
 
     target: Target
+    precision: IntegerPrecision = "int8"
     method: str = DEFAULT_METHOD
-    kept: Mapping[str, FloatPrecision] = field(default_factory=dict)
+    kept: Mapping[str, KeptPrecision] = field(default_factory=dict)
     equalize: bool = True
     float16: bool = True
     lifted: frozenset[str] = frozenset()
     exchanged: bool = False
 
     @property
+    def for_tensorrt(self) -> bool:
+        """Whether TensorRT reads the graphs: none with operators of ONNX Runtime's own."""
+        return self.target == "tensorrt" or (self.target == "portable" and self.precision == "int8")
+
+    @property
     def rounds_activations(self) -> bool:
         """Whether it needs a calibration table: int8 weights alone do not."""
-        return self.target != "tensorrt"
+        return self.target != "tensorrt" or self.precision == "int4"
 
     def kept_as(self, name: str) -> FloatPrecision | None:
         """The float type that a linear or an embedding stays in; None if it is quantized."""
-        for pattern, precision in self.kept.items():
-            if fnmatchcase(name, pattern):
-                return precision
-        for_gpus = self.target == "tensorrt" and any(
-            fnmatchcase(name, pattern) for pattern in _FLOAT_FOR_GPUS
-        )
+        kept = self._kept(name)
+        if kept is not None:
+            return None if kept == "int8" else kept
+        if self.rounds_activations:
+            return None
+        for_gpus = any(fnmatchcase(name, pattern) for pattern in _FLOAT_FOR_GPUS)
         return "fp16" if for_gpus else None
+
+    def bits_of(self, name: str) -> int:
+        """Bits of the weight of a linear of the text models that is quantized: 4 or 8."""
+        return 8 if self.precision == "int8" or self._kept(name) == "int8" else 4
+
+    def lifted_to(self, block: str) -> KeptPrecision:
+        """What a block returns to where its rounding costs too much: the next finer there is."""
+        text = block.startswith(("text_encoder.", "decoder.")) and not block.endswith(_TABLES)
+        if self.precision == "int4" and text and self.bits_of(block) == 4:
+            return "int8"
+        return "fp32" if self.target == "cpu" else "fp16"
+
+    def _kept(self, name: str) -> KeptPrecision | None:
+        matching = (kept for pattern, kept in self.kept.items() if fnmatchcase(name, pattern))
+        return next(matching, None)
+
+
+def is_integer(precision: str) -> TypeGuard[IntegerPrecision]:
+    """Whether a bundle's precision is made by a recipe."""
+    return precision in INTEGER_PRECISIONS
+
+
+def may_be_kept(precision: str) -> TypeGuard[KeptPrecision]:
+    """Whether layers can be kept in this precision."""
+    return precision in ("fp16", "fp32", "int8")
 
 
 def block_of(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Sensitivity: one block at a time in int8, all others float; its cost in accuracy, its saving."""
+"""Sensitivity: one block at a time quantized, all others float; its cost and its saving."""
 
 import os
 import shutil
@@ -27,17 +27,17 @@ from .calibration_table import CalibrationTable
 from .dataset import CalibrationSample, no_progress
 from .observer import open_session
 from .quantize import layer_names, quantize_graph
-from .recipe import FloatPrecision, Recipe, block_of
+from .recipe import KeptPrecision, Recipe, block_of
 
 _TIMED_RUNS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sensitivity:
-    """What a block costs in int8, alone.
+    """What a block costs in int8 or int4, alone.
 
     `error` is the root mean square error of its graph's outputs as a share of theirs. With teacher
-    forcing, `saved` is the share of the graph's time on this machine that int8 saves, `agreement`
+    forcing, `saved` is the share of the graph's time on this machine that it saves, `agreement`
     that of the whole model with the float one.
     """
 
@@ -86,8 +86,8 @@ def sweep(
             error, saved = graphs.compare(graph, model, timed=teacher_forcing is not None)
             agreement = None
             if teacher_forcing is not None:
-                with _variant(bundle, graph, model) as variant:
-                    agreement = total(teacher_forcing.judge(variant, no_progress).values())
+                with variant(bundle, graph, model) as student:
+                    agreement = total(teacher_forcing.judge(student, no_progress).values())
             yield Sensitivity(
                 graph=graph, block=block, error=error, saved=saved, agreement=agreement
             )
@@ -98,12 +98,12 @@ def _only(block: str, model: ir.Model, recipe: Recipe) -> Recipe | None:
     names = layer_names(model.graph)
     if not any(block_of(name) == block and recipe.kept_as(name) is None for name in names):
         return None
-    others: dict[str, FloatPrecision] = {name: "fp32" for name in names if block_of(name) != block}
-    return replace(recipe, kept={**recipe.kept, **others}, float16=False)
+    others: dict[str, KeptPrecision] = {name: "fp32" for name in names if block_of(name) != block}
+    return replace(recipe, kept={**others, **recipe.kept}, float16=False)
 
 
 @contextmanager
-def _variant(bundle: Bundle, graph: str, changed_graph: ir.Model) -> Iterator[Florence2]:
+def variant(bundle: Bundle, graph: str, changed_graph: ir.Model) -> Iterator[Florence2]:
     """The model with one graph replaced; the other files are linked, not copied."""
     beside = bundle.folder.resolve()
     with folder_beside(beside.with_name(f"{beside.name}-variant")) as folder:

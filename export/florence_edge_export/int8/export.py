@@ -1,9 +1,9 @@
-"""The int8 export: calibrate a float32 bundle, then quantize, save and judge until one passes.
+"""int8 and int4: calibrate a float32 bundle, then quantize, save and judge until one passes.
 
     float32 bundle, pictures  -> calibration table, and what float16 cannot hold
-    float32 bundle, recipe    -> int8 graphs         quantize_graphs
-    int8 graphs               -> int8 bundle         save_bundle
-    int8 bundle               -> trial               Gate.judge
+    float32 bundle, recipe    -> quantized graphs    quantize_graphs
+    quantized graphs          -> bundle              save_bundle
+    bundle                    -> trial               Gate.judge
     trials                    -> blocks to return to float in the next recipe, or enough
 
 What was found is written into the bundle: calibration.json, fidelity.json and fidelity.md.
@@ -21,6 +21,7 @@ import onnx_ir as ir
 from florence_edge import Florence2, contract
 from florence_edge.bundle import FIDELITY, Bundle
 from florence_edge.errors import MissingPackageError, RequestError
+from florence_edge.extras import pip_install
 from florence_edge.image_file import ImageOptions
 from florence_edge.processing import Timer
 from florence_edge_calibration.fp16 import with_layers
@@ -37,7 +38,14 @@ from florence_edge_calibration.int8.dataset import (
 from florence_edge_calibration.int8.observer import calibrate
 from florence_edge_calibration.int8.quantize import check_patterns, quantize, quantize_graph
 from florence_edge_calibration.int8.range_selection import DEFAULT_METHOD, METHODS
-from florence_edge_calibration.int8.recipe import TARGETS, FloatPrecision, Recipe, Target
+from florence_edge_calibration.int8.recipe import (
+    TARGETS,
+    IntegerPrecision,
+    KeptPrecision,
+    Recipe,
+    Target,
+)
+from florence_edge_calibration.int8.sensitivity import variant
 from florence_edge_calibration.overflow import find_overflow, observe
 from florence_edge_calibration.probes import make_probes
 from florence_edge_jetson.machine.system import peak_bytes
@@ -45,7 +53,17 @@ from florence_edge_jetson.machine.system import peak_bytes
 from ..bundle_writer import BundleFormat, BundleSource, save_bundle
 from ..checkpoint.loader import MINIATURE
 from ..float16 import log_lifted, portable_form
-from .gate import Gate, Passage, Trial, lift, log_progress, next_count, open_gate
+from .gate import (
+    Gate,
+    Passage,
+    Trial,
+    compare_steps,
+    lift,
+    log_progress,
+    next_count,
+    on_cpu,
+    open_gate,
+)
 from .report import Effort, FidelityReport, compare_tasks
 
 logger = logging.getLogger(__name__)
@@ -58,7 +76,7 @@ _JUDGING_SCENES = 64  # of the miniature, which is fast
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Int8Options:
-    """How to make an int8 bundle.
+    """How to make an int8 or int4 bundle.
 
     `images` is a folder of pictures; None is for the miniature, which has scenes of its own.
     `table` is a calibration made before, for targets that round activations. `budget` bounds the
@@ -69,13 +87,13 @@ class Int8Options:
     images: Path | None = None
     samples: int = 256
     method: str = DEFAULT_METHOD
-    kept: Mapping[str, FloatPrecision] = field(default_factory=dict)
+    kept: Mapping[str, KeptPrecision] = field(default_factory=dict)
     budget: float | None = 0.01
     table: Path | None = None
     image_options: ImageOptions = field(default_factory=ImageOptions)
 
 
-def check_int8_options(model: str, options: Int8Options) -> None:
+def check_int8_options(model: str, options: Int8Options, precision: IntegerPrecision) -> None:
     """Refuse what cannot be done, before anything is.
 
     Raises:
@@ -84,14 +102,14 @@ def check_int8_options(model: str, options: Int8Options) -> None:
     """
     if find_spec("onnxruntime") is None:
         raise MissingPackageError(
-            "--precision int8 calibrates with ONNX Runtime, which is not installed. Install "
-            "florence-edge[cpu]."
+            f"--precision {precision} calibrates with ONNX Runtime, which is not installed. "
+            f"Install it with: {pip_install('cpu')}"
         )
     if options.target not in TARGETS:
         raise RequestError(f"There is no target {options.target!r}. Choose from {TARGETS}.")
     if options.method not in METHODS:
         raise RequestError(f"There is no method {options.method!r}. Choose from {tuple(METHODS)}.")
-    calibrates = Recipe(target=options.target).rounds_activations
+    calibrates = Recipe(target=options.target, precision=precision).rounds_activations
     if options.table is not None and not calibrates:
         raise RequestError(
             f"--target {options.target} rounds no activations, so it takes no --calibration. Leave "
@@ -99,33 +117,53 @@ def check_int8_options(model: str, options: Int8Options) -> None:
         )
     needed = (calibrates and options.table is None) or options.budget is not None
     if needed and options.images is None and model != MINIATURE:
-        raise RequestError(f"--precision int8 needs --calibration-images DIR. {HOW_MANY}")
+        raise RequestError(f"--precision {precision} needs --calibration-images DIR. {HOW_MANY}")
     if options.images is not None:
         pictures_in(options.images)
-    if options.target == "cpu" and "fp16" in options.kept.values():
-        raise RequestError(
-            "The cpu target is float32 where it is not int8: use --keep PATTERN=fp32."
-        )
+    _check_kept(options, precision)
     if options.budget is not None and not 0 <= options.budget < 1:
         raise RequestError(f"The budget is {options.budget:g}; it must be at least 0 and below 1.")
     if options.samples < MIN_PICTURES:
         raise RequestError(f"--samples is {options.samples}; it must be {MIN_PICTURES} or more.")
 
 
-def write_int8(floats: Bundle, source: BundleSource, folder: Path, options: Int8Options) -> None:
-    """Put an int8 bundle into `folder`, with its calibration and what int8 costs.
+def _check_kept(options: Int8Options, precision: IntegerPrecision) -> None:
+    """Refuse layers in a precision that the target has not."""
+    kept = options.kept.values()
+    if options.target == "cpu" and "fp16" in kept:
+        raise RequestError(
+            f"The cpu target is float32 where it is not {precision}: use --keep PATTERN=fp32."
+        )
+    if precision == "int8" and "int8" in kept:
+        raise RequestError(
+            "--keep PATTERN=int8 is for --precision int4. In int8 everything else is int8 already: "
+            "use fp16 or fp32, or leave it out."
+        )
+
+
+def write_int8(
+    floats: Bundle,
+    source: BundleSource,
+    folder: Path,
+    options: Int8Options,
+    precision: IntegerPrecision = "int8",
+) -> None:
+    """Put an int8 or int4 bundle into `folder`, with its calibration and what it costs.
 
     Args:
         floats: the float32 bundle of the same checkpoint.
         source: the checkpoint.
         folder: where the new bundle grows.
         options: checked ones.
+        precision: of the weights.
 
     Raises:
         RequestError: pictures, table or patterns do not serve.
         BundleError: activations are not finite, or the gate's budget cannot be held.
     """
-    recipe = Recipe(target=options.target, method=options.method, kept=options.kept)
+    recipe = Recipe(
+        target=options.target, precision=precision, method=options.method, kept=options.kept
+    )
     check_patterns(floats, recipe)
     timer = Timer()
     calibrating, judging = _samples(floats, options)
@@ -140,11 +178,17 @@ def write_int8(floats: Bundle, source: BundleSource, folder: Path, options: Int8
     if options.budget is None:
         with timer.stage("quantization"):
             save_bundle(folder, source, form(recipe), quantize_graphs(floats, table, recipe))
-        logger.warning("The gate is left out: what int8 costs in accuracy was not measured.")
+        logger.warning(
+            "The gate is left out: what %s costs in accuracy was not measured.", precision
+        )
     else:
         with timer.stage("quantization and gate"), Florence2.load(floats.folder) as model:
             gate = open_gate(model, table, judging, options.budget)
             passage = pass_gate(gate, recipe, source, folder)
+    steps = None
+    if precision == "int4" and recipe.target != "tensorrt":
+        with timer.stage("step beside int8's"):
+            steps = _steps_beside_int8(floats, table, folder)
     report = FidelityReport(
         recipe=recipe,
         table=table,
@@ -152,11 +196,36 @@ def write_int8(floats: Bundle, source: BundleSource, folder: Path, options: Int8
         budget=options.budget,
         passage=passage,
         tasks=compare_tasks(floats.folder, folder, judging) if passage else {},
+        steps=steps,
         effort=Effort(seconds=timer.seconds, peak_bytes=peak_bytes()),
     )
+    _write_report(report, floats.model, folder)
+
+
+def _write_report(report: FidelityReport, model: str, folder: Path) -> None:
     content = {"against_float": report.as_json()}
     (folder / FIDELITY).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    (folder / FIDELITY_PAGE).write_text(report.as_markdown(floats.model), encoding="utf-8")
+    (folder / FIDELITY_PAGE).write_text(report.as_markdown(model), encoding="utf-8")
+
+
+def _steps_beside_int8(
+    floats: Bundle, table: CalibrationTable, folder: Path
+) -> Mapping[str, float]:
+    """How many times as fast a step of the decoder is as int8's here, by search; it is said."""
+    decoder = ir.load(floats.graph_file(contract.DECODER))
+    quantize_graph(contract.DECODER, decoder, table, Recipe(target="cpu"))  # the fastest there
+    with variant(floats, contract.DECODER, decoder) as int8, on_cpu(Bundle.load(folder)) as int4:
+        steps = compare_steps(int8, int4)
+    said = " and ".join(f"{ratio:.2f} times ({name})" for name, ratio in steps.items())
+    if min(steps.values()) < 1:
+        logger.warning(
+            "On this CPU a step of the decoder is %s as fast as int8's: int4 saves memory and "
+            "disk, and no time. For speed take --precision int8.",
+            said,
+        )
+    else:
+        logger.info("A step of the decoder is %s as fast as int8's here.", said)
+    return steps
 
 
 def lift_overflow(floats: Bundle, recipe: Recipe, samples: Sequence[CalibrationSample]) -> Recipe:
@@ -173,16 +242,18 @@ def lift_overflow(floats: Bundle, recipe: Recipe, samples: Sequence[CalibrationS
 
 
 def pass_gate(gate: Gate, recipe: Recipe, source: BundleSource, folder: Path) -> Passage:
-    """Quantize, save and judge, with as few blocks in float as hold the gate's budget.
+    """Quantize, save and judge, with as few blocks returned as hold the gate's budget.
+
+    They return to float, and in int4 those of the text models to int8 (`Recipe.lifted_to`).
 
     The bundle that `folder` holds in the end is the one that passed.
 
     Raises:
-        BundleError: even with half of the blocks in float, the budget is not held, or no search for
+        BundleError: even with half of the blocks returned, the budget is not held, or no search for
             such blocks makes sense.
     """
     ranked: list[str] = []  # blocks that may return to float, the most sensitive first
-    trials: dict[int, Trial] = {}  # by the number of blocks in float
+    trials: dict[int, Trial] = {}  # by the number of blocks returned
     count: int | None = 0
     while count is not None:
         graphs = quantize_graphs(gate.floats, gate.table, lift(recipe, ranked[:count]))
@@ -192,8 +263,8 @@ def pass_gate(gate: Gate, recipe: Recipe, source: BundleSource, folder: Path) ->
             gate.check_trained(trial)
             logger.info("%s. Ranking the blocks by their errors", trial.verdict(gate.budget))
             ranked = gate.rank_blocks(recipe)
-        elif len(trials) > 2:  # neither without blocks in float nor with as many as may return
-            logger.info("%d blocks in float: %s", count, trial.verdict(gate.budget))
+        elif len(trials) > 2:  # neither without blocks returned nor with as many as may be
+            logger.info("%d blocks returned: %s", count, trial.verdict(gate.budget))
         last, count = count, next_count(trials, len(ranked), gate.budget)
 
     fewest = min(count for count, trial in trials.items() if trial.holds(gate.budget))
@@ -209,7 +280,7 @@ def pass_gate(gate: Gate, recipe: Recipe, source: BundleSource, folder: Path) ->
 
 
 def quantize_graphs(floats: Bundle, table: CalibrationTable, recipe: Recipe) -> dict[str, ir.Model]:
-    """The graphs of an int8 bundle, with the decoders for TensorRT where `floats` has them.
+    """The graphs of a quantized bundle, with the decoders for TensorRT where `floats` has them.
 
     Raises:
         RequestError: the table is another model's, or a pattern of the recipe matches nothing.
@@ -225,11 +296,13 @@ def quantize_graphs(floats: Bundle, table: CalibrationTable, recipe: Recipe) -> 
 
 
 def form(recipe: Recipe) -> BundleFormat:
-    """How the graphs of a recipe compute: all but the cpu target's run on any engine."""
+    """How the graphs of a recipe compute, and which engines run them."""
     if recipe.target == "cpu":
-        return BundleFormat("int8", target="cpu")
-    portable = portable_form("int8", exchanged=recipe.exchanged)
-    return replace(portable, target="gpu") if recipe.target == "tensorrt" else portable
+        return BundleFormat(recipe.precision, target="cpu")
+    portable = portable_form(recipe.precision, exchanged=recipe.exchanged)
+    if recipe.target == "tensorrt":
+        return replace(portable, target="gpu")
+    return portable if recipe.for_tensorrt else replace(portable, target="onnxruntime")
 
 
 def calibrated(

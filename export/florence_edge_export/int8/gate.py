@@ -1,4 +1,4 @@
-"""The gate: an int8 bundle follows the float model's answers closely enough, or is not made.
+"""The gate: a quantized bundle follows the float model's answers closely enough, or is not made.
 
 It is led along the float model's answers, and judged by the share of decided positions that each
 task loses. Where a task loses more than the budget, blocks return to float, the most sensitive
@@ -14,15 +14,17 @@ from statistics import median
 import numpy as np
 
 from florence_edge import Florence2
+from florence_edge.backends.base import DecoderSession, Squares
 from florence_edge.backends.ort import open_ort
 from florence_edge.bundle import TOKENIZER, Bundle
 from florence_edge.errors import BundleError
+from florence_edge.search import Ints
 from florence_edge.selftest import PROMPT_TOKENS
 from florence_edge.tokenizer import Tokenizer
 from florence_edge_calibration.int8.agreement import TIE, Agreement, TeacherForcing
 from florence_edge_calibration.int8.calibration_table import CalibrationTable
 from florence_edge_calibration.int8.dataset import CalibrationSample
-from florence_edge_calibration.int8.recipe import FloatPrecision, Recipe, pattern_of
+from florence_edge_calibration.int8.recipe import Recipe, pattern_of
 from florence_edge_calibration.int8.sensitivity import Sensitivity, blocks_of, sweep
 
 logger = logging.getLogger(__name__)
@@ -31,8 +33,10 @@ MIN_POSITIONS = 2_000
 _MIN_DECIDED = 0.1  # of MIN_POSITIONS; a trained model is decided nearly everywhere
 MAX_NEW_TOKENS = 64  # enough for the longest answer about most pictures, and random weights stop
 _RANKING_PICTURES = 2
-_MAX_LIFTED = 0.5  # of the blocks: with more in float the bundle would be int8 by name only
+_MAX_LIFTED = 0.5  # of the blocks: with more in float the bundle would be quantized by name only
 _TIMED_RUNS = 3
+_SEARCHES = {"greedy": 1, "3 beams": 3}
+_TIMED_STEPS, _WARM_STEPS = 36, 6  # of each decoder, by turns
 _SILENCE = 15.0  # seconds at most between two lines about progress
 
 
@@ -112,7 +116,7 @@ class Gate:
         """
         budget = None if whole else self.budget
         with on_cpu(bundle) as student:
-            progress = log_progress("int8 follows")
+            progress = log_progress(f"{bundle.precision} follows")
             agreements = self.teacher.judge(student, progress, budget=budget)
             return Trial(agreements, measure_cost(self.model, student))
 
@@ -126,12 +130,12 @@ class Gate:
             raise BundleError(
                 f"{trial.verdict(self.budget)}, and none of the float model's own answers ends "
                 f"within {MAX_NEW_TOKENS} tokens, as a trained model's do: there is nothing that "
-                "int8 could keep. Take a trained checkpoint, allow more with --budget, or export "
-                "without judging: --no-gate."
+                "rounding could keep. Take a trained checkpoint, allow more with --budget, or "
+                "export without judging: --no-gate."
             )
 
     def rank_blocks(self, recipe: Recipe) -> list[str]:
-        """The blocks that the recipe makes int8, the most sensitive first."""
+        """The blocks that the recipe quantizes, the most sensitive first."""
         count = sum(map(len, blocks_of(self.floats, recipe).values()))
         progress, found = log_progress("Ranking", "blocks"), list[Sensitivity]()
         for each in sweep(self.floats, self.table, recipe, self.samples[:_RANKING_PICTURES]):
@@ -173,8 +177,8 @@ def open_gate(
         raise BundleError(
             f"The float model is decided at {teacher.decided} of {teacher.positions} positions "
             f"(its best token leads by {TIE:g} or more in log-probability), expected at least "
-            f"{MIN_POSITIONS * _MIN_DECIDED:.0f}: there is nothing that int8 could keep. Is this "
-            "checkpoint trained? --no-gate exports without judging."
+            f"{MIN_POSITIONS * _MIN_DECIDED:.0f}: there is nothing that rounding could keep. Is "
+            "this checkpoint trained? --no-gate exports without judging."
         )
     return Gate(model=model, teacher=teacher, table=table, samples=samples, budget=budget)
 
@@ -206,9 +210,8 @@ def next_count(trials: Mapping[int, Trial], blocks: int, budget: float) -> int |
 
 
 def lift(recipe: Recipe, blocks: Sequence[str]) -> Recipe:
-    """The recipe with these blocks in float: float16 where that is what is not int8."""
-    floats: FloatPrecision = "fp32" if recipe.target == "cpu" else "fp16"
-    lifted = {pattern_of(block): floats for block in blocks}
+    """The recipe with these blocks in what is finer there: float, or for 4 bits int8."""
+    lifted = {pattern_of(block): recipe.lifted_to(block) for block in blocks}
     return replace(recipe, kept={**recipe.kept, **lifted})
 
 
@@ -221,13 +224,48 @@ def measure_cost(floats: Florence2, other: Florence2) -> Cost:
 
 def _encode(model: Florence2) -> float:
     """Seconds for a picture and a prompt."""
+    pixels, input_ids, mask = _blank(model)
+    backend = model.backend
+    started = time.perf_counter()
+    backend.prefill(backend.encode_image(pixels), input_ids, mask, beams=1)
+    return time.perf_counter() - started
+
+
+def _blank(model: Florence2) -> tuple[Squares, Ints, Ints]:
+    """A black picture [1, S, S, 3], the token ids of a prompt [1, P], and their mask [1, M]."""
     size = model.bundle.size
     pixels = np.zeros((1, size.image_size, size.image_size, 3), dtype=np.uint8)
     input_ids = np.full((1, PROMPT_TOKENS), 4, dtype=np.int64)
     mask = np.ones((1, size.image_tokens + PROMPT_TOKENS), dtype=np.int64)
-    backend = model.backend
+    return pixels, input_ids, mask
+
+
+def compare_steps(model: Florence2, other: Florence2) -> dict[str, float]:
+    """How many times as fast a step of `other`'s decoder is, by search, measured in turns."""
+    return {name: round(_step_ratio(model, other, beams), 2) for name, beams in _SEARCHES.items()}
+
+
+def _step_ratio(model: Florence2, other: Florence2, beams: int) -> float:
+    steppers = [_open_decoder(each, beams) for each in (model, other)]
+    ratios = []
+    for _ in range(_TIMED_STEPS):
+        before, after = (_step(decoder, beams) for decoder in steppers)
+        ratios.append(before / after)
+    return median(ratios[_WARM_STEPS:])
+
+
+def _open_decoder(model: Florence2, beams: int) -> DecoderSession:
+    """A decoder behind a blank picture and a prompt."""
+    pixels, input_ids, mask = _blank(model)
+    features = model.backend.encode_image(pixels)
+    return model.backend.prefill(features, input_ids, mask, beams=beams)
+
+
+def _step(decoder: DecoderSession, beams: int) -> float:
+    """Seconds for the next token of each beam."""
+    tokens = np.full((1, beams), 4, dtype=np.int64)
     started = time.perf_counter()
-    backend.prefill(backend.encode_image(pixels), input_ids, mask, beams=1)
+    decoder.step(tokens, np.zeros_like(tokens))
     return time.perf_counter() - started
 
 

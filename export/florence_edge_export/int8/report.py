@@ -1,4 +1,4 @@
-"""What is written down about an int8 bundle: fidelity.json, and the same as a page to read."""
+"""What is written down about a quantized bundle: fidelity.json, and the same as a page to read."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ _MAX_NEW_TOKENS = 100
 
 @dataclass(frozen=True, slots=True)
 class TaskFidelity:
-    """A task's headline figure against truth, answered freely by the float and the int8 model."""
+    """A task's headline figure against truth, answered freely by the float and the new bundle."""
 
     measure: str
     floats: float
-    int8: float
+    quantized: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,11 @@ class Effort:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FidelityReport:
-    """An int8 bundle beside its float one; `passage` is None where the gate was left out."""
+    """A quantized bundle beside its float one; `passage` is None where the gate was left out.
+
+    `steps` is how many times as fast a step of the decoder is as int8's on the CPU, by search; None
+    where that was not measured.
+    """
 
     recipe: Recipe
     table: CalibrationTable
@@ -57,16 +61,19 @@ class FidelityReport:
     passage: Passage | None
     tasks: Mapping[str, TaskFidelity]
     effort: Effort
+    steps: Mapping[str, float] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """What fidelity.json holds under `against_float`."""
         facts = {
+            "precision": self.recipe.precision,
             "target": self.recipe.target,
             "method": self.recipe.method,
             "kept": dict(self.recipe.kept),
             **self._calibration(),
             "took": self.effort.as_json(),
             **self._float32(),
+            **self._steps_as_json(),
         }
         if self.passage is None:
             return {**facts, "gate": "left out"}
@@ -97,6 +104,12 @@ class FidelityReport:
         layers = Lifted(operators=recipe.lifted).layers()
         return {"float32": {"overflowing": layers, "features_and_caches": recipe.exchanged}}
 
+    def _steps_as_json(self) -> dict[str, Any]:
+        """The steps of the decoder beside int8's, where they were measured."""
+        if self.steps is None:
+            return {}
+        return {"step_speed_against_int8": dict(self.steps)}
+
     def _tasks_as_json(self, passage: Passage) -> dict[str, Any]:
         rows: dict[str, Any] = {}
         for name, agreement in passage.trial.agreements.items():
@@ -106,43 +119,73 @@ class FidelityReport:
                 rows[name]["against_truth"] = {
                     "measure": task.measure,
                     "float": round(task.floats, 4),
-                    "int8": round(task.int8, 4),
+                    self.recipe.precision: round(task.quantized, 4),
                 }
         return rows
 
     def as_markdown(self, model: str) -> str:
         """The same as a page to read."""
-        lines = [f"# What int8 costs: {model}", "", *self._circumstances(), ""]
+        lines = [f"# What {self.recipe.precision} costs: {model}", "", *self._circumstances(), ""]
         if self.passage is not None:
             lines += self._table(self.passage)
         return "\n".join(lines) + "\n"
 
     def _circumstances(self) -> list[str]:
-        how = (
-            f"limits by {self.recipe.method}, calibrated on {self.table.pictures} pictures with "
-            f"{self.table.prompts} prompts."
-            if self.recipe.rounds_activations
-            else "int8 weights in the decoder and the embedding; activations are not rounded."
-        )
-        lines = [f"Target `{self.recipe.target}`, {how}"]
+        precision = self.recipe.precision
+        lines = [f"Target `{self.recipe.target}`, {self._how()}"]
         if self.passage is None:
-            return [*lines, "The gate was left out: what int8 costs in accuracy was not measured."]
+            left_out = (
+                f"The gate was left out: what {precision} costs in accuracy was not measured."
+            )
+            return [*lines, left_out, *self._steps_in_words()]
         cost = self.passage.trial.cost
         lines += [
             f"Judged by {self.pictures} other pictures along the float32 model's answers; budget "
             f"{self.budget:g}. {cost.megabytes:g} MB; encodes {cost.speed:g} times as fast as "
             "float32 on the machine that exported it.",
+            *self._steps_in_words(),
         ]
         if self.passage.before is not None:
             before, (task, loss) = self.passage.before, self.passage.before.worst
             lines += [
                 "",
-                f"In float, because {task} lost {loss:.4f} without: "
+                f"{self._finer()}, because {task} lost {loss:.4f} without: "
                 + ", ".join(f"`{block}`" for block in self.passage.lifted)
                 + f". Without, it would be {before.cost.megabytes:g} MB and {before.cost.speed:g} "
                 "times as fast.",
             ]
         return lines
+
+    def _finer(self) -> str:
+        """What the blocks that cost too much returned to."""
+        return "In int8 or float" if self.recipe.precision == "int4" else "In float"
+
+    def _how(self) -> str:
+        """How weights and activations were rounded."""
+        limits = (
+            f"limits by {self.recipe.method}, calibrated on {self.table.pictures} pictures with "
+            f"{self.table.prompts} prompts."
+        )
+        if self.recipe.precision == "int4":
+            where = "weights of 4 bits in the text encoder and the decoder; vision is int8"
+            return f"{where}, {limits}"
+        if self.recipe.rounds_activations:
+            return limits
+        return "int8 weights in the decoder and the embedding; activations are not rounded."
+
+    def _steps_in_words(self) -> list[str]:
+        """Whether int4 is faster than int8 on the CPU that exported it, where that was measured."""
+        if self.steps is None:
+            return []
+        said = ", ".join(f"{each:g} ({search})" for search, each in self.steps.items())
+        judged = (
+            "so on such a CPU it saves memory and disk, and no time"
+            if min(self.steps.values()) < 1
+            else "so it is faster"
+        )
+        return [
+            f"A step of the decoder is as many times as fast as int8's there: {said}; {judged}."
+        ]
 
     def _table(self, passage: Passage) -> list[str]:
         rows = [
@@ -150,12 +193,13 @@ class FidelityReport:
             "(its best two tokens at least 0.1 apart in log-probability). *Drop*: mean loss of "
             "log-probability of the float model's token.",
             "",
-            "| task | positions | loss | same best token | drop | measure | float32 | int8 |",
+            "| task | positions | loss | same best token | drop | measure | float32 | "
+            f"{self.recipe.precision} |",
             "|---|---|---|---|---|---|---|---|",
         ]
         for name, agreement in passage.trial.agreements.items():
             found, task = agreement.as_json(), self.tasks.get(name)
-            truth = f"{task.measure} | {task.floats:.3f} | {task.int8:.3f}" if task else "| |"
+            truth = f"{task.measure} | {task.floats:.3f} | {task.quantized:.3f}" if task else "| |"
             rows.append(
                 f"| `{name}` | {found['positions']} | {found['loss']:.4f} | "
                 f"{found['top1_agreement']:.4f} | {found['mean_log_prob_drop']:+.4f} | {truth} |"

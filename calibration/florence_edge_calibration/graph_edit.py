@@ -13,14 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from .. import Float32s
+from . import Float32s
 
 _WEIGHT = ".weight"
 # Convolutions over fewer channels (the stem reads three) gain nothing and lose the most.
 _MIN_CONV_CHANNELS = 16
 
 _ORT_DOMAIN = "com.microsoft"
-_ORT_OPS = frozenset({"DynamicQuantizeMatMul", "MatMulIntegerToFloat"})
+_ORT_OPS = frozenset({"DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulNBits"})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
