@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from florence_edge import __version__
 from florence_edge.command import parsed, plain, run_command
 
-from .commands import accuracy, energy, report, serve, speed
+from .commands import accuracy, all_precisions, energy, report, serve, speed
 
 _COMMANDS = {
     "speed": speed,
     "accuracy": accuracy,
     "energy": energy,
     "serve": serve,
+    "all": all_precisions,
     "report": report,
 }
 

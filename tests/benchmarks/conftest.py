@@ -1,4 +1,4 @@
-"""What the tests of benchmarks share: the exported miniature, and a result as it is stored."""
+"""What the tests of benchmarks share: a picture, and a result as it is stored."""
 
 from pathlib import Path
 
@@ -7,16 +7,6 @@ import pytest
 from ..runtime.scripted_machine import bare, machine  # noqa: F401 - fixtures
 
 STORED = Path(__file__).parent / "stored"
-
-
-@pytest.fixture(scope="session")
-def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    exporting = pytest.importorskip("florence_edge_export.export")
-    source = pytest.importorskip("florence_edge_export.checkpoint.loader")
-    bundle = tmp_path_factory.mktemp("miniature") / "bundle"
-    checkpoint = source.find_checkpoint("miniature")
-    exporting.export("miniature", checkpoint, bundle, exporting.ExportOptions())
-    return bundle
 
 
 @pytest.fixture(scope="session")

@@ -23,12 +23,12 @@ from ..helpers.assets import Asset
 GREEDY = GenerationOptions(num_beams=1, max_new_tokens=80)
 
 
-def test_the_miniature_is_mostly_right_about_all_tasks(miniature: Path) -> None:
+def test_the_miniature_is_mostly_right_about_all_tasks(miniature_bundle: Path) -> None:
     truth = read_truth(FOLDER, limit=6)
-    result = measure_accuracy(miniature, truth, AskOptions(options=GREEDY), threads=1)
+    result = measure_accuracy(miniature_bundle, truth, AskOptions(options=GREEDY), threads=1)
     assert list(result.figures) == list(TASKS)
     assert (result.model, result.precision, result.images) == ("miniature", "fp32", 6)
-    assert (result.bundle, result.beams, result.max_new_tokens) == ("bundle", 1, 80)
+    assert (result.bundle, result.beams, result.max_new_tokens) == (miniature_bundle.name, 1, 80)
     assert result.figures["OD"]["AP50"] > 0.6
     assert next(iter(result.figures["OD"])) == "AP50:95"
     assert result.figures["CAPTION"]["BLEU-1"] > 0.7
@@ -37,9 +37,11 @@ def test_the_miniature_is_mostly_right_about_all_tasks(miniature: Path) -> None:
     assert "tokenizer" in result.notes[0]
 
 
-def test_photographs_with_cocos_annotations_go_the_whole_way(miniature: Path, asset: Asset) -> None:
+def test_photographs_with_cocos_annotations_go_the_whole_way(
+    miniature_bundle: Path, asset: Asset
+) -> None:
     truth = read_truth(asset("photos/coco_cc"), limit=3)
-    result = measure_accuracy(miniature, truth, AskOptions(options=GREEDY), threads=1)
+    result = measure_accuracy(miniature_bundle, truth, AskOptions(options=GREEDY), threads=1)
     assert list(result.figures) == ["OD", "CAPTION"]
     assert result.figures["OD"]["AP50:95"] < 0.1  # the miniature knows no photographs
     assert result.figures["OD"]["labels that are not a category"] > 0.5
@@ -147,18 +149,20 @@ def test_what_answers_are_graded_with_is_looked_for_before_they_are_given(
     for missing, task in (("pycocotools.cocoeval", "OD"), ("pycocoevalcap.bleu.bleu", "CAPTION")):
         with monkeypatch.context() as patched:
             patched.setitem(sys.modules, missing, None)
-            with pytest.raises(MissingPackageError, match=r"Install florence-edge\[bench\]"):
+            with pytest.raises(MissingPackageError, match=r"pip install .*\[bench\]"):
                 check_gradable(truth, AskOptions(tasks=[task]))
             check_gradable(truth, AskOptions(tasks=["OCR"]))
 
 
-def test_figures_name_bundle_and_data_by_their_content(miniature: Path, tmp_path: Path) -> None:
+def test_figures_name_bundle_and_data_by_their_content(
+    miniature_bundle: Path, tmp_path: Path
+) -> None:
     """Whatever folders are called and wherever they lie."""
-    copied = shutil.copytree(miniature, tmp_path / "copied")
-    assert bundle_fingerprint(copied) == bundle_fingerprint(miniature)
+    copied = shutil.copytree(miniature_bundle, tmp_path / "copied")
+    assert bundle_fingerprint(copied) == bundle_fingerprint(miniature_bundle)
     manifest = copied / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"num_beams": 3', '"num_beams": 2'))
-    assert bundle_fingerprint(copied) != bundle_fingerprint(miniature)
+    assert bundle_fingerprint(copied) != bundle_fingerprint(miniature_bundle)
     three, again, four = (read_truth(FOLDER, limit=count) for count in (3, 3, 4))
     assert three.fingerprint == again.fingerprint != four.fingerprint
 

@@ -273,5 +273,5 @@ def test_drawing_opens_no_window_and_no_global_figure() -> None:
 
 def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(MissingPackageError, match=r"florence-edge\[bench\]"):
+    with pytest.raises(MissingPackageError, match=r"pip install .*\[bench\]"):
         svg_of(bars("a"))

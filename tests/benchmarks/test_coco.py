@@ -126,10 +126,10 @@ def _true(truth: Truth) -> list[Boxes]:
     return [boxes_of_truth(truth, image_id) for image_id in truth.pictures]
 
 
-def test_both_count_the_same_over_the_miniatures_answers(miniature: Path) -> None:
+def test_both_count_the_same_over_the_miniatures_answers(miniature_bundle: Path) -> None:
     """Boxes and scores as the runtime gives them, truth as it is committed."""
     truth = read_truth(FOLDER, limit=60)
-    model = Florence2.load(miniature, threads=1)
+    model = Florence2.load(miniature_bundle, threads=1)
     options = GenerationOptions(num_beams=1, max_new_tokens=60)
     paths = list(truth.pictures.values())
     results: dict[int, Result] = dict(

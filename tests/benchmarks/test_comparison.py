@@ -67,6 +67,7 @@ def test_competitors_are_compared_with_a_bundle_that_could_be_made(tiny_bundle: 
         ("optimum", "--optimum-python"),
         ("optimum@cuda", "on the CPU alone"),
         ("openvino-notebook", "--notebook-python"),
+        ("transformersjs", "--transformersjs-modules"),
         ("openvino-notebook@cuda", "on the CPU alone"),
         ("transformers@openvino", "transformers runs on cpu, cuda or cuda:N"),
         ("transformers@tensorrt", "transformers runs on cpu, cuda or cuda:N"),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from florence_edge.errors import BackendError
+from florence_edge_benchmarks.accuracy import run as accuracy
 from florence_edge_benchmarks.cli import main
 from florence_edge_benchmarks.commands import speed as command
 from florence_edge_benchmarks.results import SpeedResult
@@ -111,13 +112,13 @@ def test_the_command_measures_a_random_model_in_every_precision(
 
 
 def test_accuracy_stands_beside_speed_where_truth_is_given(
-    miniature: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    miniature_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("pycocotools")
     from florence_edge_calibration.scenes.held_out import FOLDER
 
     output = tmp_path / "result.json"
-    arguments = ["speed", str(miniature), "--tasks", "OD", "--beams", "1,2", "--rounds", "1"]
+    arguments = ["speed", str(miniature_bundle), "--tasks", "OD", "--beams", "1,2", "--rounds", "1"]
     arguments += ["--threads", "1", "--data", str(FOLDER), "--data-limit", "3"]
     assert main([*arguments, "--output", str(output)]) == 0
     result = read_result(output)
@@ -133,7 +134,7 @@ def test_accuracy_stands_beside_speed_where_truth_is_given(
 
 
 def test_accuracy_that_fails_is_a_row_and_the_speed_is_kept(
-    miniature: Path,
+    miniature_bundle: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -144,9 +145,9 @@ def test_accuracy_that_fails_is_a_row_and_the_speed_is_kept(
     def fail(*_: object, **__: object) -> None:
         raise BackendError("The engine fell over.")
 
-    monkeypatch.setattr(command, "measure_accuracy", fail)
+    monkeypatch.setattr(accuracy, "measure_accuracy", fail)
     output = tmp_path / "result.json"
-    arguments = ["speed", str(miniature), "--tasks", "OD", "--beams", "1", "--rounds", "1"]
+    arguments = ["speed", str(miniature_bundle), "--tasks", "OD", "--beams", "1", "--rounds", "1"]
     arguments += ["--threads", "1", "--data", str(FOLDER), "--data-limit", "3"]
     assert main([*arguments, "--output", str(output)]) == 0
     result = read_result(output)
@@ -248,6 +249,7 @@ def test_data_without_truth_is_an_error_before_anything_is_measured(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_tokens_are_the_same_only_if_they_are_in_every_round(
     system: System, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

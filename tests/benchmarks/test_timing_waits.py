@@ -1,5 +1,6 @@
 """Waits for a GPU, over the scripted CUDA of the runtime's tests."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,20 @@ def test_onnxruntime_is_launched_and_waited_for(
     timing = system.answer(caption)
     assert timing.steps == (3.0,) * TOKENS
     assert timing.host == TOKENS * 3 + ONCE_FOR_ALL
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_what_is_timed_is_the_search_that_runs_ahead_on_the_gpu(
+    machine: Machine, caption: Workload, beams: int
+) -> None:
+    """An answer of a number of tokens is answered as users' are: no step waits for the host."""
+    system = BundleSystem(machine.load(), Calls())
+    timing = system.answer(replace(caption, beams=beams, new_tokens=20))
+    assert timing.tokens == 20
+    assert machine.cuda.kernels.count("advance_beams") == 20
+    on_cpu = BundleSystem(Florence2.load(machine.folder, threads=1), Calls())
+    expected = on_cpu.answer(replace(caption, beams=beams, new_tokens=20))
+    assert timing.token_ids == expected.token_ids
 
 
 def test_everything_is_freed_with_the_model(machine: Machine, caption: Workload) -> None:

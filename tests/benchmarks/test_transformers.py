@@ -56,10 +56,12 @@ def test_both_answer_with_the_same_tokens(
     assert min(found.stages.values()) >= 0
 
 
-def test_a_model_that_ends_its_answers_ends_them_alike(miniature: Path, picture: Path) -> None:
+def test_a_model_that_ends_its_answers_ends_them_alike(
+    miniature_bundle: Path, picture: Path
+) -> None:
     workload = Workload(task="OD", beams=3, new_tokens=None, batch=1, image=str(picture))
-    expected = BundleSystem.load(miniature, CPU, 1).answer(workload)
-    found = TransformersSystem.load(VARIANTS["transformers"], miniature, "miniature", 1)
+    expected = BundleSystem.load(miniature_bundle, CPU, 1).answer(workload)
+    found = TransformersSystem.load(VARIANTS["transformers"], miniature_bundle, "miniature", 1)
     assert found.answer(workload).token_ids == expected.token_ids
 
 

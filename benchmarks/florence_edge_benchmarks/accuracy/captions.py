@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from florence_edge.errors import MissingPackageError
+from florence_edge.extras import pip_install
 
 TOKENIZER_NOTE = (
     "CIDEr and BLEU are pycocoevalcap's, over tokens of florence-edge's own tokenizer, which "
@@ -84,5 +85,5 @@ def _scorer(module: str, name: str) -> Any:
     except ImportError as error:
         raise MissingPackageError(
             "CIDEr and BLEU need pycocoevalcap, which is not installed. Install "
-            "florence-edge[bench]."
+            f"it with: {pip_install('bench')}"
         ) from error

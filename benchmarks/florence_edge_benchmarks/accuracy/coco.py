@@ -8,6 +8,7 @@ from typing import Any
 
 from florence_edge import Result
 from florence_edge.errors import MissingPackageError
+from florence_edge.extras import pip_install
 from florence_edge_calibration.metrics import Boxes
 
 from .data import Row, Truth, corners
@@ -126,5 +127,5 @@ def _import(module: str) -> Any:
     except ImportError as error:
         raise MissingPackageError(
             f"Average precision needs {module.partition('.')[0]}, which is not installed. Install "
-            "florence-edge[bench]."
+            f"it with: {pip_install('bench')}"
         ) from error

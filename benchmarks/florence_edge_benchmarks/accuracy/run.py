@@ -1,21 +1,27 @@
 """`measure_accuracy`: ask a bundle everything the data has truth for, and grade the answers."""
 
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from florence_edge import Florence2, GenerationConfig
+from florence_edge.errors import FlorenceEdgeError
 from florence_edge.image_file import ImageOptions
 
 from ..machine import describe_machine
-from ..results import AccuracyResult
+from ..results import AccuracyResult, Failure, SpeedResult
 from ..results_io import bundle_fingerprint
 from ..systems.system import CPU, SystemDevice
+from ..systems.workload import name_beams
 from .ask import AskedAnswers, AskOptions, ask_all, check_gradable
 from .captions import TOKENIZER_NOTE
 from .coco import detection_figures
 from .data import VQA, Truth
 from .score import GradedAnswer, grade
+
+logger = logging.getLogger(__name__)
 
 _SHOWN = 5  # messages of what was left out
 
@@ -65,6 +71,31 @@ def measure_accuracy(
         figures=figures_of(truth, answered),
         notes=tuple(_notes(asked)),
     )
+
+
+def with_accuracy(result: SpeedResult, truth: Truth, asked: Sequence[AskOptions]) -> SpeedResult:
+    """The result with the accuracy of every bundle that was measured, asked in each of these ways.
+
+    What fails is one of `failures`.
+    """
+    accuracies, failures = [], []
+    bundles = [row.system for row in result.systems if row.error is None]
+    for system in bundles:
+        if system.kind != "bundle":
+            continue
+        for ask_options in asked:
+            beams = ask_options.options.num_beams if ask_options.options else None
+            way = "the model's beams" if beams is None else name_beams(beams)
+            logger.info("%s: accuracy, %s", system.label, way)
+            folder, where, threads = Path(system.bundle), system.runs_on, system.threads
+            try:
+                accuracies.append(
+                    measure_accuracy(folder, truth, ask_options, device=where, threads=threads)
+                )
+            except FlorenceEdgeError as error:
+                logger.warning("%s: %s", system.label, error)
+                failures.append(Failure(system.label, f"accuracy, {way}", str(error)))
+    return replace(result, accuracy=tuple(accuracies), failures=tuple(failures))
 
 
 def figures_of(

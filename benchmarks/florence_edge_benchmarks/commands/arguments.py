@@ -1,12 +1,31 @@
-"""Types of arguments that several commands take, as argparse wants them."""
+"""What several commands take as arguments, and how their values are kept with a result."""
 
 import argparse
 import math
+from collections.abc import Collection, Mapping
+from pathlib import Path
 
 from florence_edge.errors import RequestError
 from florence_edge.tasks import find_task
 
 _MAX_BATCH = 256  # at once; more only fills memory
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Declare `--data` and `--data-limit` for a command that measures accuracy beside speed."""
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="truth for columns of accuracy, as in `accuracy`"
+    )
+    parser.add_argument("--data-limit", type=count, metavar="N", help="its first N pictures by id")
+
+
+def as_settings(values: Mapping[str, object], left_out: Collection[str]) -> dict[str, str]:
+    """What a reader needs to measure the same again: all that was given but what is `left_out`."""
+    return {
+        name: ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        for name, value in values.items()
+        if name not in left_out and value not in (None, "", [])
+    }
 
 
 def names(text: str) -> list[str]:

@@ -3,26 +3,26 @@
 import argparse
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 from florence_edge import GenerationOptions
 from florence_edge.cpu import usable_cores
-from florence_edge.errors import FlorenceEdgeError, RequestError
+from florence_edge.errors import RequestError
 from florence_edge.image_arguments import picture_path
 from florence_edge_calibration.int8.recipe import TARGETS
 
 from ..accuracy.ask import AskOptions, check_gradable
 from ..accuracy.data import Truth, read_truth
-from ..accuracy.run import measure_accuracy
+from ..accuracy.run import with_accuracy
 from ..report.markdown import markdown_of
-from ..results import AccuracyResult, Failure, SpeedResult
+from ..results import SpeedResult
 from ..results_io import check_writable, write_result
 from ..speed.comparison import (
     COMPETITORS,
     NOTEBOOK,
     OPTIMUM,
+    TRANSFORMERS_JS,
     BundleOnDevices,
     ComparisonPlan,
     check_some_can_answer,
@@ -31,16 +31,15 @@ from ..speed.comparison import (
     parse_bundle,
 )
 from ..speed.random_models import RandomModel, check_work, export_bundles, make_checkpoint
-from ..speed.run import Rounds, measure_speed
+from ..speed.run import Rounds, check_measured, measure_speed
 from ..systems.system import System, SystemDevice, parse_device
 from ..systems.workload import (
     Workload,
-    name_beams,
     new_tokens_by_task,
     scene_picture,
     workloads,
 )
-from .arguments import batches, count, counts, names, tasks, whole
+from .arguments import add_data, as_settings, batches, count, counts, names, tasks, whole
 
 logger = logging.getLogger(__name__)
 
@@ -61,27 +60,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_rounds(parser)
     _add_systems(parser)
     _add_random_model(parser)
-    parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="truth for columns of accuracy, as in `accuracy`"
-    )
-    parser.add_argument("--data-limit", type=count, metavar="N", help="its first N pictures by id")
+    add_data(parser)
     parser.add_argument("--output", type=Path, metavar="FILE", help="results as JSON")
 
 
-def settings_of(arguments: argparse.Namespace, threads: int) -> dict[str, object]:
+_ENVIRONMENTS = ("optimum_python", "notebook_python", "transformersjs_modules")  # of this machine
+
+
+def settings_of(arguments: argparse.Namespace, threads: int) -> dict[str, str]:
     """What a reader needs to measure the same again."""
-    left_out = {"command", "output", "work", "optimum_python", "notebook_python"}
+    left_out = {"command", "output", "work", *_ENVIRONMENTS}
     if not arguments.architecture:
         left_out |= {"precision", "target", "seed", "image_size"}
-    given = {
-        name: value
-        for name, value in vars(arguments).items()
-        if name not in left_out and value not in (None, "", [])
-    }
-    return {
-        name: ",".join(map(str, value)) if isinstance(value, list) else str(value)
-        for name, value in {**given, "threads": threads}.items()
-    }
+    return as_settings({**vars(arguments), "threads": threads}, left_out)
 
 
 def _add_workload(parser: argparse.ArgumentParser) -> None:
@@ -155,6 +146,12 @@ def _add_systems(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="the same for openvino-notebook",
     )
+    parser.add_argument(
+        "--transformersjs-modules",
+        default="",
+        metavar="PATH",
+        help="the node_modules that has transformers.js, for transformersjs",
+    )
 
 
 def _add_random_model(parser: argparse.ArgumentParser) -> None:
@@ -165,10 +162,13 @@ def _add_random_model(parser: argparse.ArgumentParser) -> None:
         type=names,
         default=["fp32"],
         metavar="P,P",
-        help="fp32,fp16,int8 (default fp32)",
+        help="fp32,fp16,int8,int4 (default fp32)",
     )
     random.add_argument(
-        "--target", choices=TARGETS, default="cpu", help="what int8 is made for (default cpu)"
+        "--target",
+        choices=TARGETS,
+        default="cpu",
+        help="what int8 and int4 are made for (default cpu)",
     )
     random.add_argument(
         "--seed", type=whole, default=0, metavar="N", help="of the weights (default 0)"
@@ -185,12 +185,12 @@ def run(arguments: argparse.Namespace) -> str:
     truth = _truth(arguments)
     with tempfile.TemporaryDirectory(prefix="florence-bench-") as temporary:
         result = _measure(arguments, Path(temporary))
-        _check_measured(result)
+        check_measured(result)
         if truth is not None:
-            measured = list(_accuracies(arguments, truth, result))
-            accuracy = tuple(each for each in measured if isinstance(each, AccuracyResult))
-            failures = tuple(each for each in measured if isinstance(each, Failure))
-            result = replace(result, accuracy=accuracy, failures=failures)
+            asked = [
+                AskOptions(tasks=arguments.tasks, options=each) for each in _by_beams(arguments)
+            ]
+            result = with_accuracy(result, truth, asked)
     if arguments.output:
         write_result(arguments.output, result)
     return markdown_of([result])
@@ -203,16 +203,6 @@ def _truth(arguments: argparse.Namespace) -> Truth | None:
     truth = read_truth(arguments.data, limit=arguments.data_limit)
     check_gradable(truth, AskOptions(tasks=arguments.tasks))
     return truth
-
-
-def _check_measured(result: SpeedResult) -> None:
-    """A failure is a row, but a run in which no bundle answered has failed, and is not written.
-
-    Each failure was reported when it happened.
-    """
-    bundles = {row.system.label for row in result.systems if row.system.kind == "bundle"}
-    if not any(run.rounds for run in result.runs if run.label in bundles):
-        raise RequestError("No bundle was measured; why stands above. No result was written.")
 
 
 def _measure(arguments: argparse.Namespace, temporary: Path) -> SpeedResult:
@@ -240,6 +230,8 @@ def _measure(arguments: argparse.Namespace, temporary: Path) -> SpeedResult:
         optimum_python=arguments.optimum_python,
         notebook=str((arguments.work or temporary) / "openvino-notebook"),
         notebook_python=arguments.notebook_python,
+        transformers_js=str((arguments.work or temporary) / "transformers.js"),
+        node=_node(arguments),
     )
     systems = compared_systems(bundles, plan, failed)
     check_some_can_answer([bundle.folder for bundle in bundles], requested, failed)
@@ -248,6 +240,8 @@ def _measure(arguments: argparse.Namespace, temporary: Path) -> SpeedResult:
             _write_bart(system, checkpoint, requested)
         if system.kind == NOTEBOOK:
             _write_request(system, checkpoint, requested)
+        if system.kind == TRANSFORMERS_JS:
+            _write_layout(system, checkpoint, requested, arguments.transformersjs_modules)
     rounds = Rounds(warmup=arguments.warmup, timed=arguments.rounds)
     return measure_speed(systems, requested, rounds, settings_of(arguments, threads), failed)
 
@@ -283,24 +277,27 @@ def _write_request(system: System, checkpoint: str, requested: Sequence[Workload
     write_request(checkpoint or named_checkpoint(bundle), bundle, requested, folder)
 
 
-def _accuracies(
-    arguments: argparse.Namespace, truth: Truth, result: SpeedResult
-) -> Iterator[AccuracyResult | Failure]:
-    """How right each bundle is in the measured tasks, with each number of beams."""
-    for row in result.systems:
-        system = row.system
-        if system.kind != "bundle" or row.error is not None:
-            continue
-        folder, where, threads = Path(system.bundle), system.runs_on, system.threads
-        for beams in arguments.beams:
-            logger.info("%s: accuracy, %s", system.label, name_beams(beams))
-            options = GenerationOptions(num_beams=beams)
-            ask_options = AskOptions(tasks=arguments.tasks, options=options)
-            try:
-                yield measure_accuracy(folder, truth, ask_options, device=where, threads=threads)
-            except FlorenceEdgeError as error:
-                logger.warning("%s: %s", system.label, error)
-                yield Failure(system.label, f"accuracy, {name_beams(beams)}", str(error))
+def _node(arguments: argparse.Namespace) -> str:
+    """Node's path, where transformers.js is given; empty otherwise."""
+    if not arguments.transformersjs_modules:
+        return ""
+    from ..systems.transformers_js.request import find_node  # needs the export extra
+
+    return find_node()
+
+
+def _write_layout(
+    system: System, checkpoint: str, requested: Sequence[Workload], modules: str
+) -> None:
+    from ..systems.transformers_js.request import write_request  # needs the export extra
+
+    bundle = Path(system.bundle)
+    model = checkpoint or named_checkpoint(bundle)
+    write_request(model, bundle, requested, Path(system.checkpoint), modules)
+
+
+def _by_beams(arguments: argparse.Namespace) -> list[GenerationOptions]:
+    return [GenerationOptions(num_beams=beams) for beams in arguments.beams]
 
 
 def _random_model(arguments: argparse.Namespace) -> RandomModel:

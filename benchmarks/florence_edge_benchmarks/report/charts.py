@@ -13,6 +13,7 @@ from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 from florence_edge.errors import MissingPackageError
+from florence_edge.extras import pip_install
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -157,8 +158,8 @@ def _style() -> Iterator[None]:
         from matplotlib import style
     except ImportError as error:
         raise MissingPackageError(
-            "Charts are drawn by matplotlib, which is not installed. Install "
-            "florence-edge[bench], or write the report as Markdown, which has none."
+            "Charts are drawn by matplotlib, which is not installed. Write the report as "
+            f"Markdown, which has none, or install it with: {pip_install('bench')}"
         ) from error
     with style.context(["default", _STYLE]):
         yield

@@ -42,6 +42,11 @@ def table_as_markdown(table: Table) -> str:
     return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
 
 
+def tables_as_markdown(tables: Sequence[Table]) -> str:
+    """Tables under their titles, each with its notes."""
+    return "\n\n".join(_with_title(table, brief=False) for table in tables) + "\n"
+
+
 def _section(section: Section, *, brief: bool) -> str:
     tables = [*section.tables, *([] if brief else [section.machine])]
     heading = [f"## {_plain(section.source)}"] if section.source else []

@@ -72,9 +72,7 @@ def under_load(
     begin = time.monotonic()
     tallies = [Tally() for _ in range(clients)]
     threads = [
-        threading.Thread(
-            target=_ask, args=(address, (*asks[number:], *asks[:number]), tally, seconds)
-        )
+        threading.Thread(target=_ask, args=(address, _from(number, asks), tally, seconds))
         for number, tally in enumerate(tallies)
     ]
     for thread in threads:

@@ -86,7 +86,9 @@ def check_same_weights(bundle: Path, checkpoint: str) -> None:
 
 OPTIMUM = "optimum"
 NOTEBOOK = "openvino-notebook"
-COMPETITORS = (*VARIANTS, OPTIMUM, NOTEBOOK)
+TRANSFORMERS_JS = "transformersjs"
+_OWN_ENVIRONMENTS = (OPTIMUM, NOTEBOOK, TRANSFORMERS_JS)
+COMPETITORS = (*VARIANTS, *_OWN_ENVIRONMENTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,9 @@ class ComparisonPlan:
     notebook: str = ""
     """Where `systems.openvino_notebook` writes its models."""
     notebook_python: str = ""
+    transformers_js: str = ""
+    """Where `systems.transformers_js` writes its model."""
+    node: str = ""
 
 
 def compared_systems(
@@ -198,7 +203,7 @@ def _competitor(
         raise RequestError(f"There is no {name!r} to compare with: {', '.join(COMPETITORS)}.")
     if not bundles:
         raise RequestError(f"{name} is compared with a bundle: name one, or use --architecture.")
-    if name in (OPTIMUM, NOTEBOOK):
+    if name in _OWN_ENVIRONMENTS:
         return _in_own_environment(name, bundles[0], plan, device)
     on = _torch_device(text, device) if at else torch_device
     return System(
@@ -222,12 +227,25 @@ def _torch_device(text: str, device: str) -> SystemDevice:
 def _in_own_environment(name: str, bundle: Path, plan: ComparisonPlan, device: str) -> System:
     if device not in ("", "cpu"):
         raise RequestError(f"{name}@{device}: {name} is run on the CPU alone.")
-    kind: SystemKind = "optimum" if name == OPTIMUM else "openvino-notebook"
-    python = plan.optimum_python if name == OPTIMUM else plan.notebook_python
-    option = "--optimum-python" if name == OPTIMUM else "--notebook-python"
-    if not python:
+    places: dict[str, tuple[SystemKind, str, str, str]] = {
+        OPTIMUM: ("optimum", plan.bart, plan.optimum_python, "--optimum-python PATH/bin/python"),
+        NOTEBOOK: (
+            "openvino-notebook",
+            plan.notebook,
+            plan.notebook_python,
+            "--notebook-python PATH/bin/python",
+        ),
+        TRANSFORMERS_JS: (
+            "transformersjs",
+            plan.transformers_js,
+            plan.node,
+            "--transformersjs-modules PATH/node_modules",
+        ),
+    }
+    kind, folder, interpreter, option = places[name]
+    if not interpreter:
         raise RequestError(
-            f"{name} needs an environment of its own: {option} PATH/bin/python. "
+            f"{name} needs an environment of its own: {option}. "
             "benchmarks/README.md says how to make it."
         )
     return System(
@@ -236,8 +254,8 @@ def _in_own_environment(name: str, bundle: Path, plan: ComparisonPlan, device: s
         bundle=str(bundle),
         threads=plan.threads,
         variant=name,
-        checkpoint=plan.bart if name == OPTIMUM else plan.notebook,
-        python=python,
+        checkpoint=folder,
+        python=interpreter,
     )
 
 

@@ -1,4 +1,4 @@
-"""Which integer product ONNX Runtime's CPU does fastest: what the int8 target `cpu` was chosen by.
+"""Which integer product ONNX Runtime's CPU does fastest: what the target `cpu` was chosen by.
 
     python -m florence_edge_benchmarks.speed.int8_products --output FILE
 
@@ -23,7 +23,9 @@ import numpy.typing as npt
 from florence_edge.backends.ort import import_onnxruntime
 from florence_edge.command import run_command
 from florence_edge.errors import MissingPackageError
+from florence_edge.extras import pip_install
 from florence_edge.files import write_whole
+from florence_edge_calibration.blockwise import INT8_ACTIVATIONS, BlockFormat, quantize_blocks
 from florence_edge_calibration.int8.scales import quantize_weight
 from florence_edge_jetson.machine.system import cpu_name
 
@@ -36,11 +38,16 @@ _SHAPES = {  # rows, inputs, outputs
     "fc1 of the vision encoder's third stage": (2304, 512, 2048),
     "projection of the text encoder": (585, 768, 768),
     "fc1 of the decoder, three beams": (3, 768, 3072),
+    "fc1 of the decoder, greedy": (1, 768, 3072),
 }
 Constants: TypeAlias = Mapping[str, npt.ArrayLike]
 
 _ROUNDS = 9
-_BLOCK = 32  # of MatMulNBits
+_BLOCKS = {  # the last is int4's for `cpu`
+    "8-bit blocks (MatMulNBits)": BlockFormat(bits=8, size=32),
+    "4-bit blocks of 32": BlockFormat(size=32),
+    "4-bit blocks of 64 with zero points": BlockFormat(size=64, symmetric=False),
+}
 _EXACT = {"session.x64quantprecision": "1"}  # ONNX Runtime's own way to avoid saturation
 
 
@@ -85,7 +92,7 @@ def variants(inputs: int, outputs: int) -> dict[str, Way]:
         ),
         "static ranges, pairs within 16 bits": Way(_model({**paired, **static}, _STATIC)),
         "static ranges, int8 activation": Way(_model({**whole, **signed}, _STATIC)),
-        "8-bit blocks (MatMulNBits)": Way(_blocks(weight, bias)),
+        **{name: Way(_blocks(weight, bias, blocks)) for name, blocks in _BLOCKS.items()},
     }
 
 
@@ -102,16 +109,30 @@ _STATIC = [
 ]
 
 
-def _blocks(weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32]) -> "ModelProto":
-    """MatMulNBits with 8 bits, a scale for each block of inputs, activations rounded to int8."""
+def _blocks(
+    weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32], blocks: BlockFormat
+) -> "ModelProto":
+    """MatMulNBits, a scale for each block of inputs, activations rounded to int8."""
     inputs, outputs = weight.shape
-    blocks = weight.T.reshape(outputs, inputs // _BLOCK, _BLOCK)
-    scales = np.abs(blocks).max(axis=2) / np.float32(127)
-    steps = (np.rint(blocks / scales[..., None]) + 128).clip(0, 255).astype(np.uint8)
+    stored = quantize_blocks(weight, blocks)
+    constants: dict[str, npt.ArrayLike] = {
+        "weight": stored.packed(),
+        "weight_scale": stored.scales,
+        "bias": bias,
+    }
+    zero = "-" if blocks.symmetric else "zero"
+    if not blocks.symmetric:
+        constants["zero"] = stored.packed_zero_points()
     return _model(
-        {"weight": steps, "weight_scale": scales, "bias": bias},
-        ["MatMulNBits x weight weight_scale - - bias"],
-        {"K": inputs, "N": outputs, "bits": 8, "block_size": _BLOCK, "accuracy_level": 4},
+        constants,
+        [f"MatMulNBits x weight weight_scale {zero} - bias"],
+        {
+            "K": inputs,
+            "N": outputs,
+            "bits": blocks.bits,
+            "block_size": blocks.size,
+            "accuracy_level": INT8_ACTIVATIONS,
+        },
     )
 
 
@@ -145,7 +166,8 @@ def _model(
 def measure(rows: int, inputs: int, outputs: int) -> dict[str, Any]:
     """How many times as fast as float32 each way is: the median over rounds in turns.
 
-    `errors` are the largest and the root mean square one, in deviations of the product.
+    `float32_ms` is one product in float32; `errors` are the largest and the root mean square one,
+    in deviations of the product.
     """
     x = np.random.default_rng(1).standard_normal((rows, inputs)).astype(np.float32)
     sessions = {name: _open(way) for name, way in variants(inputs, outputs).items()}
@@ -160,7 +182,8 @@ def measure(rows: int, inputs: int, outputs: int) -> dict[str, Any]:
     }
     exact = sessions["float32"].run(None, {"x": x})[0]
     errors = {name: _errors(sessions[name].run(None, {"x": x})[0], exact) for name in speeds}
-    return {**speeds, "errors": errors}
+    milliseconds = 1000 / repeats * median(one["float32"] for one in rounds[1:])
+    return {"float32_ms": round(milliseconds, 3), **speeds, "errors": errors}
 
 
 def _errors(found: npt.NDArray[np.float32], exact: npt.NDArray[np.float32]) -> dict[str, float]:
@@ -197,7 +220,7 @@ def measure_all() -> dict[str, Any]:
         import onnx  # noqa: F401 - for `variants`
     except ImportError as error:
         raise MissingPackageError(
-            f"{error.name} is not installed. Install florence-edge[cpu,export]."
+            f"{error.name} is not installed. Install it with: {pip_install('cpu', 'export')}"
         ) from error
     onnxruntime = import_onnxruntime()
     return {

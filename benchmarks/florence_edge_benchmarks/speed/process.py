@@ -29,6 +29,7 @@ _SYSTEMS = Path(__file__).parents[1] / "systems"
 PROGRAMS = {
     "optimum": _SYSTEMS / "optimum" / "program.py",
     "openvino-notebook": _SYSTEMS / "openvino_notebook" / "program.py",
+    "transformersjs": _SYSTEMS / "transformers_js" / "program.mjs",
 }
 
 

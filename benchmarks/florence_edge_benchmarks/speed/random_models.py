@@ -7,10 +7,12 @@ from pathlib import Path
 
 from florence_edge.bundle import Bundle
 from florence_edge.errors import FlorenceEdgeError, MissingPackageError, RequestError
+from florence_edge.extras import pip_install
 from florence_edge.files import folder_beside, replace_folder
-from florence_edge_calibration.int8.recipe import Target
+from florence_edge_calibration.int8.recipe import Target, is_integer
 
 from ..systems.workload import SCENE_SEED, scene_picture
+from .precisions import export_problem, folder_name
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +22,7 @@ _RANDOM = "random "  # what the name of every such model begins with
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RandomModel:
-    """Which random model to make, and in which precisions; `target` is for int8 alone."""
+    """Which random model to make, and in which precisions; `target` is for int8 and int4."""
 
     architecture: str
     precisions: Sequence[str] = ("fp32",)
@@ -45,7 +47,7 @@ def make_checkpoint(model: RandomModel, work: Path) -> Path:
     except ModuleNotFoundError as error:
         raise MissingPackageError(
             f"--architecture needs {error.name}, which is not installed. Install "
-            "florence-edge[export]."
+            f"it with: {pip_install('export')}"
         ) from error
     folder = work / f"checkpoint-{model.architecture}-{model.seed}-{model.image_size}"
     if not folder.exists():
@@ -65,7 +67,7 @@ def check_work(model: RandomModel, work: Path) -> None:
         RequestError: naming it.
     """
     for precision in model.precisions:
-        folder = work / _folder_name(model, precision)
+        folder = work / folder_name(precision, model.target)
         if folder.exists() and not _is_random(folder):
             raise RequestError(
                 f"{folder} is not a bundle of random weights, and --work would replace it. Choose "
@@ -80,34 +82,25 @@ def _is_random(folder: Path) -> bool:
         return False
 
 
-def _folder_name(model: RandomModel, precision: str) -> str:
-    return f"int8-{model.target}" if precision == "int8" else precision
-
-
 def export_bundles(model: RandomModel, checkpoint: Path, work: Path) -> Iterator[tuple[Path, str]]:
     """Export every precision, always anew: the graphs are what is being measured.
 
-    Int8 is calibrated on a few generated scenes and not gated, since random weights say nothing
-    that could be right or wrong: it is for speed and memory alone.
+    Int8 and int4 are calibrated on a few generated scenes and not gated, since random weights say
+    nothing that could be right or wrong: they are for speed and memory alone.
 
     Yields:
         The bundle's folder, and '' or why it could not be exported.
     """
-    from florence_edge_export.export import ExportOptions, export
+    from florence_edge_export.export import ExportOptions
     from florence_edge_export.int8.export import Int8Options
 
     pictures = work / "calibration"
     for precision in model.precisions:
-        name, int8 = _folder_name(model, precision), Int8Options()
-        if precision == "int8":
+        int8 = Int8Options()
+        if is_integer(precision):
             for seed in range(_SAMPLES):
                 scene_picture(pictures, SCENE_SEED + 1 + seed)
             int8 = Int8Options(target=model.target, images=pictures, samples=_SAMPLES, budget=None)
         options = ExportOptions(precision=precision, overwrite=True, int8=int8)
-        logger.info("Exporting %s", name)
-        try:
-            export(model.name, checkpoint, work / name, options)
-        except FlorenceEdgeError as error:
-            yield work / name, str(error)
-            continue
-        yield work / name, ""
+        folder = work / folder_name(precision, model.target)
+        yield folder, export_problem(model.name, checkpoint, folder, options)

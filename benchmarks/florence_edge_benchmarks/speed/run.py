@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from florence_edge.bundle import Bundle
-from florence_edge.errors import BackendError, BundleError, FlorenceEdgeError
+from florence_edge.errors import BackendError, BundleError, FlorenceEdgeError, RequestError
 
 from ..machine import describe_machine
 from ..results import Round, RunRow, SpeedResult, SystemRow
@@ -110,6 +110,17 @@ def measure_speed(
     )
 
 
+def check_measured(result: SpeedResult) -> None:
+    """Refuse a result in which no bundle has answered; why was reported when it happened.
+
+    Raises:
+        RequestError: it is so. One failure among others is a row.
+    """
+    bundles = {row.system.label for row in result.systems if row.system.kind == "bundle"}
+    if not any(run.rounds for run in result.runs if run.label in bundles):
+        raise RequestError("No bundle was measured; why stands above. No result was written.")
+
+
 def _by_task(workloads: Sequence[Workload]) -> dict[str, list[Workload]]:
     """Those of a task share their rounds; of all tasks, a GPU would not keep its memory."""
     tasks: dict[str, list[Workload]] = {}
@@ -162,6 +173,8 @@ def _identity(system: System) -> tuple[str, str, str]:
         return bundle.model, bundle.precision, bundle_fingerprint(bundle.folder)
     if system.kind == "openvino-notebook":
         return bundle.model, "int8 weights", ""
+    if system.kind == "transformersjs":
+        return bundle.model, "int8 weights (q8)", ""
     dtype = VARIANTS[system.variant].dtype if system.variant in VARIANTS else "float32"
     return bundle.model, dtype, ""
 

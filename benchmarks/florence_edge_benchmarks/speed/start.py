@@ -1,5 +1,6 @@
 """Before the first answer: import, loading, cold start, memory and size on disk."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from typing import Any
 
 from florence_edge.bundle import Bundle
 from florence_edge.errors import BackendError
+from florence_edge.files import read_json
 
 from ..results import Start
 from ..systems.system import System
@@ -71,23 +73,39 @@ def import_seconds(system: System) -> float:
     Raises:
         BackendError: it cannot be imported.
     """
-    program = (
-        "from time import perf_counter; begin = perf_counter(); "
-        f"{_IMPORTS[system.kind]}; print(perf_counter() - begin)"
-    )
+    command = _import_command(system)
     seconds = []
     for _ in range(_IMPORT_RUNS):
         done = subprocess.run(
-            [system.python or sys.executable, "-c", program],
+            command,
             capture_output=True,
             text=True,
             check=False,
             env=command_environment(system),
         )
         if done.returncode:
-            raise BackendError(f"{_IMPORTS[system.kind]!r} fails: {done.stderr.splitlines()[-1]}")
+            raise BackendError(f"{command[-1]!r} fails: {done.stderr.splitlines()[-1]}")
         seconds.append(float(done.stdout.splitlines()[-1]))
     return percentile(seconds, 50)
+
+
+def _import_command(system: System) -> list[str]:
+    """A program that imports the system's package and prints how many seconds that took."""
+    if system.kind == "transformersjs":
+        request = read_json(Path(system.checkpoint) / "request.json")
+        package = json.dumps(f"{request['modules']}/@huggingface/transformers/dist/")
+        program = (
+            "const begin = performance.now(); "
+            f'await import(require("node:module").createRequire({package})'
+            '.resolve("@huggingface/transformers")); '
+            "console.log((performance.now() - begin) / 1000)"
+        )
+        return [system.python, "-e", f"(async () => {{ {program} }})()"]
+    program = (
+        "from time import perf_counter; begin = perf_counter(); "
+        f"{_IMPORTS[system.kind]}; print(perf_counter() - begin)"
+    )
+    return [system.python or sys.executable, "-c", program]
 
 
 def disk_bytes(system: System) -> int | None:

@@ -71,7 +71,7 @@ VARIANTS = {
 FROM_PRETRAINED = "its own from_pretrained"
 OUR_READER = "florence-export's reader of checkpoints"
 
-SystemKind = Literal["bundle", "transformers", "optimum", "openvino-notebook"]
+SystemKind = Literal["bundle", "transformers", "optimum", "openvino-notebook", "transformersjs"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ import numpy as np
 
 from florence_edge.bundle import TOKENIZER, Bundle
 from florence_edge.errors import MissingPackageError
+from florence_edge.extras import pip_install
 from florence_edge.tasks import prompt_for
 from florence_edge.tokenizer import Tokenizer
 from florence_edge_export.checkpoint.config import TextConfig
@@ -44,7 +45,7 @@ def write_bart(
     except ImportError as error:
         raise MissingPackageError(
             "--compare optimum writes the language model with safetensors, which is not "
-            "installed. Install florence-edge[export]."
+            f"installed. Install it with: {pip_install('export')}"
         ) from error
 
     found, bundle = read_checkpoint(find_checkpoint(checkpoint)), Bundle.load(bundle_folder)
