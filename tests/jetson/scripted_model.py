@@ -22,6 +22,13 @@ LOG_PROB = -0.25
 WIDTH, HEIGHT = 40, 30
 BOXES = [(4.0, 6.0, 11.0, 11.0), (20.0, 0.0, 39.0, 29.0)]
 """Those regions in a frame of this size, by transformers' rule."""
+FIND_DEFECTS = {
+    "token": "<FIND_DEFECTS>",
+    "template": "Find the defects in the image.",
+    "answer": "bboxes",
+    "needs": "nothing",
+}
+"""A task of a bundle's own, as its manifest has it."""
 
 
 class Reciter:

@@ -2,6 +2,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StorageP
 from florence_edge import Florence2, GenerationOptions
 from florence_edge.errors import FlorenceEdgeError, MissingPackageError
 from florence_edge.files import lock
+from florence_edge.tasks import request_for
 from florence_edge_jetson.robots.bag.answer import (
     ANNOTATED,
     ANSWERS,
@@ -37,8 +39,18 @@ from florence_edge_jetson.robots.ros import message_types
 from florence_edge_jetson.robots.ros.images import rgb_from_image
 
 from ..helpers.disk import check_synced_before_it_got_its_name, recorded
+from ..helpers.manifests import edit_manifest
 from ..helpers.paused import let_hang_ups_count
-from .scripted_model import BOXES, HEIGHT, LOG_PROB, WIDTH, Rgb, noise, scripted_model
+from .scripted_model import (
+    BOXES,
+    FIND_DEFECTS,
+    HEIGHT,
+    LOG_PROB,
+    WIDTH,
+    Rgb,
+    noise,
+    scripted_model,
+)
 
 TYPESTORE = open_typestore()
 TOPIC = "/camera/image"
@@ -46,6 +58,7 @@ START = 1_700_000_000_000_000_000
 LATER = 5_000_000  # nanoseconds between a frame's stamp and its recording
 STORAGES = [StoragePlugin.SQLITE3, StoragePlugin.MCAP]
 FRAMES = [noise(seed) for seed in range(4)]
+GROUNDING = "CAPTION_TO_PHRASE_GROUNDING"
 SHORT = GenerationOptions(num_beams=1, max_new_tokens=12)
 
 
@@ -143,7 +156,9 @@ def answer(scripted: Florence2) -> Answer:
     """Has a recording answered by the scripted model."""
 
     def answer(source: Path, target: Path, **changes: Any) -> BagProgress:
-        settings = {"topic": TOPIC, "task": "OD", "options": SHORT, **changes}
+        asked = {key: changes.pop(key) for key in ("text", "region") if key in changes}
+        tasks = request_for(changes.pop("task", "OD"), **asked)
+        settings = {"topic": TOPIC, "request": tasks, "options": SHORT, **changes}
         request = BagRequest(source=source, target=target, **settings)
         return answer_bag(request, lambda: scripted, on_progress=lambda progress: None)
 
@@ -197,8 +212,7 @@ def test_the_real_model_says_what_it_says_about_the_pictures(
         source=record(tmp_path / "in", make=png),
         target=tmp_path / "out",
         topic=TOPIC,
-        task="CAPTION_TO_PHRASE_GROUNDING",
-        text="a red car",
+        request=request_for(GROUNDING, "a red car"),
         options=SHORT,
     )
     answer_bag(request, lambda: tiny_model, on_progress=lambda progress: None)
@@ -206,9 +220,31 @@ def test_the_real_model_says_what_it_says_about_the_pictures(
         json.loads(each.message.data) for each in recorded_messages(tmp_path / "out")[ANSWERS]
     ]
     for picture, answer in zip(FRAMES, spoken, strict=True):
-        expected = tiny_model.run(picture, request.task, "a red car", options=SHORT).to_json()
+        expected = tiny_model.run(picture, GROUNDING, "a red car", options=SHORT).to_json()
         assert answer["token_ids"] == expected["token_ids"]
         assert answer["result"] == json.loads(json.dumps(expected["result"]))
+
+
+def test_each_of_several_tasks_has_topics_of_its_own(answer: Answer, tmp_path: Path) -> None:
+    region = (0, 0, 10, 10)
+    answer(
+        record(tmp_path / "in"),
+        tmp_path / "out",
+        task=["OD", "REGION_TO_OCR"],
+        region=region,
+        annotated=True,
+    )
+    found = recorded_messages(tmp_path / "out")
+    kinds = ("detections", "answers", "annotated")
+    expected = {
+        f"/florence_edge/{task}/{kind}" for task in ("od", "region_to_ocr") for kind in kinds
+    }
+    assert set(found) == expected
+    assert {len(messages) for messages in found.values()} == {len(FRAMES)}
+    spoken = [
+        json.loads(each.message.data) for each in found["/florence_edge/region_to_ocr/answers"]
+    ]
+    assert {each["task"] for each in spoken} == {"<REGION_TO_OCR>"}
 
 
 @pytest.mark.parametrize(("every", "kept"), [(1, [0, 1, 2, 3]), (3, [0, 3]), (9, [0])])
@@ -491,7 +527,7 @@ def test_damaged_frames_are_counted_and_left_out(scripted: Florence2, tmp_path: 
         source=record(tmp_path / "in", make=png, change=damaged),
         target=tmp_path / "out",
         topic=TOPIC,
-        task="OD",
+        request=request_for("OD"),
         options=SHORT,
     )
     last = answer_bag(request, lambda: scripted, on_progress=steps.append)
@@ -516,6 +552,7 @@ def test_nothing_but_damaged_frames_makes_no_recording(answer: Answer, tmp_path:
         ({"task": "COUNT"}, "There is no task 'COUNT'"),
         ({"task": "CAPTION_TO_PHRASE_GROUNDING"}, "needs a text"),
         ({"text": "car"}, "takes no text"),
+        ({"task": ["OD", "CAPTION", "OD"]}, "named twice in OD, CAPTION, OD"),
         ({"every": 0}, "every is 0; it must be 1 (each frame) or more"),
         ({"options": GenerationOptions(num_beams=9)}, "num_beams is 9"),
     ],
@@ -668,6 +705,23 @@ def test_the_command_answers_a_recording(
     assert len(recorded_messages(target)[ANSWERS]) == 2
 
 
+def test_the_command_knows_a_bundles_own_tasks(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    edit_manifest(bundle, lambda manifest: manifest.update(tasks=[FIND_DEFECTS]))
+    asked = ("--topic", TOPIC, "--bundle", bundle, "--every", "4", "--task")
+    source, target = record(tmp_path / "in"), tmp_path / "out"
+    assert run(capsys, source, target, *asked, "OD,find_defects")[0] == 0
+    [answer] = recorded_messages(target)["/florence_edge/find_defects/answers"]
+    assert json.loads(answer.message.data)["task"] == "<FIND_DEFECTS>"
+    # A mistake is found before the recording is opened.
+    status, _, err = run(capsys, tmp_path / "none", tmp_path / "other", *asked, "find_cracks")
+    assert status == 1
+    assert "There is no task 'find_cracks'" in err
+    assert "FIND_DEFECTS" in err
+
+
 def test_an_answer_of_the_command_takes_no_longer_than_max_time(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -762,7 +816,7 @@ def test_without_the_library_the_extra_is_named(
     answer: Answer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "rosbags.typesys", None)
-    with pytest.raises(MissingPackageError, match=r"pip install 'florence-edge\[ros\]'"):
+    with pytest.raises(MissingPackageError, match=r"pip install .*\[ros\]'"):
         answer(tmp_path / "in", tmp_path / "out")
 
 

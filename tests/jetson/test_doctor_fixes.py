@@ -108,7 +108,7 @@ def test_troubles_of_a_bundle_have_their_fix(
     def broken(*_: object, **__: object) -> object:
         raise BundleError("It does not load.")
 
-    monkeypatch.setattr(checks_bundle, "open_backend", broken)
+    monkeypatch.setattr(checks_bundle, "open_engine", broken)
     (bundle.folder / "engines").mkdir()
     folder = store_engines(bundle, DEVICE)
     (folder / "decoder.plan").write_bytes(b"")

@@ -14,6 +14,7 @@ from florence_edge.bundle import Bundle
 from florence_edge.cpu import Cores
 from florence_edge.devices import Device, EngineSettings
 from florence_edge.errors import BackendError, RequestError
+from florence_edge.extras import pip_install
 from florence_edge_jetson.doctor import speed, speed_candidates
 from florence_edge_jetson.doctor.cli import main
 from florence_edge_jetson.doctor.speed import Candidate, Limits, keep, measure
@@ -215,7 +216,7 @@ def test_bfloat16_is_tried_where_openvino_has_it(
         ("openvino", "bf16", True),
         ("openvino:GPU.1", "fp32", False),
     ]  # fmt: skip
-    assert left_out == ["cpu: ONNX Runtime is not installed (florence-edge[cpu])"]
+    assert left_out == [f"cpu: ONNX Runtime is not installed ({pip_install('cpu')})"]
 
 
 def test_bundles_of_another_checkpoint_are_refused(bundle: Bundle) -> None:
@@ -265,7 +266,7 @@ def test_the_command_measures_prints_and_remembers(
     assert main([str(tiny_bundle), "--speed", "--seconds", "1", "--json"]) == 0
     (found,) = [json.loads(capsys.readouterr().out)["speed"]]
     assert [each["device"] for each in found["engines"]] == ["cpu"]
-    assert found["left_out"] == ["openvino: it is not installed (florence-edge[openvino])"]
+    assert found["left_out"] == [f"openvino: it is not installed ({pip_install('openvino')})"]
     assert found["remembered"] == [str(path) for path in cache.iterdir()]
     assert str(auto.choose(Bundle.load(tiny_bundle)).device) == "cpu"
 

@@ -63,7 +63,6 @@ SIXTEEN_BITS = {
     "rgba16": (deep(np.concatenate([PICTURE, ALPHA], axis=2)), PICTURE),
     "bgra16": (deep(np.concatenate([PICTURE[:, :, ::-1], ALPHA], axis=2)), PICTURE),
     "mono16": (deep(GREY[:, :, :1]), GREY),
-    "16UC1": (deep(GREY[:, :, :1]), GREY),
     "16UC3": (deep(PICTURE[:, :, ::-1]), PICTURE),
     "16UC4": (deep(np.concatenate([PICTURE[:, :, ::-1], ALPHA], axis=2)), PICTURE),
 }
@@ -85,7 +84,7 @@ COLOURS = {
 
 
 def test_every_encoding_is_tried_here() -> None:
-    assert {*ALL, *YUV, *PLANAR, *BAYER} == set(ENCODINGS)
+    assert {*ALL, *YUV, *PLANAR, *BAYER, "16UC1"} == set(ENCODINGS)
 
 
 def packed(encoding: str, pixels: list[tuple[int, int, int]]) -> Any:
@@ -402,6 +401,21 @@ def test_a_grey_jpeg_frame_has_three_channels() -> None:
     rgb = rgb_from_compressed(message, TOPIC)
     assert rgb.shape == PICTURE.shape
     np.testing.assert_array_equal(rgb[:, :, 0], rgb[:, :, 2])
+
+
+def test_depth_in_millimetres_is_read_only_where_its_shades_are_wanted() -> None:
+    millimetres = np.array([[[0], [2000]], [[1000], [4000]]], np.uint16)
+    message = frame("16UC1", millimetres)
+    with pytest.raises(RequestError, match="depth in millimetres"):
+        rgb_from_image(message, TOPIC)
+    grey = rgb_from_image(message, TOPIC, ImageOptions(deep_range="own"))[:, :, 0]
+    assert np.abs(grey.astype(int) - [[0, 128], [64, 255]]).max() <= 1
+
+
+def test_compressed_depth_in_millimetres_is_refused_as_well() -> None:
+    message = SimpleNamespace(format="16UC1; png compressed ", data=b"")
+    with pytest.raises(RequestError, match="depth in millimetres"):
+        rgb_from_compressed(message, TOPIC)
 
 
 def test_depth_with_a_header_of_its_own_is_refused() -> None:

@@ -19,6 +19,7 @@ from florence_edge import BackendError, Florence2, Result
 from florence_edge.bundle import MANIFEST
 from florence_edge_jetson.robots.ros import message_types
 
+from ..helpers.manifests import edit_manifest
 from .fake_rclpy import (
     FAILURE,
     RCLPY_NAMES,
@@ -32,7 +33,7 @@ from .fake_rclpy import (
     modules,
     overridden,
 )
-from .scripted_model import BOXES, Rgb, ScriptedBackend, grey, scripted_model
+from .scripted_model import BOXES, FIND_DEFECTS, Rgb, ScriptedBackend, grey, scripted_model
 
 PACKAGE = ROS2 / "florence_edge_ros"
 DETECTIONS, ANSWERS, ANNOTATED = "~/detections", "~/answers", "~/annotated"
@@ -418,6 +419,25 @@ def test_task_and_text_change_with_the_next_frame_one_after_the_other(world: Wor
     world.show(grey(1))
     answer = json.loads(world.wait(ANSWERS, 1)[0].data)
     assert (answer["task"], answer["text_input"]) == ("<OPEN_VOCABULARY_DETECTION>", "a cat")
+
+
+def test_a_bundles_own_task_is_known_to_frames_and_requests(world: World) -> None:
+    edit_manifest(world.bundle, lambda manifest: manifest.update(tasks=[FIND_DEFECTS]))
+    world.node.values.update(task="find_defects")
+    world.up()
+    world.show(grey(1))
+    assert json.loads(world.wait(ANSWERS, 1)[0].data)["task"] == "<FIND_DEFECTS>"
+    response = world.ask("FIND_DEFECTS", picture=grey(2))
+    assert (response.success, response.message) == (True, "")
+    goal = world.ask_several("OD", "find_defects", picture=grey(3))
+    assert goal.done.wait(10)
+    tasks = [json.loads(each)["task"] for each in goal.result.answers]
+    assert tasks == ["<OD>", "<FIND_DEFECTS>"]
+    assert world.node.set_parameters(task="OD").successful
+    assert world.node.set_parameters(task="FIND_DEFECTS").successful
+    refusal = world.node.set_parameters(task="FIND_CRACKS")
+    assert "There is no task 'FIND_CRACKS'" in refusal.reason
+    assert "FIND_DEFECTS" in refusal.reason
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,11 @@ import shlex
 from contextlib import closing
 from pathlib import Path
 
-from florence_edge.backends.open import open_backend
+from florence_edge.backends.open import open_engine
 from florence_edge.bundle import Bundle
 from florence_edge.devices import Device
 from florence_edge.errors import BackendError, BundleError, FlorenceEdgeError
+from florence_edge.extras import pip_install
 from florence_edge.selftest import self_test
 from florence_edge.tensorrt.find import engines_root, find_engines
 from florence_edge.tensorrt.manifest import (
@@ -51,8 +52,8 @@ def check_answers(bundle: Bundle, device: Device, engine_dir: Path | None = None
     try:
         # The weights were hashed when the bundle was loaded, unless it had to be quick.
         verify = device.family == "tensorrt"
-        opened = open_backend(bundle, device, threads=1, engine_dir=engine_dir, verify=verify)
-        with closing(opened) as backend:
+        opened = open_engine(bundle, device, threads=1, engine_dir=engine_dir, verify=verify)
+        with closing(opened.backend) as backend:
             errors = self_test(bundle, backend)
     except BundleError as error:
         return fail(check, *_with_fix(error, _new_bundle(bundle.folder)))
@@ -62,12 +63,14 @@ def check_answers(bundle: Bundle, device: Device, engine_dir: Path | None = None
 
 
 def check_int8_products(bundle: Bundle, *, saturate: bool) -> Finding | None:
-    """Whether an int8 bundle computes the same where int8 products lose what exceeds 16 bits.
+    """Whether a bundle computes the same where int8 products lose what exceeds 16 bits.
 
-    Its weights leave no room for that, unless they are of an older export: those ONNX Runtime
-    multiplies in slower ways (`keep_products_exact` in its backend).
+    Those of int8 have such products, and those of int4 in the vision encoder. Their weights leave
+    no room for that, unless they are of an older export: those ONNX Runtime multiplies in slower
+    ways (`keep_products_exact` in its backend).
     """
-    if bundle.precision != "int8" or bundle.target == "gpu":  # whose weights alone are int8
+    multiplies = bundle.precision in ("int8", "int4") and bundle.target != "gpu"
+    if not multiplies:  # those for GPUs do on a GPU alone
         return None
     check = "int8 products"
     if not bundle.may_saturate():
@@ -157,7 +160,7 @@ def _with_fix(error: Exception, command: str) -> tuple[str, str]:
 def _engine_fix(bundle: Bundle, device: Device) -> str:
     if device.family == "tensorrt":
         return f"florence-build {_quoted(bundle.folder)}"
-    return "pip install --force-reinstall 'florence-edge[cpu]'"
+    return f"{pip_install('cpu')} --force-reinstall"
 
 
 def _quoted(folder: Path) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 
 from florence_edge.backends.ort_libraries import missing_library, preload, remedy_for
 from florence_edge.errors import FlorenceEdgeError
+from florence_edge.extras import pip_install
 from florence_edge.tensorrt.driver import GpuInfo
 from florence_edge.tensorrt.install import TensorRT
 
@@ -81,7 +82,7 @@ _JETSON_DRIVER = (
     "--gpus all ..."
 )
 _APT = "sudo apt install python3-libnvinfer"
-_TENSORRT_WHEELS = "pip install 'florence-edge[tensorrt-cu12]' (or tensorrt-cu13)"
+_TENSORRT_WHEELS = f"{pip_install('tensorrt-cu12')} (or tensorrt-cu13)"
 _CUDA_OF_JETPACK = "sudo apt install nvidia-jetpack-runtime"
 _LITTLE_DISK, _FULL_DISK = 5 * GIB, GIB // 2  # engines of the large model take 2 GiB
 
@@ -172,7 +173,7 @@ def check_onnxruntime(
 ) -> list[Finding]:
     """One finding a provider that was tried."""
     if isinstance(trials, FlorenceEdgeError):
-        fix = "pip install 'florence-edge[cpu]'"
+        fix = pip_install("cpu")
         if tensorrt:
             return [warn("onnxruntime", f"{trials} TensorRT is there without it.", fix)]
         return [fail("onnxruntime", f"{trials} There is no engine.", fix)]

@@ -185,7 +185,7 @@ def _answers(
     tested: list[Finding | None] = []
     if installed.runs_on_cpu:
         tested.append(checks_bundle.check_answers(bundle, _CPU))
-        if bundle.precision == "int8":
+        if bundle.precision in ("int8", "int4"):
             saturate = int8_products_saturate()
             tested.append(checks_bundle.check_int8_products(bundle, saturate=saturate))
     if isinstance(device, TargetDevice) and engines[-1].state == "ok":

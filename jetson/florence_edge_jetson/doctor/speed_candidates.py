@@ -10,6 +10,7 @@ from florence_edge.bundle import Bundle
 from florence_edge.cpu import Cores, usable_cores
 from florence_edge.devices import Device, EngineSettings
 from florence_edge.errors import FlorenceEdgeError, RequestError
+from florence_edge.extras import pip_install
 
 from .speed import Candidate
 
@@ -45,11 +46,11 @@ def _of_bundle(
         if usual.device.family == "tensorrt" and bundle.runs_on("cuda"):
             yield Candidate(bundle=bundle, settings=EngineSettings(device=Device("cuda")))
     if find_spec("onnxruntime") is None:
-        left_out.append("cpu: ONNX Runtime is not installed (florence-edge[cpu])")
+        left_out.append(f"cpu: ONNX Runtime is not installed ({pip_install('cpu')})")
     elif bundle.runs_on("cpu"):
         yield from (Candidate(bundle=bundle, settings=each) for each in _ways_on_cpu(cores))
     if find_spec("openvino") is None:
-        left_out.append("openvino: it is not installed (florence-edge[openvino])")
+        left_out.append(f"openvino: it is not installed ({pip_install('openvino')})")
     elif bundle.runs_on("openvino"):
         yield from _on_openvino(bundle, cores, left_out)
 

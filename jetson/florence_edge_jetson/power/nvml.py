@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from florence_edge.errors import BackendError, MissingPackageError
+from florence_edge.extras import pip_install
 
 # NVML reasons for lowered clocks that mean throttling (nvml.h, nvmlClocksEventReason*).
 _REASONS = {
@@ -78,7 +79,7 @@ def _import() -> Any:
     except ImportError as error:
         raise MissingPackageError(
             "There is no power sensor in sysfs and no tegrastats. For the power of a desktop GPU "
-            "run: pip install 'florence-edge[nvml]'."
+            f"run: {pip_install('nvml')}"
         ) from error
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from florence_edge.errors import ImageError, RequestError, SourceError
 from florence_edge.model import Florence2
 from florence_edge.options import GenerationOptions
-from florence_edge.tasks import request_for
+from florence_edge.tasks import Request, Task
 
 from ..ros import message_types
 from ..ros.messages import Messages
@@ -15,9 +15,12 @@ from .reader import RecordedFrame, messages_of, open_reader, open_typestore
 from .writer import BagWriter, check_target, open_writer
 
 # The topics of the node in jetson/ros2, so that whoever listens to it can listen to a recording.
-DETECTIONS = "/florence_edge/detections"
-ANSWERS = "/florence_edge/answers"
-ANNOTATED = "/florence_edge/annotated"
+# Where there are several tasks each has topics of its own, as in /florence_edge/od/detections: a
+# topic has one message a frame.
+NAMESPACE = "/florence_edge"
+DETECTIONS = f"{NAMESPACE}/detections"
+ANSWERS = f"{NAMESPACE}/answers"
+ANNOTATED = f"{NAMESPACE}/annotated"
 
 LoadModel = Callable[[], Florence2]
 OnProgress = Callable[["BagProgress"], None]
@@ -30,14 +33,35 @@ class BagRequest:
     source: Path
     target: Path
     topic: str
-    task: str
-    text: str | None = None
+    request: Request
+    """The tasks, the text and the region; `tasks.request_for` makes it."""
     every: int = 1
     """Ask about every n-th frame, the first one first."""
     annotated: bool = False
     """Write the pictures with the answers drawn on them, too."""
     overwrite: bool = False
     options: GenerationOptions | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerTopics:
+    """Where the answers to one task go."""
+
+    detections: str = DETECTIONS
+    answers: str = ANSWERS
+    annotated: str = ANNOTATED
+
+
+def topics_of(request: Request) -> list[AnswerTopics]:
+    """The topics of each task of the request, in its order."""
+    if len(request.tasks) < 2:
+        return [AnswerTopics()]
+    return [_topics_of_one(task) for task in request.tasks]
+
+
+def _topics_of_one(task: Task) -> AnswerTopics:
+    namespace = f"{NAMESPACE}/{task.name.lower()}"
+    return AnswerTopics(f"{namespace}/detections", f"{namespace}/answers", f"{namespace}/annotated")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +114,9 @@ def answer_bag(
 
 
 def _check(request: BagRequest) -> None:
-    request_for(request.task, request.text)
+    names = [task.name for task in request.request.tasks]
+    if len(set(names)) < len(names):
+        raise RequestError(f"A task is named twice in {', '.join(names)}. Name each once.")
     if request.every < 1:
         raise RequestError(f"every is {request.every}; it must be 1 (each frame) or more.")
     source, target = request.source.resolve(), request.target.resolve()
@@ -112,10 +138,11 @@ class _FrameAnswerer:
     request: BagRequest
 
     def add_topics(self) -> None:
-        self.writer.add_topic(DETECTIONS, message_types.DETECTION_2D_ARRAY)
-        self.writer.add_topic(ANSWERS, message_types.STRING)
-        if self.request.annotated:
-            self.writer.add_topic(ANNOTATED, message_types.IMAGE)
+        for topics in topics_of(self.request.request):
+            self.writer.add_topic(topics.detections, message_types.DETECTION_2D_ARRAY)
+            self.writer.add_topic(topics.answers, message_types.STRING)
+            if self.request.annotated:
+                self.writer.add_topic(topics.annotated, message_types.IMAGE)
 
     def answer(self, frame: RecordedFrame) -> ImageError | None:
         """Nothing, or why the frame could not be read."""
@@ -124,13 +151,15 @@ class _FrameAnswerer:
             view = self.model.encode(rgb, options=self.request.options)
         except ImageError as error:
             return error
-        result = view.run(self.request.task, self.request.text)
+        asked = self.request.request
+        [results] = self.model.answer_each([view], [asked.prompts(view.size)])
         header, recorded = frame.message.header, frame.recorded
-        self.writer.write(DETECTIONS, self.messages.detections(result, header), recorded)
-        self.writer.write(ANSWERS, self.messages.text(result, header), recorded)
-        if self.request.annotated:
-            picture = result.draw(view.image)
-            self.writer.write(ANNOTATED, self.messages.image(picture, header), recorded)
+        for topics, result in zip(topics_of(asked), results, strict=True):
+            self.writer.write(topics.detections, self.messages.detections(result, header), recorded)
+            self.writer.write(topics.answers, self.messages.text(result, header), recorded)
+            if self.request.annotated:
+                picture = self.messages.image(result.draw(view.image), header)
+                self.writer.write(topics.annotated, picture, recorded)
         return None
 
 

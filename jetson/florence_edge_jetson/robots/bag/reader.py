@@ -28,6 +28,7 @@ from florence_edge.errors import (
     SourceError,
     SourceNotFoundError,
 )
+from florence_edge.extras import pip_install
 from florence_edge.files import open_plain
 from florence_edge.image_file import ImageOptions
 
@@ -56,7 +57,7 @@ def open_typestore() -> "Typestore":
     except ImportError as error:
         raise MissingPackageError(
             "Recordings are read by the package rosbags, which is not installed. "
-            "Install it with: pip install 'florence-edge[ros]'"
+            f"Install it with: {pip_install('ros')}"
         ) from error
     typestore = get_typestore(Stores.ROS2_HUMBLE)
     for name, definition in message_types.VISION_MSGS.items():

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from florence_edge.errors import ImageError, MissingPackageError
+from florence_edge.extras import pip_install
 
 # By the colours of the first two pixels of the first two rows, as ROS names them. OpenCV names the
 # same pattern by the second and third pixel of the second and third row.
@@ -28,8 +29,8 @@ def rgb_from_bayer(values: npt.NDArray[Any], pattern: str, topic: str) -> npt.ND
     except ImportError as error:  # also of a library that OpenCV wants, such as libGL
         raise MissingPackageError(
             f"{topic} carries Bayer frames, whose colours OpenCV makes, and it cannot be imported "
-            f"({error}). Install it: apt install python3-opencv, or pip install "
-            "'florence-edge[bayer]'; or use a topic of image_proc."
+            f"({error}). Use a topic of image_proc, or install it: apt install python3-opencv, or "
+            f"{pip_install('bayer')}"
         ) from error
     if min(values.shape) < _SMALLEST:
         raise ImageError(

@@ -65,8 +65,9 @@ def rgb_from_image(message: Any, topic: str, options: ImageOptions | None = None
 
     Rows may be padded (`step`). Alpha is dropped, one channel becomes grey. Values of 16 bits are
     scaled over their whole range, 65535 to 255, as the runtime scales deep grey files, or as
-    `options.deep_range` says; a depth map in millimetres comes out nearly black: colour it before
-    asking about it. YUV is read as BT.601 (see `yuv`), Bayer patterns by OpenCV (see `bayer`).
+    `options.deep_range` says. 16UC1 is a depth map in millimetres (REP 118) and is read only where
+    `deep_range` "own" asks for its shades. YUV is read as BT.601 (see `yuv`), Bayer patterns by
+    OpenCV (see `bayer`).
 
     Args:
         message: of rclpy or rosbags.
@@ -74,7 +75,7 @@ def rgb_from_image(message: Any, topic: str, options: ImageOptions | None = None
         options: how 16 bits are scaled.
 
     Raises:
-        RequestError: the encoding is not known.
+        RequestError: the encoding is not known, or depth that nobody asked for.
         ImageError: no pixels, or fewer bytes than height, width and step need.
         MissingPackageError: a Bayer pattern, and OpenCV is not installed.
     """
@@ -85,6 +86,8 @@ def rgb_from_image(message: Any, topic: str, options: ImageOptions | None = None
             f"{', '.join(ENCODINGS)}. Choose another pixel format in the camera's driver, or "
             "convert the frames first."
         )
+    options = options or ImageOptions()
+    _check_depth_is_meant(message.encoding, topic, options)
     planar = PLANAR.get(message.encoding)
     if planar is not None:
         return _rgb_from_planar(message, planar, topic)
@@ -98,7 +101,7 @@ def rgb_from_image(message: Any, topic: str, options: ImageOptions | None = None
     else:
         colours = values[:, :, layout.red_green_blue]
     if layout.bytes_a_value == 2:
-        return eight_bits(colours, f"A frame of {topic}", options or ImageOptions())
+        return eight_bits(colours, f"A frame of {topic}", options)
     rgb: RgbImage = colours.astype(np.uint8)
     return rgb
 
@@ -141,7 +144,8 @@ def rgb_from_compressed(message: Any, topic: str, options: ImageOptions | None =
     were grey.
 
     Raises:
-        RequestError: it is depth with a header of its own (compressedDepth).
+        RequestError: it is depth with a header of its own (compressedDepth), or depth that nobody
+            asked for.
         ImageError: the bytes are not a picture, one that is damaged, or larger than
             `options.max_pixels`.
         MissingPackageError: a Bayer pattern, and OpenCV is not installed.
@@ -152,13 +156,15 @@ def rgb_from_compressed(message: Any, topic: str, options: ImageOptions | None =
             "is not read here. Known: JPEG, PNG and other formats of picture files. Use a topic of "
             "colour or grey pictures."
         )
+    options = options or ImageOptions()
+    raw, _, compressed = message.format.partition(";")
+    _check_depth_is_meant(raw.strip(), topic, options)
     try:
-        picture = np.array(load_image(bytes(message.data), options or ImageOptions()))
+        picture = np.array(load_image(bytes(message.data), options))
     except ImageError as error:
         raise ImageError(
             f"A frame of {topic} with the format {message.format!r} cannot be read: {error}"
         ) from error
-    raw, _, compressed = message.format.partition(";")
     pattern = PATTERNS.get(raw.strip())
     if pattern is None or compressed.rstrip().endswith(("rgb8", "bgr8")):
         return picture
@@ -170,6 +176,15 @@ READERS: dict[str, Callable[[Any, str, ImageOptions | None], RgbImage]] = {
     COMPRESSED_IMAGE: rgb_from_compressed,
 }
 """By message type, how its frames are read."""
+
+
+def _check_depth_is_meant(encoding: str, topic: str, options: ImageOptions) -> None:
+    if encoding == "16UC1" and options.deep_range == "full":
+        raise RequestError(
+            f"{topic} carries the encoding '16UC1', which is depth in millimetres: read as a grey "
+            "picture it is nearly black. Choose a topic of colour or grey pictures, or have each "
+            "frame's largest value white with deep_range own (florence-bag --deep-range own)."
+        )
 
 
 def _check_rows(message: Any, layout: _PixelLayout, topic: str) -> None:

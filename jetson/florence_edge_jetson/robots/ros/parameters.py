@@ -2,14 +2,15 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from florence_edge.bundle import Bundle
 from florence_edge.errors import RequestError
 from florence_edge.image_file import MAX_PIXELS, ImageOptions
 from florence_edge.options import GenerationOptions
-from florence_edge.tasks import Needs, Prompt, find_task, prompt_for
+from florence_edge.tasks import Needs, Prompt, Task, find_task, is_usual_task, prompt_for
 
 from .message_types import COMPRESSED_IMAGE, IMAGE
 
@@ -28,7 +29,7 @@ class NodeParameters:
     device: str = _parameter("cpu", "cpu, cuda, cuda:N, tensorrt, ...; read by configure")
     engine_dir: str = _parameter("", "where florence-build put engines, if not into the bundle")
     transport: str = _parameter("raw", "raw or compressed frames; read by configure")
-    task: str = _parameter("OD", "one of Florence-2's tasks")
+    task: str = _parameter("OD", "one of Florence-2's tasks, or of the bundle's own")
     text: str = _parameter("", "what the task takes beside the picture; ignored if it takes none")
     beams: int = _parameter(0, "1 (greedy) to 8; 0: the bundle's default")
     max_new_tokens: int = _parameter(0, "longest answer in tokens; 0: the bundle's default")
@@ -41,9 +42,8 @@ class NodeParameters:
     )
     rate: float = _parameter(0.0, "at most so many answers a second; 0.0: as many as can be")
 
-    @property
-    def prompt(self) -> Prompt:
-        """What every frame is asked.
+    def prompt(self, own: Sequence[Task]) -> Prompt:
+        """What every frame is asked; `own` are the bundle's tasks beside the 15.
 
         A text that the task does not take is left out, so that task and text can be set one after
         the other.
@@ -51,9 +51,10 @@ class NodeParameters:
         Raises:
             RequestError: an unknown task, or a text that is missing or does not fit.
         """
-        takes_text = find_task(self.task).needs is not Needs.NOTHING
+        task = find_task(self.task, own)
+        takes_text = task.needs is not Needs.NOTHING
         text = self.text if takes_text and self.text else None
-        return prompt_for(self.task, text, None, image_size=None)
+        return prompt_for(task, text, None, image_size=None)
 
     @property
     def options(self) -> GenerationOptions:
@@ -101,6 +102,7 @@ def parameters_from(values: Mapping[str, Any]) -> NodeParameters:
 
     Raises:
         RequestError: a value that is not valid; beams and tokens are checked by the model.
+        BundleError: the task is none of the 15, and there is no bundle that could have it.
     """
     for name, default in DEFAULTS.items():
         expected = (int, float) if isinstance(default, float) else type(default)
@@ -117,5 +119,6 @@ def parameters_from(values: Mapping[str, Any]) -> NodeParameters:
         value = getattr(parameters, name)
         if not (math.isfinite(value) and value >= 0):
             raise RequestError(f"{name} is {value}; it must be 0.0 (no limit) or more.")
-    _ = parameters.prompt, parameters.image_options
+    own = () if is_usual_task(parameters.task) else Bundle.load(parameters.folder).tasks
+    _ = parameters.prompt(own), parameters.image_options
     return parameters

@@ -14,7 +14,7 @@ from typing import Any
 from florence_edge.errors import FlorenceEdgeError, RequestError
 from florence_edge.model import EncodedImage, Florence2
 from florence_edge.results.result import Result
-from florence_edge.tasks import Prompt, request_for
+from florence_edge.tasks import Prompt, Task, request_for, with_own
 
 from .diagnostics import FrameCounts, bundle_change, diagnostic_status, manifest_of
 from .images import READERS
@@ -54,8 +54,10 @@ class TopicAnswer:
     text: Any
 
 
-def prompts_from(tasks: Sequence[str], texts: Sequence[str]) -> list[Prompt]:
+def prompts_from(tasks: Sequence[str], texts: Sequence[str], own: Sequence[Task]) -> list[Prompt]:
     """Several prompts about one picture; texts may be left out altogether, or be empty.
+
+    `own` are the bundle's tasks beside the 15.
 
     Raises:
         RequestError: no task, not one text for each, or a prompt that is not valid.
@@ -69,7 +71,7 @@ def prompts_from(tasks: Sequence[str], texts: Sequence[str]) -> list[Prompt]:
             "empty where it takes none, or no texts at all."
         )
     pairs = zip(tasks, texts, strict=True)
-    requests = [request_for(task, text or None) for task, text in pairs]
+    requests = [request_for(with_own(task, own), text or None) for task, text in pairs]
     return [prompt for request in requests for prompt in request.prompts(None)]
 
 
@@ -107,6 +109,11 @@ class TopicWatcher:
         """Which messages `offer` expects."""
         return self._parameters.image_type
 
+    @property
+    def own_tasks(self) -> Sequence[Task]:
+        """The tasks that the bundle has beside the 15."""
+        return self._model.bundle.tasks
+
     def start(self) -> None:
         """Begin to answer."""
         self._worker.start()
@@ -125,8 +132,9 @@ class TopicWatcher:
         """Take over new parameters from the next frame on; the model and the transport stay.
 
         Raises:
-            RequestError: this model cannot generate so.
+            RequestError: this model cannot generate so, or its bundle has no such task.
         """
+        parameters.prompt(self.own_tasks)
         self._model.generation_config(parameters.options)
         kept = {name: getattr(self._parameters, name) for name in CONFIGURED}
         self._parameters = replace(parameters, **kept)
@@ -193,7 +201,7 @@ class TopicWatcher:
         return self._model.encode(pixels, options=self._parameters.options)
 
     def _take(self, frame: Any, cancel: threading.Event) -> None:
-        prompt = self._parameters.prompt
+        prompt = self._parameters.prompt(self.own_tasks)
         view = self._encode(frame, self.image_type)
         result = _answer(view, prompt, cancel)
         if cancel.is_set() or not self._publishers.is_open():

@@ -142,8 +142,9 @@ class FlorenceEdgeNode(LifecycleNode):
     def on_ask(self, request: Any, response: Any) -> Any:
         """Answer one question."""
         try:
-            prompts = prompts_from([request.task], [request.text])
-            (answer,) = self._ready().answers(_picture(request.image), prompts, threading.Event())
+            watcher = self._ready()
+            prompts = prompts_from([request.task], [request.text], watcher.own_tasks)
+            (answer,) = watcher.answers(_picture(request.image), prompts, threading.Event())
         except FlorenceEdgeError as error:
             response.success, response.message = False, str(error)
             return response
@@ -156,9 +157,9 @@ class FlorenceEdgeNode(LifecycleNode):
         result = AskSeveral.Result()
         cancelled = self._cancelled.setdefault(_key(goal), threading.Event())
         try:
-            prompts = prompts_from(goal.request.tasks, goal.request.texts)
-            picture = _picture(goal.request.image)
-            for answer in self._ready().answers(picture, prompts, cancelled):
+            watcher, picture = self._ready(), _picture(goal.request.image)
+            prompts = prompts_from(goal.request.tasks, goal.request.texts, watcher.own_tasks)
+            for answer in watcher.answers(picture, prompts, cancelled):
                 result.answers = [*result.answers, answer.text.data]
                 result.detections = [*result.detections, answer.detections]
                 feedback = AskSeveral.Feedback(
