@@ -50,7 +50,7 @@ async def read(request: Request, service: Service) -> Question:
     else:
         raise wrong_media_type(kind, _TYPES)
     try:
-        asked = wanted(body)
+        asked = wanted(body, service.model.bundle.tasks)
     except RequestError as error:
         raise failure_of(error) from None
     return Question(picture=picture, wanted=asked, deadline=body.deadline, stream=body.stream)

@@ -77,7 +77,9 @@ def create_app(model: Florence2, settings: Settings | None = None) -> FastAPI:
     app.openapi = openapi.document(app)  # type: ignore[method-assign]  # FastAPI's own way
     _add_handlers(app)
     # The last one added stands outermost.
-    if settings.cors:
+    app.add_middleware(BodyLimit, settings=settings)
+    app.add_middleware(Gate, guard=guard)
+    if settings.cors:  # around the gate: a page that may come in can read why it was refused
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(settings.cors),
@@ -85,8 +87,6 @@ def create_app(model: Florence2, settings: Settings | None = None) -> FastAPI:
             allow_headers=["Authorization", "Content-Type", "X-Request-Id"],
             expose_headers=["X-Request-Id", "Retry-After"],
         )
-    app.add_middleware(BodyLimit, settings=settings)
-    app.add_middleware(Gate, guard=guard)
     app.add_middleware(RequestLog, metrics=service.metrics)
     return app
 
@@ -111,7 +111,7 @@ def _add_handlers(app: FastAPI) -> None:
         body = {**failure.body(), "id": request.state.request_id}
         return json_response(body, failure.status_code, failure.headers)
 
-    for kind in (HTTPException, RequestValidationError, FlorenceEdgeError, Exception):
+    for kind in (HTTPException, RequestValidationError, FlorenceEdgeError):
         app.add_exception_handler(kind, failed)
 
 
@@ -124,4 +124,4 @@ def _as_failure(error: Exception) -> Failure:
         return invalid(error.errors())
     if isinstance(error, HTTPException):
         return Failure(error.status_code, f"{error.detail}. Look at /docs.")
-    return Failure(500, "The server failed at this request; its log says why.")
+    raise error

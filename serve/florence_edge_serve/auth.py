@@ -28,7 +28,7 @@ OPEN_PATHS = (
     "/favicon.ico",
 )
 """Paths that need no token: they show nothing that was seen or asked."""
-OPEN_FOLDER = "/page/"
+OPEN_FOLDERS = ("/page/", "/js/")
 TOKEN_IN_BODY = ("/infer/lmm", "/v1/vision/")
 """Routes of other servers' protocols, whose clients send the token (`api_key`) in the body."""
 

@@ -123,7 +123,7 @@ class Job:
 
     def take(self, answer: Answer) -> None:
         """Note an answer; the last one ends the job, and so does an error."""
-        if self.future.done():
+        if _is_over(self):
             return
         if isinstance(answer, FlorenceEdgeError):
             self.future.set_exception(answer)
@@ -142,8 +142,8 @@ class Observer(Protocol):
     def batch(self, size: int) -> None:
         """A batch of so many questions is about to be answered."""
 
-    def answered(self, result: Result) -> None:
-        """An answer is complete."""
+    def answered(self, result: Result, *, first: bool) -> None:
+        """An answer is complete; `first` of its picture, whose one look all of them name."""
 
     def failed(self) -> None:
         """The engine failed."""
@@ -226,7 +226,12 @@ class Batcher:
             self._changed.notify()
 
     def submit(self, job: Job) -> None:
-        """Put a job into the place that was reserved for it; `job.future` gets its results."""
+        """Put a job into the place that was reserved for it; `job.future` gets its results.
+
+        Who waits for them cannot cancel the future, but `end` the job: a future that is done
+        behind the engine's back would be an error in the middle of everybody's batch.
+        """
+        job.future.set_running_or_notify_cancel()
         with self._changed:
             self._reserved -= 1
             if self._closed:
@@ -344,9 +349,10 @@ class Batcher:
             observer.batch(len(jobs))
 
         def take(number: int, answer: Answer) -> None:
+            job = jobs[number]
             if observer is not None and isinstance(answer, Result):
-                observer.answered(answer)
-            jobs[number].take(answer)
+                observer.answered(answer, first=not job.results)
+            job.take(answer)
 
         self.model.answer_questions([job.question() for job in jobs], on_answer=take)
 

@@ -124,12 +124,13 @@ class Camera:
             self._reader.shutdown(wait=False, cancel_futures=True)
 
     def check(self) -> None:
-        """Refuse a source that cannot be one.
+        """Refuse a source that cannot be one, and what the model cannot be asked.
 
         Raises:
             RequestError, SourceError: what is wrong with it.
         """
         source_of(self._source)
+        self.default.check(self._service.model)
 
     async def _watch(self) -> None:
         """Answer frames until there has been no viewer for a while."""

@@ -35,7 +35,7 @@ class CameraConnection:
         self._socket = socket
         self._service = service
         self._camera = camera
-        self._asks = Asks()
+        self._asks = Asks(service.model)
         self._outbox = Outbox(socket)
 
     async def run(self, ready: dict[str, Any]) -> None:
@@ -57,6 +57,7 @@ class CameraConnection:
             self._outbox.put(self._asks.take(text if text is not None else ""))
             if self._asks.current is not None:
                 viewer.wanted = self._asks.current.wanted
+            await self._outbox.empty()
 
     async def _show(self, viewer: Viewer) -> None:
         while True:
@@ -113,7 +114,7 @@ def router(service: Service, camera: Camera | None, about: Any) -> APIRouter:
     ) -> Response:
         """JPEGs without an end, as an `<img>` shows them and Home Assistant reads them."""
         found = _camera(camera)
-        asked = _wanted(found, task, text, region)
+        asked = _wanted(service, found, task, text, region)
         frames = _mjpeg(service, found, asked, width)
         return StreamingResponse(
             frames,
@@ -133,7 +134,7 @@ def router(service: Service, camera: Camera | None, about: Any) -> APIRouter:
     ) -> Response:
         """The next frame that is answered."""
         found = _camera(camera)
-        with found.watched(_wanted(found, task, text, region)) as viewer:
+        with found.watched(_wanted(service, found, task, text, region)) as viewer:
             shown = await _first(viewer, service)
         picture = await service.in_decoder(lambda: shown.annotated(width))
         return Response(picture, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
@@ -147,7 +148,9 @@ def _camera(camera: Camera | None) -> Camera:
     return camera
 
 
-def _wanted(camera: Camera, task: str | None, text: str | None, region: str | None) -> Wanted:
+def _wanted(
+    service: Service, camera: Camera, task: str | None, text: str | None, region: str | None
+) -> Wanted:
     """What a viewer asks by the address."""
     if task is None:
         if text is not None or region is not None:
@@ -155,9 +158,12 @@ def _wanted(camera: Camera, task: str | None, text: str | None, region: str | No
         return camera.default
     names = [name for name in task.split(",") if name.strip()]
     try:
-        return wanted(Ask.model_validate({"task": names, "text": text, "region": region}))
+        ask = Ask.model_validate({"task": names, "text": text, "region": region})
+        asked = wanted(ask, service.model.bundle.tasks)
+        asked.check(service.model)
     except RequestError as error:
         raise failure_of(error) from None
+    return asked
 
 
 async def _first(viewer: Viewer, service: Service) -> Shown:

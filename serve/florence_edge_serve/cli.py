@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from florence_edge import (
+    Bundle,
     Florence2,
     MissingPackageError,
     RequestError,
@@ -14,8 +15,10 @@ from florence_edge import (
     request_for,
 )
 from florence_edge.command import parsed, run_command
+from florence_edge.extras import pip_install
 from florence_edge.files import open_plain
 from florence_edge.image_arguments import add_image_arguments
+from florence_edge.tasks import is_usual_task, with_own
 
 from .hosts import local_names
 from .logs import log_as_json
@@ -45,7 +48,7 @@ def _serve(options: argparse.Namespace) -> None:
             from .server import bound_socket, serve
     except ModuleNotFoundError as error:
         raise MissingPackageError(
-            f"florence-serve needs {error.name}: pip install 'florence-edge[serve]'."
+            f"florence-serve needs {error.name}. Install it with: {pip_install('serve')}"
         ) from error
     if options.mcp:  # the standard output is the client's
         log_as_json(logging.WARNING)
@@ -54,6 +57,7 @@ def _serve(options: argparse.Namespace) -> None:
         return
     log_as_json(logging.DEBUG if options.verbose else logging.INFO)
     _warn(options, settings)
+    logger.info("Loading %s on %s", options.bundle, options.device)
     with bound_socket(options.host, options.port) as bound, _load(options) as model:
         serve(model, settings, bound, certificate=options.certificate, key=options.key)
 
@@ -78,7 +82,10 @@ def settings_from(options: argparse.Namespace) -> Settings:
         raise RequestError("--certificate and --key go together.")
     camera_request = None
     if options.source is not None:
-        camera_request = request_for(options.task.split(","), options.text)
+        names = options.task.split(",")
+        usual = all(map(is_usual_task, names))
+        tasks = names if usual else with_own(names, Bundle.load(options.bundle).tasks)
+        camera_request = request_for(tasks, options.text)
     elif options.text is not None:
         raise RequestError("--text is for the camera: it needs --source.")
     token = None if options.token_file is None else _token(options.token_file)
@@ -104,7 +111,7 @@ def _hosts_of(origins: Sequence[str]) -> list[str]:
 
 
 def _token(path: Path) -> str:
-    """The first line of a file.
+    """The one word in a file.
 
     Raises:
         RequestError: it cannot be read, or holds no token.

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import Field, StrictBool
 
-from florence_edge import RequestError
+from florence_edge import Florence2, RequestError
 
 from . import replies
 from .failures import Failure, failure_of
@@ -72,7 +72,8 @@ class CurrentAsk:
 class Asks:
     """Reads the asks of a connection."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: Florence2) -> None:
+        self._model = model
         self.current: CurrentAsk | None = None
         self._count = 0
 
@@ -80,7 +81,8 @@ class Asks:
         """The reply to a message; a wrong one leaves the ask before in place."""
         try:
             ask = parsed(LiveAsk, message)
-            asked = wanted(ask)
+            asked = wanted(ask, self._model.bundle.tasks)
+            asked.check(self._model)
         except Failure as failure:
             return {"type": "error", **failure.body()}
         except RequestError as error:
@@ -103,7 +105,10 @@ class Outbox:
         self._messages.put_nowait(ready)
 
     async def empty(self) -> None:
-        """Wait until all is sent: a client that reads slowly gets fewer answers, not later ones."""
+        """Wait until all is sent: a client that reads slowly gets fewer answers, not later ones.
+
+        After each message that a client can provoke, so that none can fill our memory with replies.
+        """
         await self._messages.join()
 
     async def send(self) -> None:
@@ -123,7 +128,7 @@ class LiveConnection:
     def __init__(self, socket: WebSocket, service: Service) -> None:
         self._socket = socket
         self._service = service
-        self._asks = Asks()
+        self._asks = Asks(service.model)
         self._outbox = Outbox(socket)
         self._rate = Rate()
         self._newest: tuple[int, float, bytes] | None = None
@@ -146,6 +151,7 @@ class LiveConnection:
                 return
             if (text := message.get("text")) is not None:
                 self._outbox.put(self._asks.take(text))
+                await self._outbox.empty()
                 continue
             number, self._count = self._count, self._count + 1
             if self._newest is not None:
@@ -161,11 +167,10 @@ class LiveConnection:
             if newest is None:
                 continue
             if self._asks.current is None:
-                self._outbox.put(
-                    _error(Failure(422, 'Say first what to ask: {"type": "ask", "task": "OD"}.'))
-                )
-                continue
-            await self._answer_one(self._asks.current, *newest)
+                missing = 'Say first what to ask: {"type": "ask", "task": "OD"}.'
+                self._outbox.put(_error(Failure(422, missing)))
+            else:
+                await self._answer_one(self._asks.current, *newest)
             await self._outbox.empty()
 
     async def _answer_one(self, ask: CurrentAsk, number: int, came: float, picture: bytes) -> None:

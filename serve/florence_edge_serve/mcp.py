@@ -18,6 +18,7 @@ from florence_edge import (
     Result,
     __version__,
 )
+from florence_edge.extras import pip_install
 
 from .failures import Failure
 from .schema import picture_of
@@ -28,7 +29,7 @@ try:
     from mcp.types import ToolAnnotations
 except ImportError as error:
     raise MissingPackageError(
-        "--mcp needs the package mcp: pip install 'florence-edge[serve,mcp]'."
+        f"--mcp needs the package mcp. Install it with: {pip_install('serve', 'mcp')}"
     ) from error
 
 _INSTRUCTIONS = (

@@ -1,6 +1,7 @@
 """What Prometheus reads at /metrics."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 from prometheus_client import (
     CollectorRegistry,
@@ -12,69 +13,61 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from florence_edge import TASKS, Result
+from florence_edge import TASKS, Result, Task
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_OF_THE_LOOK = ("image", "vision")  # stages that a picture goes through once for all answers
 _BATCH = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 
 
 class Metrics:
     """Counters of one server; names begin with `florence_`."""
 
-    def __init__(self) -> None:
+    def __init__(self, own_tasks: Iterable[Task] = ()) -> None:
+        self._tasks = {*TASKS, *(task.name for task in own_tasks)}
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each, which hardly anybody reads
         self.registry = registry = CollectorRegistry()
-        self.requests = Counter(
+        counter = partial(Counter, registry=registry)
+        histogram = partial(Histogram, buckets=_SECONDS, registry=registry)
+        self.requests = counter(
             "florence_requests_total",
             "HTTP requests and WebSockets, by route and status.",
             ("method", "route", "status"),
-            registry=registry,
         )
-        self.request_seconds = Histogram(
+        self.request_seconds = histogram(
             "florence_request_seconds",
             "From a request's head to the end of its reply.",
             ("route",),
-            buckets=_SECONDS,
-            registry=registry,
         )
-        self.batches = Histogram(
+        self.batches = histogram(
             "florence_batch_size",
             "Questions that were answered together.",
             buckets=_BATCH,
-            registry=registry,
         )
-        self.queue_seconds = Histogram(
+        self.queue_seconds = histogram(
             "florence_queue_seconds",
             "From a decoded picture to its turn in the engine.",
-            buckets=_SECONDS,
-            registry=registry,
         )
-        self.stage_seconds = Counter(
+        self.stage_seconds = counter(
             "florence_stage_seconds_total",
             "Seconds of answers by stage (image, vision, prefill, decode, parse).",
             ("stage",),
-            registry=registry,
         )
-        self.answers = Counter(
+        self.answers = counter(
             "florence_answers_total",
             "Answers by task and status.",
             ("task", "status"),
-            registry=registry,
         )
-        self.tokens = Counter(
-            "florence_tokens_total", "Tokens of answers, forced ones included.", registry=registry
-        )
-        self.engine_failures = Counter(
+        self.tokens = counter("florence_tokens_total", "Tokens of answers, forced ones included.")
+        self.engine_failures = counter(
             "florence_engine_failures_total",
             "Batches at which the engine failed.",
-            registry=registry,
         )
-        self.frames = Counter(
+        self.frames = counter(
             "florence_frames_total",
             "Frames of live pictures and of the camera, by what became of them.",
             ("from", "fate"),
-            registry=registry,
         )
         self.viewers = Gauge(
             "florence_viewers",
@@ -96,13 +89,14 @@ class Metrics:
     def batch(self, size: int) -> None:
         self.batches.observe(size)
 
-    def answered(self, result: Result) -> None:
+    def answered(self, result: Result, *, first: bool) -> None:
         # A prompt in one's own words is its own marker: any number of them would be kept.
-        task = result.task.name if result.task.name in TASKS else "prompt"
+        task = result.task.name if result.task.name in self._tasks else "prompt"
         self.answers.labels(task, result.status).inc()
         self.tokens.inc(len(result.token_ids))
         for stage, seconds in result.seconds.items():
-            self.stage_seconds.labels(stage).inc(seconds)
+            if first or stage not in _OF_THE_LOOK:
+                self.stage_seconds.labels(stage).inc(seconds)
 
     def failed(self) -> None:
         self.engine_failures.inc()

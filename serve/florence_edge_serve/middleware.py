@@ -1,6 +1,6 @@
 """What stands around every request: its id and its log line, limits of its body, the guard.
 
-    RequestLog ──> Gate (name, origin, token) ──> BodyLimit (size, time) ──> CORS ──> routes
+    RequestLog ──> CORS ──> Gate (name, origin, token) ──> BodyLimit (size, time) ──> routes
 
 Plain ASGI: Starlette's base class for middleware would hide from routes that a client has left.
 """
@@ -16,7 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import logs
-from .auth import OPEN_FOLDER, OPEN_PATHS, TOKEN_IN_BODY, Guard
+from .auth import OPEN_FOLDERS, OPEN_PATHS, TOKEN_IN_BODY, Guard
 from .failures import CLIENT_LEFT, Failure
 from .metrics import Metrics
 from .replies import json_response
@@ -34,6 +34,8 @@ SECURITY_HEADERS = {
         "base-uri 'none'; frame-ancestors 'none'; form-action 'self'"
     ),
 }
+# Those that are counted by name: each that a client makes up would be a series of the metrics.
+_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "WS")
 _QUIET = ("/health", "/ready", "/metrics")  # asked every few seconds; logged when they fail
 
 
@@ -50,7 +52,10 @@ async def refuse(failure: Failure, scope: Scope, receive: Receive, send: Send) -
 
 @dataclass(frozen=True, slots=True)
 class RequestLog:
-    """Gives each request an id, logs it when it is over, and counts it."""
+    """Gives each request an id, logs it when it is over, and counts it.
+
+    A mistake of ours is told here, so that its reply, too, has the id that the log has.
+    """
 
     app: ASGIApp
     metrics: Metrics
@@ -80,8 +85,11 @@ class RequestLog:
         try:
             await self.app(scope, receive, send_with_headers)
         except Exception:
-            status = 500 if status == CLIENT_LEFT else status
-            raise
+            if status != CLIENT_LEFT:  # its reply has begun: the connection can only be broken off
+                raise
+            logger.exception("The server failed at this request")
+            failure = Failure(500, "The server failed at this request; its log says why.")
+            await refuse(failure, scope, receive, send_with_headers)
         finally:
             self._note(scope, status, time.monotonic() - begin)
             logs.request_id.reset(token)
@@ -89,7 +97,8 @@ class RequestLog:
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
         method = scope.get("method", "WS")
-        self.metrics.requests.labels(method, route, str(status)).inc()
+        counted = method if method in _METHODS else "other"
+        self.metrics.requests.labels(counted, route, str(status)).inc()
         if scope["type"] == "http":
             self.metrics.request_seconds.labels(route).observe(seconds)
         quiet = scope["path"] in _QUIET and status < 400
@@ -140,9 +149,7 @@ class Gate:
                 "A page of another origin may not open this. Start the server with "
                 "`--cors ORIGIN` to allow it.",
             )
-        if path in OPEN_PATHS or path.startswith(OPEN_FOLDER) or scope.get("method") == "OPTIONS":
-            return None
-        if self.guard.admits(headers):
+        if path in OPEN_PATHS or path.startswith(OPEN_FOLDERS) or self.guard.admits(headers):
             return None
         has_token = "authorization" in headers
         if path.startswith(TOKEN_IN_BODY) and not has_token:

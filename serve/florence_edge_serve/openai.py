@@ -9,16 +9,16 @@ where the answer stays what was asked for, and refused where it does not.
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 from starlette.responses import Response
 
-from florence_edge import TASKS, GenerationOptions, Needs, RequestError, Result
+from florence_edge import GenerationOptions, Needs, RequestError, Result, Task
 from florence_edge.tasks import Request as TaskRequest
-from florence_edge.tasks import free_prompt, request_for, request_for_prompt
+from florence_edge.tasks import find_task, free_prompt, request_for, request_for_prompt
 
 from . import openapi, replies
 from .answers import event_stream
@@ -27,7 +27,7 @@ from .schema import Options, Wanted, parsed, picture_of
 from .service import Answered, Service
 from .uploads import while_connected
 
-_TASK = re.compile(r"\s*<([A-Z_]+)>\s*(.*)", re.DOTALL)
+_TASK = re.compile(r"\s*<([A-Za-z]\w*)>\s*(.*)", re.DOTALL)
 _DEFAULT_TASK = "MORE_DETAILED_CAPTION"
 
 
@@ -114,7 +114,8 @@ class _Question:
         self.picture, text = _last_question(body.messages)
         options = _options(body, service)
         try:
-            self.wanted = Wanted(parts=((request_of(text), options),))
+            request = request_of(text, service.model.bundle.tasks)
+            self.wanted = Wanted(parts=((request, options),))
         except RequestError as error:
             raise failure_of(error) from None
 
@@ -167,18 +168,25 @@ def _text(message: Message) -> str:
     return "\n".join(p.text for p in message.content or [] if isinstance(p, TextPart))
 
 
-def request_of(text: str) -> TaskRequest:
-    """What a text asks: `<TASK>` with what goes with it, or its own words."""
+def request_of(text: str, own: Sequence[Task] = ()) -> TaskRequest:
+    """What a text asks: `<TASK>` with what goes with it, or its own words.
+
+    `own` are the bundle's own tasks.
+    """
     if not text.strip():
         return request_for(_DEFAULT_TASK)
     named = _TASK.fullmatch(text)
-    if named is None:
+    if named is None or not _could_be_task(named[1], own):
         return request_for_prompt(text)
-    name, rest = named[1], named[2].strip()
-    task = TASKS.get(name)
-    if task is not None and task.needs is Needs.NOTHING and rest:
+    task, rest = find_task(named[1], own), named[2].strip()
+    if task.needs is Needs.NOTHING and rest:
         raise RequestError(f"{task.token} takes no text, but got {rest!r:.80}. Leave it out.")
-    return request_for(name, rest or None)
+    return request_for(task, rest or None)
+
+
+def _could_be_task(name: str, own: Sequence[Task]) -> bool:
+    """Whether a name in angle brackets means a task; `<b>` begins somebody's own words."""
+    return name == name.upper() or any(task.name == name for task in own)
 
 
 class _Reply:

@@ -1,4 +1,7 @@
-"""The page at `/`, its files, and `/docs`, which needs nothing from the network."""
+"""The page at `/`, its files, those of florence_edge_js that it shares, and `/docs`.
+
+None needs anything from the network.
+"""
 
 import html
 import json
@@ -11,7 +14,10 @@ from starlette.responses import HTMLResponse, Response
 
 from .failures import Failure
 
-_PAGE = resources.files(__package__) / "page"
+_FOLDERS = {
+    "page": resources.files(__package__) / "page",
+    "js": resources.files("florence_edge_js"),  # drawing.js and colours.js are of the npm package
+}
 _TYPES = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -19,6 +25,7 @@ _TYPES = {
     ".json": "application/json",
     ".svg": "image/svg+xml",
     ".png": "image/png",
+    ".jpg": "image/jpeg",
     ".ico": "image/x-icon",
     ".woff2": "font/woff2",
     ".webmanifest": "application/manifest+json",
@@ -26,8 +33,8 @@ _TYPES = {
 }
 
 
-def page_file(name: str, request: Request) -> Response:
-    """A file of the page.
+def page_file(name: str, request: Request, folder: str = "page") -> Response:
+    """A file of the page, or of the JavaScript package ("js").
 
     Raises:
         Failure: 404, there is no such file.
@@ -35,7 +42,7 @@ def page_file(name: str, request: Request) -> Response:
     path = PurePosixPath(name)
     kind = _TYPES.get(path.suffix)
     plain = all(part not in ("..", ".") for part in path.parts) and not path.is_absolute()
-    found = _PAGE.joinpath(*path.parts) if plain and kind and "\0" not in name else None
+    found = _FOLDERS[folder].joinpath(*path.parts) if plain and kind and "\0" not in name else None
     if found is None or not found.is_file():
         raise Failure(404, f"There is no page {name!r:.80}.")
     content = found.read_bytes()
@@ -57,6 +64,10 @@ def router() -> APIRouter:
     @routes.get("/page/{name:path}")
     async def file(name: str, request: Request) -> Response:
         return page_file(name, request)
+
+    @routes.get("/js/{name:path}")
+    async def package_file(name: str, request: Request) -> Response:
+        return page_file(name, request, "js")
 
     @routes.get("/docs")
     async def docs(request: Request) -> Response:

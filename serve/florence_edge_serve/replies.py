@@ -1,12 +1,12 @@
 """What clients get back, as JSON."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 from starlette.responses import Response
 
-from florence_edge import TASKS, Region, Result
+from florence_edge import Region, Result, Task
 from florence_edge.regions import box_of_locations
 
 from .service import Answered
@@ -59,20 +59,23 @@ def encoded(content: object) -> str:
     return msgspec.json.encode(content).decode()
 
 
-def task_list() -> list[dict[str, Any]]:
-    """The 15 tasks: what each takes, how its answer is read, and what to call it."""
-    return [
-        {
-            "task": name,
-            "token": task.token,
-            "takes": task.needs.value,
-            "answer": task.answer.value,
-            "title": _ABOUT[name][0],
-            "hint": _ABOUT[name][1],
-            "example": _ABOUT[name][2],
-        }
-        for name, task in TASKS.items()
-    ]
+def task_list(tasks: Iterable[Task]) -> list[dict[str, Any]]:
+    """Tasks: what each takes, how its answer is read, and what to call it."""
+    return [_about_task(task) for task in tasks]
+
+
+def _about_task(task: Task) -> dict[str, Any]:
+    own_words = (task.name.replace("_", " ").capitalize(), task.template, None)
+    title, hint, example = _ABOUT.get(task.name, own_words)
+    return {
+        "task": task.name,
+        "token": task.token,
+        "takes": task.needs.value,
+        "answer": task.answer.value,
+        "title": title,
+        "hint": hint,
+        "example": example,
+    }
 
 
 def answer_of(result: Result) -> dict[str, Any]:

@@ -69,7 +69,8 @@ def router(service: Service, guard: Guard) -> APIRouter:
             raise Failure(422, f"There are {len(images)} pictures; send them one by one.")
         options = GenerationOptions(max_new_tokens=body.max_new_tokens)
         try:
-            asked = Wanted(parts=((request_of(body.prompt or ""), options),))
+            chosen = request_of(body.prompt or "", service.model.bundle.tasks)
+            asked = Wanted(parts=((chosen, options),))
         except RequestError as error:
             raise failure_of(error) from None
         request.state.log = {"tasks": asked.tasks}

@@ -20,7 +20,15 @@ from pydantic import (
 
 from florence_edge import Florence2, GenerationOptions, RelativeBox, RequestError
 from florence_edge.regions import is_location_text
-from florence_edge.tasks import Request, request_for, request_for_prompt
+from florence_edge.tasks import (
+    Request,
+    Task,
+    TasksLike,
+    listed,
+    request_for,
+    request_for_prompt,
+    with_own,
+)
 
 from .batching import Asked
 from .failures import Failure
@@ -159,8 +167,8 @@ class Wanted:
                 model.encode_prompts([prompt])
 
 
-def wanted(ask: Ask) -> Wanted:
-    """What a client asks.
+def wanted(ask: Ask, own: Sequence[Task] = ()) -> Wanted:
+    """What a client asks; `own` are the bundle's own tasks.
 
     Raises:
         RequestError: no task or too many, one that does not exist, or too little or too much
@@ -174,11 +182,11 @@ def wanted(ask: Ask) -> Wanted:
     if ask.tasks is not None:
         if ask.text is not None or ask.region is not None:
             raise RequestError("With `tasks`, text and region stand in each of them.")
-        parts = [(_one(each), _options(each, options)) for each in ask.tasks]
+        parts = [(_one(each, own), _options(each, options)) for each in ask.tasks]
     elif ask.prompt is not None:
         parts = [(_prompt(ask.prompt, ask.text, ask.region), options)]
     else:
-        parts = [(_tasks(ask.task or [], ask.text, ask.region), options)]
+        parts = [(_tasks(with_own(ask.task or [], own), ask.text, ask.region), options)]
     count = sum(max(1, len(request.tasks)) for request, _ in parts)
     if not 1 <= count <= MAX_QUESTIONS:
         raise RequestError(f"{count} tasks are asked; expected 1 to {MAX_QUESTIONS}.")
@@ -189,12 +197,12 @@ def _options(each: OneTask, common: GenerationOptions | None) -> GenerationOptio
     return each.options.to_generation() if each.options else common
 
 
-def _one(each: OneTask) -> Request:
+def _one(each: OneTask, own: Sequence[Task]) -> Request:
     if (each.task is None) == (each.prompt is None):
         raise RequestError("Each of `tasks` has a `task` or a `prompt`, one of the two.")
     if each.prompt is not None:
         return _prompt(each.prompt, each.text, each.region)
-    return _tasks(each.task or "", each.text, each.region)
+    return _tasks(with_own(each.task or "", own), each.text, each.region)
 
 
 def _prompt(prompt: str, text: str | None, region: object) -> Request:
@@ -203,10 +211,8 @@ def _prompt(prompt: str, text: str | None, region: object) -> Request:
     return request_for_prompt(prompt)
 
 
-def _tasks(
-    task: str | list[str], text: str | None, region: Sequence[float] | str | None
-) -> Request:
-    names: list[str] = [task] if isinstance(task, str) else task
+def _tasks(tasks: TasksLike, text: str | None, region: Sequence[float] | str | None) -> Request:
+    names, _ = listed(tasks)
     if isinstance(region, str) and is_location_text(region):
         if text is not None and len(names) == 1:
             raise RequestError("Text and region were given. Give the region in one way only.")
@@ -215,8 +221,8 @@ def _tasks(
                 "With several tasks, give the region in pixels or in percent, or each task its "
                 "own in `tasks`."
             )
-        return request_for(names, region)
-    return request_for(names, text, _box(region))
+        return request_for(tasks, region)
+    return request_for(tasks, text, _box(region))
 
 
 def _box(region: Sequence[float] | str | None) -> Sequence[float] | None:
@@ -260,7 +266,7 @@ def invalid(problems: Sequence[Any]) -> Failure:
     elif first["type"] == "missing":
         message = f"`{name}` is missing." if name else "The body is missing."
     elif first["type"] == "json_invalid":
-        message = f"The body is not JSON: {reason.removeprefix('invalid json: ')}."
+        message = f"The body is not JSON: {reason.removeprefix('invalid JSON: ')}."
     else:
         message = f"`{name}`: {reason}." if name else f"{reason.capitalize()}."
     return Failure(422, message, param=name or None)

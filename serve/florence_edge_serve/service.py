@@ -59,7 +59,7 @@ class Service:
     def __init__(self, model: Florence2, settings: Settings) -> None:
         self.model = model
         self.settings = settings
-        self.metrics = Metrics()
+        self.metrics = Metrics(model.bundle.tasks)
         self.batcher = Batcher(
             model, batch=settings.batch, queue=settings.queue, observer=self.metrics
         )

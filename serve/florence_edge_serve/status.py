@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from florence_edge import __version__
+from florence_edge import TASKS, __version__
 from florence_edge.video.redact import without_secrets
 
 from .auth import COOKIE, Guard
@@ -42,6 +42,7 @@ def info(service: Service, guard: Guard, headers: Any) -> dict[str, Any]:
         "deadline": settings.deadline,
         "defaults": asdict(model.generation_config()),
         "camera": camera,
+        "own_tasks": task_list(model.bundle.tasks),
     }
 
 
@@ -75,10 +76,11 @@ def router(service: Service, guard: Guard) -> APIRouter:
         """Limits, defaults and the camera; without the token only whether one is needed."""
         return json_response(info(service, guard, request.headers))
 
-    @routes.get("/v1/tasks", summary="The 15 tasks")
+    @routes.get("/v1/tasks", summary="The 15 tasks, and the model's own")
     async def tasks() -> Response:
         """Each with what it takes beside the picture and how its answer is read."""
-        return json_response({"tasks": task_list()})
+        own = service.model.bundle.tasks
+        return json_response({"tasks": task_list((*TASKS.values(), *own))})
 
     return routes
 

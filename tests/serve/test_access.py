@@ -112,6 +112,9 @@ def test_a_page_that_is_allowed_gets_the_headers_of_cors(locked: Server) -> None
     assert reply.headers["Access-Control-Allow-Origin"] == "https://panel.example"
     evil = locked.get("/v1/tasks", headers={**BEARER, "Origin": "https://evil.example"})
     assert "Access-Control-Allow-Origin" not in evil.headers
+    refused = locked.get("/v1/tasks", headers=origin)
+    assert refused.status_code == 401  # and the page can read why
+    assert refused.headers["Access-Control-Allow-Origin"] == "https://panel.example"
 
 
 def test_api_keys_in_bodies_are_compared(locked: Server) -> None:

@@ -3,14 +3,15 @@
 import base64
 import io
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from florence_edge import TASKS, Florence2, Needs
+from florence_edge import TASKS, AnswerKind, Florence2, Needs, Task
 
-from .serving import OPTIONS, SHORT, Server, answered, picture, said
+from .serving import OPTIONS, SHORT, Server, answered, picture, said, serving
 
 JSON_OPTIONS = json.dumps(SHORT)
 PICTURE = picture(1)
@@ -220,3 +221,44 @@ def test_too_large_a_request_is_refused_before_it_is_read(server: Server) -> Non
 def test_another_path_or_method_is_told_in_the_same_shape(server: Server) -> None:
     assert server.get("/nothing").json()["error"]["code"] == 404
     assert server.get("/v1/answers").json()["error"]["code"] == 405
+
+
+def test_a_mistake_of_the_server_is_told_with_the_id_that_its_log_has(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def answer(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a mistake")
+
+    monkeypatch.setattr(server.service, "answer", answer)
+    reply = server.ask(PICTURE, task="OD")
+    assert reply.status_code == 500
+    assert reply.json()["id"] == reply.headers["X-Request-Id"]
+    assert reply.json()["error"]["type"] == "internal_error"
+    assert "a mistake" not in reply.text
+    assert "ZeroDivisionError: a mistake" in caplog.text
+
+
+def test_a_models_own_task_is_asked_like_the_15(tiny_model: Florence2) -> None:
+    own = Task("<FIND>", TASKS["OD"].template, AnswerKind.BOXES_WITH_LABELS)
+    bundle = replace(tiny_model.bundle, tasks=(own,))
+    tuned = Florence2(bundle, tiny_model.backend, tiny_model._tokenizer)
+    with serving(tuned) as server:
+        usual = server.ask(PICTURE, task="OD").json()["answers"][0]
+        asked = [server.ask(PICTURE, task="FIND").json()["answers"][0]]
+        asked += ask(server, tasks=[{"task": "<FIND>"}, {"task": "OD"}]).json()["answers"][:1]
+        for answer in asked:
+            assert answer["token_ids"] == usual["token_ids"]
+            assert set(answer["result"]) == {"<FIND>"}
+        url = f"data:image/png;base64,{base64_of(PICTURE)}"
+        parts = [
+            {"type": "image_url", "image_url": {"url": url}},
+            {"type": "text", "text": "<FIND>"},
+        ]
+        chat = {"messages": [{"role": "user", "content": parts}]}
+        found = server.post("/v1/chat/completions", json=chat).json()["choices"][0]["message"]
+        assert set(found["florence2_result"]) == {"<FIND>"}
+        listed = server.get("/v1/tasks").json()["tasks"]
+        assert listed[-1]["task"] == "FIND"
+        assert server.get("/v1/info").json()["own_tasks"] == listed[-1:]
+        assert 'task="FIND"' in server.get("/metrics").text
+        assert server.ask(PICTURE, task="FOUND").status_code == 422

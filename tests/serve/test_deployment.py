@@ -1,4 +1,4 @@
-"""The unit and the lines of the Dockerfiles that serve."""
+"""The unit, and the images that serve."""
 
 import re
 import shlex
@@ -54,5 +54,15 @@ def test_the_images_serve_with_one_line(version: int) -> None:
     parsed = _parser().parse_args(arguments)
     assert (parsed.host, parsed.device) == ("0.0.0.0", "tensorrt")
     assert "-p 8000:8000" in line
-    ignored = (JETSON / f"Dockerfile.jetpack{version}.dockerignore").read_text(encoding="utf-8")
-    assert "!serve" in ignored.splitlines()
+
+
+@pytest.mark.parametrize("version", [6, 7])
+def test_the_images_get_all_that_the_wheel_is_built_of(version: int) -> None:
+    text = (JETSON / f"Dockerfile.jetpack{version}.dockerignore").read_text(encoding="utf-8")
+    given = {line[1:] for line in text.splitlines() if line.startswith("!")}
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.11 has it")
+    project = tomllib.loads((JETSON.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    hatch = project["tool"]["hatch"]
+    files = [project["project"]["readme"], *project["project"]["license-files"], "pyproject.toml"]
+    files += [hatch["version"]["path"], *hatch["build"]["targets"]["wheel"]["packages"]]
+    assert {file.partition("/")[0] for file in files} <= given

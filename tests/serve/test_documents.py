@@ -3,15 +3,20 @@
 import json
 import re
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from florence_edge import TASKS, GenerationOptions
 from florence_edge_serve.openapi import REPLY
 from florence_edge_serve.schema import Options
 
 from .serving import SHORT, Server, picture
+
+PAGE = Path(__file__).parents[2] / "serve" / "florence_edge_serve" / "page"
+JS = Path(__file__).parents[2] / "js" / "florence_edge_js"
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +66,14 @@ def test_the_page_is_served_and_nothing_beside_it(server: Server) -> None:
     assert index.headers["X-Content-Type-Options"] == "nosniff"
     tag = {"If-None-Match": index.headers["ETag"]}
     assert server.get("/", headers=tag).status_code == 304
+    for file in PAGE.iterdir():
+        assert server.get(f"/page/{file.name}").content == file.read_bytes(), file.name
     for name in ("../app.py", "%2e%2e/app.py", "..%2fapp.py", "/etc/passwd", "x.py", "", "a%00.js"):
         assert server.get(f"/page/{name}").status_code == 404
+        assert server.get(f"/js/{name}").status_code == 404
+    for name in ("drawing.js", "colours.js"):  # the page imports them from there
+        assert server.get(f"/js/{name}").content == (JS / name).read_bytes()
+    assert server.get("/js/__init__.py").status_code == 404
 
 
 def test_tasks_say_what_they_take(server: Server) -> None:
@@ -81,10 +92,15 @@ def test_info_says_what_a_page_needs(server: Server) -> None:
     assert info["defaults"]["num_beams"] >= 1
 
 
+def value_of(server: Server, name: str) -> float:
+    """A series of /metrics; 0 where it does not exist."""
+    found = re.search(rf"^{re.escape(name)} (\S+)$", server.get("/metrics").text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
 def test_metrics_count_what_was_asked(server: Server) -> None:
     def value(name: str) -> float:
-        found = re.search(rf"^{re.escape(name)} (\S+)$", server.get("/metrics").text, re.MULTILINE)
-        return float(found[1]) if found else 0.0
+        return value_of(server, name)
 
     names = (
         'florence_requests_total{method="POST",route="/v1/answers",status="200"}',
@@ -99,3 +115,19 @@ def test_metrics_count_what_was_asked(server: Server) -> None:
     assert all(value(n) > was for n, was in zip(names, before, strict=True))
     assert value("florence_queue_length") == 0.0
     assert value("florence_ready") == 1.0
+
+
+def test_a_look_is_counted_once_however_many_tasks_it_answers(server: Server) -> None:
+    stages = [f'florence_stage_seconds_total{{stage="{name}"}}' for name in ("vision", "decode")]
+    before = [value_of(server, name) for name in stages]
+    seconds = server.ask(picture(1), task="OD,OCR", options=json.dumps(SHORT)).json()["seconds"]
+    vision, decode = (value_of(server, n) - was for n, was in zip(stages, before, strict=True))
+    assert vision == pytest.approx(seconds["vision"])
+    assert decode == pytest.approx(seconds["decode"])
+
+
+def test_methods_that_clients_make_up_are_one_series(server: Server) -> None:
+    for method in ("MADEUP", "INVENTED"):
+        requests.request(method, server.address + "/health", timeout=60)
+    assert value_of(server, 'florence_requests_total{method="other",route="/health",status="405"}')
+    assert "INVENTED" not in server.get("/metrics").text

@@ -1,5 +1,6 @@
 """Pictures over a WebSocket, and the box's own camera."""
 
+import asyncio
 import io
 import json
 from collections.abc import Iterator
@@ -12,9 +13,22 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from florence_edge import Florence2, request_for
+from florence_edge_serve.live import LiveConnection
+from florence_edge_serve.service import Service
 from florence_edge_serve.settings import Settings
 
-from .serving import OPTIONS, SHORT, Gate, Server, answered, eventually, picture, said, serving
+from .serving import (
+    OPTIONS,
+    SHORT,
+    TIMEOUT,
+    Gate,
+    Server,
+    answered,
+    eventually,
+    picture,
+    said,
+    serving,
+)
 
 ASK = {"type": "ask", "task": "OD", "options": SHORT}
 SIZE = (48, 40)
@@ -128,6 +142,46 @@ def test_a_camera_that_is_asked_nonsense_says_so(filming: Server) -> None:
         assert "leaves the picture" in receive(socket, "error")["error"]["message"]
 
 
+def test_one_viewers_nonsense_is_no_other_viewers_affair(filming: Server) -> None:
+    beams = {"type": "ask", "task": "OD", "options": {"num_beams": 99}}
+    with connect(filming.socket + "/v1/camera") as usual:
+        receive(usual, "answers")
+        with connect(filming.socket + "/v1/camera") as other:
+            other.send(json.dumps(beams))
+            assert "num_beams is 99" in receive(other, "error")["error"]["message"]
+            assert receive(other, "answers")["ask"] == 0  # what it asked before
+        for _ in range(3):
+            message = json.loads(next(m for m in usual if isinstance(m, str)))
+            assert message["type"] == "answers"
+    assert filming.get("/v1/camera.jpg?task=OPEN_VOCABULARY_DETECTION").status_code == 422
+
+
+def test_a_client_that_does_not_read_is_not_listened_to(tiny_model: Florence2) -> None:
+    """Its asks would pile up as replies that nobody takes."""
+
+    class Deaf:
+        received = 0
+
+        async def receive(self) -> dict[str, str]:
+            self.received += 1
+            return {"type": "websocket.receive", "text": json.dumps(ASK)}
+
+        async def send_text(self, text: str) -> None:
+            await asyncio.sleep(TIMEOUT)
+
+    async def received(deaf: Any) -> int:
+        connection = LiveConnection(deaf, Service(tiny_model, Settings()))
+        parts = [connection._read(), connection._outbox.send()]
+        tasks = [asyncio.create_task(part) for part in parts]
+        for _ in range(50):
+            await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        return int(deaf.received)
+
+    assert asyncio.run(received(Deaf())) == 1
+
+
 def test_a_server_without_a_camera_says_so(server: Server) -> None:
     assert server.get("/v1/camera.jpg").status_code == 404
     assert server.get("/v1/camera.mjpeg").status_code == 404
@@ -135,9 +189,10 @@ def test_a_server_without_a_camera_says_so(server: Server) -> None:
 
 
 def test_a_camera_that_is_not_there_is_told_to_viewers(
-    tiny_model: Florence2, tmp_path: Path
+    tiny_model: Florence2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("av")
+    monkeypatch.setattr("florence_edge_serve.camera._AGAIN", 0.05)
     path = tmp_path / "scene.mp4"
     path.write_bytes(b"no video")
     settings = Settings(source=str(path), camera_request=request_for("OD"))

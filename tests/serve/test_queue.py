@@ -1,22 +1,38 @@
 """The queue: who waits, who is refused, who leaves, and an engine that fails."""
 
+import asyncio
 import base64
 import http.client
 import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 import requests
 
-from florence_edge import Florence2, ImageOptions
+from florence_edge import Florence2, ImageOptions, Result, prepare_images
+from florence_edge.tasks import prompt_for
+from florence_edge_serve.batching import Asked, Batcher, Job
+from florence_edge_serve.schema import Ask, parsed, wanted
+from florence_edge_serve.service import Service
 from florence_edge_serve.settings import Settings
 
 from .serving import OPTIONS as SHORT_OPTIONS
-from .serving import SHORT, Gate, Server, answered, eventually, picture, said, serving
+from .serving import (
+    SHORT,
+    TIMEOUT,
+    Gate,
+    Server,
+    answered,
+    eventually,
+    picture,
+    said,
+    serving,
+)
 
 OPTIONS = json.dumps(SHORT)
 
@@ -109,6 +125,53 @@ def test_a_client_that_leaves_the_engine_frees_its_place(gate: Gate, tiny_model:
             assert eventually(job.cancel.is_set)
             staying = pool.submit(ask, server, 2)
         assert answered(staying.result().json()["answers"][0]) == expected(tiny_model, 2)
+
+
+def test_whoever_waits_for_answers_cannot_end_the_engine(tiny_model: Florence2) -> None:
+    """A client that leaves just when its answer is complete cancels what it waits for."""
+    results: list[bool] = []
+
+    def leave(number: int, result: Result) -> None:
+        results.append(leaving.future.cancel())
+
+    prompt = prompt_for("OD", None, None, None)
+    options = replace(SHORT_OPTIONS, max_new_tokens=3)
+    batcher = Batcher(tiny_model, batch=2, queue=2)
+    leaving, staying = (
+        Job(
+            prepared=prepare_images([picture(seed)], 64).without_pictures(),
+            asked=[Asked(prompt=prompt, options=options)],
+            on_answer=on_answer,
+        )
+        for seed, on_answer in ((1, leave), (2, None))
+    )
+    for job in (leaving, staying):
+        batcher.reserve()
+        batcher.submit(job)
+    batcher.start()
+    (found,) = staying.future.result(TIMEOUT)
+    batcher.close(TIMEOUT)
+    assert results == [False]
+    assert said(found) == said(tiny_model.run(picture(2), "OD", options=options))
+
+
+def test_a_client_that_leaves_the_queue_is_cancelled_and_no_more(gate: Gate) -> None:
+    async def leave(service: Service) -> BaseException | None:
+        service.start()
+        asked = wanted(parsed(Ask, {"task": "OD"}))
+        with gate.shut():
+            first = asyncio.create_task(service.answer(picture(0), asked))
+            await asyncio.to_thread(gate.arrived.acquire)
+            leaving = asyncio.create_task(service.answer(picture(1), asked))
+            while not service.batcher._waiting:
+                await asyncio.sleep(0.01)
+            leaving.cancel()
+            await asyncio.wait({leaving})
+        await first
+        await service.close()
+        return None if leaving.cancelled() else leaving.exception()
+
+    assert asyncio.run(leave(Service(gate, Settings(batch=1)))) is None  # type: ignore[arg-type]
 
 
 def _open_request(server: Server, seed: int) -> http.client.HTTPConnection:

@@ -1,6 +1,7 @@
 """What the tests of the page share; see stand.py."""
 
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 
@@ -10,8 +11,8 @@ from .stand import Stand, prepare
 
 
 @pytest.fixture(scope="session")
-def stand(tmp_path_factory: pytest.TempPathFactory) -> Stand:
-    return prepare(tmp_path_factory)
+def stand(miniature_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Stand:
+    return prepare(miniature_bundle, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

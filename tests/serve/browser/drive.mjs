@@ -3,8 +3,8 @@
  *
  *     node drive.mjs PLAN.json OBSERVED.json
  *
- * PLAN: {chromium, args, url, hosts, timeout, scenarios: {name: {scenario, ...what it takes}}}.
- * OBSERVED gets one entry a scenario; the screenshots lie beside it.
+ * PLAN: {chromium, args, url, hosts, timeout, screenshots, scenarios: {name: {scenario, ...what it
+ * takes}}}. OBSERVED gets one entry a scenario; screenshots lie beside it, of failures in any case.
  */
 
 import { readFile, writeFile } from "node:fs/promises";
@@ -55,7 +55,8 @@ function withinLimit(promise, name) {
 /** Run one scenario in a page of its own; a failure is part of what was observed. */
 async function observe(name, wants) {
   const begun = Date.now();
-  const shoot = (page, picture) => page.screenshot({ path: join(out, `${picture}.png`) });
+  const take = (page, picture) => page.screenshot({ path: join(out, `${picture}.png`) });
+  const shoot = plan.screenshots ? take : async () => {};
   const { page, complaints } = await openPage(wants.context);
   let seen;
   try {
@@ -63,7 +64,7 @@ async function observe(name, wants) {
     seen = await withinLimit(SCENARIOS[wants.scenario](page, all), wants.scenario);
   } catch (error) {
     seen = { failure: `${error.message}\n${error.stack}` };
-    await shoot(page, `${name}-failed`).catch(() => {});
+    await take(page, `${name}-failed`).catch(() => {});
   }
   await page.context().close();
   return { ...seen, complaints, seconds: (Date.now() - begun) / 1000 };

@@ -94,9 +94,11 @@ async function dragRegion(page, { url, picture, region, size, shoot }) {
   await begin(page, url, `source=picture&task=${REGION_TASK}`);
   await page.setInputFiles("#file", picture);
   await page.waitForSelector("#frame:not([hidden])");
-  const reply = page.waitForResponse((response) => response.url().endsWith("/v1/answers"));
+  const reply = page // its text is asked for at once: a busy browser soon lets go of it
+    .waitForResponse((response) => response.url().endsWith("/v1/answers"))
+    .then((response) => response.text());
   const answer = await answered(page, () => dragBox(page, region, size));
-  const [, asked] = /"asked_region":(\[[^\]]*\])/u.exec(await (await reply).text());
+  const [, asked] = /"asked_region":(\[[^\]]*\])/u.exec(await reply);
   const dragged = await edgesShown(page);
   await shoot(page, "drag");
   await page.focus("#overlay");
@@ -163,6 +165,43 @@ async function camera(page, { url, source, shoot, name }) {
   const subtitle = await page.textContent("#subtitle");
   await page.click("#pause");
   return { ...seen, pace, subtitle, paused: await page.textContent("#pace") };
+}
+
+/** The video runs on under the last answer: how often each of the two is drawn in a while. */
+async function smooth(page, { url, shoot, name }) {
+  await page.context().grantPermissions(["camera"], { origin: new URL(url).origin }).catch(() => {});
+  await page.goto(`${url}#source=live&task=OD`);
+  await page.waitForFunction(() => document.querySelectorAll(".region").length > 0);
+  const offered = await page.locator("#smooth-field").isVisible();
+  await page.check("#smooth");
+  const drawn = await page.evaluate(async () => {
+    const counts = { video: 0, answers: 0 };
+    const draw = CanvasRenderingContext2D.prototype.drawImage;
+    CanvasRenderingContext2D.prototype.drawImage = function (source, ...rest) {
+      if (this.canvas.id === "picture") counts[source.tagName === "VIDEO" ? "video" : "answers"] += 1;
+      return draw.call(this, source, ...rest);
+    };
+    await new Promise((done) => setTimeout(done, 2000));
+    return counts;
+  });
+  const overlay = await page.evaluate(() => document.querySelector("#overlay").toDataURL());
+  const colours = await page.locator(".region").evaluateAll((rows) =>
+    rows.map((row) => [
+      row.querySelector(".label").textContent,
+      getComputedStyle(row.querySelector(".swatch")).backgroundColor,
+    ]),
+  );
+  await shoot(page, name);
+  await page.click("[data-source=picture]");
+  return { drawn, overlay, colours, offered, gone: await page.locator("#smooth-field").isHidden() };
+}
+
+/** The picture that the package brings, for those who have none at hand. */
+async function example(page, { url, shoot, name }) {
+  await begin(page, url, "source=picture&task=OD");
+  const answer = await answered(page, () => page.click("#example"));
+  await shoot(page, name);
+  return { answer };
 }
 
 /** A browser gives a page without TLS no camera: what the page says, and that pictures still work. */
@@ -332,6 +371,6 @@ async function showcase(page, { url, task, shoot, name }) {
 }
 
 export const SCENARIOS = {
-  everyTask, dragRegion, downloads, streaming, camera, insecure, phone, accessibility, keyboard,
+  everyTask, dragRegion, downloads, streaming, camera, smooth, example, insecure, phone, accessibility, keyboard,
   dropAndPaste, errors, token, showcase,
 };

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ...runtime.miniature_answers import export_miniature
+from ...helpers.made_once import run_folder
 from .camera_files import image_of, outlined_share, rgb_of, write_y4m
 
 HERE = Path(__file__).parent
@@ -28,6 +28,7 @@ PAGE = Path(__file__).parents[3] / "serve" / "florence_edge_serve" / "page"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), "")
 NODE = shutil.which("node") or ""
 LAN_NAME = "florence-box.lan"
+SCREENSHOTS = "FLORENCE_EDGE_SCREENSHOTS"  # the folder for those of every scenario
 SEED, SIDE = 12, 480  # a scene whose objects the miniature finds
 PHONE = {
     "viewport": {"width": 390, "height": 844},
@@ -52,10 +53,7 @@ class Stand:
 
     folder: Path
     out: Path
-
-    @property
-    def bundle(self) -> Path:
-        return self.folder / "bundle"
+    bundle: Path
 
     @property
     def picture(self) -> Path:
@@ -84,30 +82,23 @@ class Stand:
         return [round(edge * SIDE) for edge in self.boxes[name]]
 
 
-def prepare(tmp_path_factory: pytest.TempPathFactory) -> Stand:
-    """Export the miniature, draw the scene, and make the video for the fake camera."""
+def prepare(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Stand:
+    """Draw the scene, and make the video for the fake camera."""
     scenes = pytest.importorskip("florence_edge_calibration.scenes")
-    folder = _of_the_session(tmp_path_factory) / "page"
-    out = Path(os.environ.get("FLORENCE_EDGE_SCREENSHOTS") or folder / "screenshots")
+    folder = run_folder(tmp_path_factory) / "page"
+    out = Path(os.environ.get(SCREENSHOTS) or folder / "screenshots")
     with _one_at_a_time(folder):
         if not (folder / "scene.y4m").exists():
-            export_miniature(folder)
             drawn = scenes.draw_scene(scenes.generate_scene(SEED), SIDE)
             drawn.save(folder / "scene.png")
             write_y4m(folder / "scene.y4m", [drawn] * 5)
         out.mkdir(parents=True, exist_ok=True)
-    return Stand(folder, out)
+    return Stand(folder, out, bundle)
 
 
 def _fractions(box: tuple[int, ...]) -> tuple[float, ...]:
     grid = pytest.importorskip("florence_edge_calibration.scenes").GRID
     return tuple(edge / grid for edge in box)
-
-
-def _of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The temporary folder of this run, which the processes of pytest-xdist have in common."""
-    base = tmp_path_factory.getbasetemp()
-    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 @contextmanager
@@ -164,6 +155,7 @@ def drive(stand: Stand, name: str, url: str, scenarios: dict[str, dict[str, Any]
             f"--host-resolver-rules=MAP {LAN_NAME} 127.0.0.1",
         ],
         "url": url,
+        "screenshots": SCREENSHOTS in os.environ,
         "hosts": [address.netloc, f"{LAN_NAME}:{address.port}"],
         "timeout": 60_000,
         "scenarios": {

@@ -1,7 +1,7 @@
 """The page of florence-serve in a real Chromium: every task, cameras of known truth, a phone.
 
-One server, one browser and one run of drive.mjs for all of these. The screenshots lie in
-FLORENCE_EDGE_SCREENSHOTS, or in pytest's temporary folder.
+One server, one browser and one run of drive.mjs for all of these. Screenshots are taken where
+FLORENCE_EDGE_SCREENSHOTS names a folder for them.
 """
 
 import json

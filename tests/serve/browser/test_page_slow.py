@@ -10,12 +10,14 @@ from PIL import Image
 
 from florence_edge import Florence2
 
+from .camera_files import image_of
 from .stand import (
     NEEDS_A_BROWSER,
     PHONE,
     SIDE,
     Stand,
     assert_camera,
+    assert_drawn,
     drive,
     observed,
     serving,
@@ -54,6 +56,8 @@ def more(stand: Stand) -> Any:
         "more",
         {
             "box-camera": {"scenario": "camera", "source": "camera"},
+            "smooth": {"scenario": "smooth"},
+            "example": {"scenario": "example"},
             "downloads": {"scenario": "downloads", "out": str(stand.out)},
             "streaming": {"scenario": "streaming"},
             "keyboard": {"scenario": "keyboard"},
@@ -88,6 +92,25 @@ def test_the_boxs_camera_has_boxes_where_the_objects_are(
     stand: Stand, more: dict[str, Any]
 ) -> None:
     assert_camera(stand, without_failure(more, "box-camera"))
+
+
+def test_a_smooth_video_runs_on_under_the_last_answer(stand: Stand, more: dict[str, Any]) -> None:
+    smooth = without_failure(more, "smooth")
+    assert smooth["drawn"]["video"] > 10  # in two seconds, on any machine
+    assert smooth["drawn"]["answers"] == 0  # no frame from before jumps in
+    assert_drawn(stand, image_of(smooth["overlay"]), dict(smooth["colours"]))
+    assert smooth["offered"]
+    assert smooth["gone"]
+
+
+def test_who_has_no_picture_takes_the_example(more: dict[str, Any]) -> None:
+    assert without_failure(more, "example")["answer"]["error"] == ""
+
+
+def test_no_page_complained_or_left_the_server(more: dict[str, Any]) -> None:
+    """But where a scenario breaks something on purpose."""
+    seen = {name: each["complaints"] for name, each in more.items() if name != "errors"}
+    assert {name: found for name, found in seen.items() if found} == {}
 
 
 def test_the_answer_is_saved_as_json_and_as_a_picture(
