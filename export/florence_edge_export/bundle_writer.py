@@ -31,6 +31,7 @@ from florence_edge.bundle import (
 from florence_edge.contract import ModelSize
 from florence_edge.errors import BundleError, FlorenceEdgeError, RequestError
 from florence_edge.files import folder_beside, read_json, replace_folder
+from florence_edge.tasks import Task
 from florence_edge_calibration.fp16 import drop_island_casts
 from florence_edge_calibration.tensorrt_vision import for_tensorrt
 
@@ -45,8 +46,8 @@ _ALIGNMENT = 64
 class BundleSource:
     """A checkpoint, read and checked: what every bundle of it is made from.
 
-    `model` is what the user called it; `tensorrt_decoders` is whether bundles get the
-    decoders for TensorRT, too.
+    `model` is what the user called it; `tensorrt_decoders` is whether bundles get the decoders for
+    TensorRT, too, and `cuda_decoder` whether they may get the one for ONNX Runtime's CUDA provider.
     """
 
     model: str
@@ -56,6 +57,9 @@ class BundleSource:
     tokenizer: TokenizerFile
     defaults: GenerationDefaults
     tensorrt_decoders: bool = False
+    cuda_decoder: bool = False
+    tasks: tuple[Task, ...] = ()
+    """Its own, beside the 15."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,16 +123,24 @@ def check_target(target: Path, *, overwrite: bool) -> None:
 
 
 def _not_of_a_bundle(target: Path) -> list[str]:
-    """Names in `target` that no bundle's manifest lists; engines are a bundle's, too."""
+    """What is in `target` that its manifest does not list; engines are a bundle's, too."""
     if not target.is_dir():
         return [target.name]
+    listed: set[str] = set()
     try:
         manifest = read_json(target / MANIFEST)
-        is_ours = str(manifest["producer"]).startswith(PRODUCER)
-        listed = {MANIFEST, ENGINES, *manifest["files"]} if is_ours else set()
+        if str(manifest["producer"]).startswith(PRODUCER):
+            files = [Path(name) for name in (MANIFEST, *manifest["files"])]
+            listed = {each.as_posix() for file in files for each in (file, *file.parents)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         listed = set()
-    return sorted(entry.name for entry in target.iterdir() if entry.name not in listed)
+    found = (entry.relative_to(target) for entry in target.rglob("*"))
+    ours = {ENGINES} if listed else set()
+    return sorted(
+        path.as_posix()
+        for path in found
+        if path.as_posix() not in listed and path.parts[0] not in ours
+    )
 
 
 def save_bundle(
@@ -141,26 +153,38 @@ def save_bundle(
     """
     (folder / MANIFEST).unlink(missing_ok=True)
     vision = graphs[contract.VISION_ENCODER]
-    if form.target != "cpu":
+    if form.target not in ("cpu", "onnxruntime"):
         graphs = {**graphs, contract.VISION_TENSORRT: for_tensorrt(vision)}
     drop_island_casts(vision.graph)  # TensorRT needs them, and has its own graph
+    for path in folder.glob("*.onnx"):
+        if path.stem not in graphs:  # of an earlier round, whose weights go
+            path.unlink()
     weight_bytes = save_graphs(folder, graphs)
     (folder / TOKENIZER).write_text(source.tokenizer.to_str(pretty=True), encoding="utf-8")
     write_manifest(folder, {**_facts(source, form), "weight_bytes": weight_bytes})
     return Bundle.load(folder)
 
 
-def _facts(source: BundleSource, form: BundleFormat) -> dict[str, Any]:
-    """The manifest, but for what is known of the files."""
+def _origin(source: BundleSource) -> dict[str, Any]:
+    """Who made a folder, and of what."""
+    adapters = source.checkpoint.adapters
     return {
-        "contract": contract.CONTRACT_VERSION,
         "producer": f"{PRODUCER} {__version__}",
         "model": {
             "name": _name_that_travels(source.model),
             **({} if (commit := source.checkpoint.revision) is None else {"revision": commit}),
             "layout": source.checkpoint.config.layout.value,
             "sha256": source.checkpoint.sha256(),
+            **({"adapters": [asdict(each) for each in adapters]} if adapters else {}),
         },
+    }
+
+
+def _facts(source: BundleSource, form: BundleFormat) -> dict[str, Any]:
+    """The manifest, but for what is known of the files."""
+    return {
+        "contract": contract.CONTRACT_VERSION,
+        **_origin(source),
         **asdict(form),
         "tensorrt_decoders": source.tensorrt_decoders,
         "size": asdict(source.size),
@@ -171,7 +195,12 @@ def _facts(source: BundleSource, form: BundleFormat) -> dict[str, Any]:
         },
         "generation": asdict(source.defaults.generation),
         "generation_from": list(source.defaults.sources),
+        **({"tasks": list(map(_task_facts, source.tasks))} if source.tasks else {}),
     }
+
+
+def _task_facts(task: Task) -> dict[str, str]:
+    return {**asdict(task), "answer": task.answer.value, "needs": task.needs.value}
 
 
 def _name_that_travels(model: str) -> str:
@@ -247,3 +276,18 @@ def write_manifest(folder: Path, facts: Mapping[str, Any] | None = None) -> None
         {**content, DIGEST: digest_of(content)}, indent=2, ensure_ascii=False, allow_nan=False
     )
     path.write_text(text + "\n", encoding="utf-8")
+
+
+def write_contents(folder: Path, source: BundleSource, facts: Mapping[str, Any]) -> None:
+    """Write manifest.json of a folder that is no bundle: who made it of what, and every file.
+
+    By it the folder is known to be ours, which `--overwrite` may replace.
+    """
+    files = {
+        file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": sha256(file)}
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+    content = {**_origin(source), **facts, "files": files}
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")

@@ -11,11 +11,14 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from florence_edge import contract
 from florence_edge.backends.ort import open_ort
 from florence_edge.bundle import FIDELITY, PRECISIONS, Bundle
 from florence_edge.errors import MissingPackageError, RequestError
+from florence_edge.extras import pip_install
 from florence_edge.selftest import REFERENCE, write_reference
-from florence_edge_calibration.probes import make_probes
+from florence_edge.tasks import Task
+from florence_edge_calibration.int8.recipe import Recipe, is_integer
 
 from .bundle_writer import (
     BundleFormat,
@@ -24,15 +27,16 @@ from .bundle_writer import (
     save_bundle,
     write_manifest,
 )
+from .checkpoint.adapters import WeightedAdapter, merge_adapters, tokenizer_folder
 from .checkpoint.config import model_size
 from .checkpoint.defaults import read_generation, read_image_processing
 from .checkpoint.loader import read_checkpoint
 from .checkpoint.tokenizer import complete_tokenizer
 from .float16 import write_float16
-from .graphs.build import build_graphs, build_tensorrt_decoders
+from .graphs.build import build_cuda_decoder, build_graphs, build_tensorrt_decoders
 from .graphs.weights import GraphWeights
 from .int8.export import Int8Options, check_int8_options, write_int8
-from .smoke_test import check_tensorrt_decoders, smoke_test
+from .smoke_test import check_decoders, smoke_test
 from .verify.reference import check_installed
 
 logger = logging.getLogger(__name__)
@@ -46,7 +50,7 @@ class ExportOptions:
     """What to make of a checkpoint; `image_size` None means the checkpoint's own.
 
     `tensorrt_decoders` adds those that TensorRT runs instead of the portable one, if it can run
-    the bundle; they share its weights.
+    the bundle, and in float16 the one for ONNX Runtime's CUDA provider; they share its weights.
     """
 
     precision: str = "fp32"
@@ -55,6 +59,9 @@ class ExportOptions:
     overwrite: bool = False
     int8: Int8Options = field(default_factory=Int8Options)
     tensorrt_decoders: bool = True
+    adapters: tuple[WeightedAdapter, ...] = ()
+    tasks: tuple[Task, ...] = ()
+    """The checkpoint's own, beside the 15 (`task_file.read_tasks`)."""
 
 
 def export(model: str, folder: Path, output: Path, options: ExportOptions) -> None:
@@ -73,12 +80,13 @@ def export(model: str, folder: Path, output: Path, options: ExportOptions) -> No
     """
     check_options(model, options)
     with new_folder(output, overwrite=options.overwrite) as temporary:
-        source = _read_source(model, folder, options)
-        if options.precision == "int8":
-            with _float_bundle(source, temporary) as floats:
-                write_int8(floats, source, temporary, options.int8)
+        source = read_source(model, folder, options)
+        logger.info("It generates with %s", source.defaults.summary())
+        if is_integer(options.precision):
+            with float_bundle(source, temporary) as floats:
+                write_int8(floats, source, temporary, options.int8, options.precision)
         elif options.precision == "fp16":
-            with _float_bundle(source, temporary) as floats:
+            with float_bundle(source, temporary) as floats:
                 write_float16(floats, source, temporary)
         else:
             save_bundle(temporary, source, _FLOAT32, _float_graphs(source))
@@ -99,19 +107,31 @@ def check_options(model: str, options: ExportOptions) -> None:
         raise RequestError(
             f"There is no precision {options.precision!r}. Choose from {', '.join(PRECISIONS)}."
         )
-    if options.precision == "int8":
-        check_int8_options(model, options.int8)
+    if is_integer(options.precision):
+        check_int8_options(model, options.int8, options.precision)
     if options.precision == "fp16" and find_spec("onnxruntime") is None:
         raise MissingPackageError(
             "--precision fp16 runs the graphs to find what overflows, with ONNX Runtime, which is "
-            "not installed. Install florence-edge[cpu]."
+            "not installed. Install it with: "
+            f"{pip_install('cpu')}"
         )
     if options.verify:
+        if options.adapters:
+            raise RequestError(
+                "--verify compares with what transformers loads from the checkpoint's folder, "
+                "which has no --adapter in it. Leave one of them out."
+            )
         check_installed()
 
 
-def _read_source(model: str, folder: Path, options: ExportOptions) -> BundleSource:
-    checkpoint = read_checkpoint(folder)
+def read_source(model: str, folder: Path, options: ExportOptions) -> BundleSource:
+    """Read a checkpoint and check it, for the image size of the options.
+
+    Raises:
+        BundleError: it cannot be used.
+        RequestError: it takes no pictures of that size.
+    """
+    checkpoint = merge_adapters(read_checkpoint(folder), options.adapters)
     image = read_image_processing(folder)
     side = image.size if options.image_size is None else options.image_size
     size = model_size(checkpoint.config, side)
@@ -120,15 +140,21 @@ def _read_source(model: str, folder: Path, options: ExportOptions) -> BundleSour
         checkpoint=checkpoint,
         size=size,
         image=image,
-        tokenizer=complete_tokenizer(folder, checkpoint.config.text.vocab_size),
+        tokenizer=complete_tokenizer(
+            tokenizer_folder(folder, options.adapters), checkpoint.config.text.vocab_size
+        ),
         defaults=read_generation(folder, checkpoint.config),
-        tensorrt_decoders=options.tensorrt_decoders and not _for_cpu(options),
+        tensorrt_decoders=options.tensorrt_decoders and _for_tensorrt(options),
+        cuda_decoder=options.tensorrt_decoders and options.precision == "fp16",
+        tasks=options.tasks,
     )
 
 
-def _for_cpu(options: ExportOptions) -> bool:
-    """Whether TensorRT does not run what is made."""
-    return options.precision == "int8" and options.int8.target == "cpu"
+def _for_tensorrt(options: ExportOptions) -> bool:
+    """Whether TensorRT runs what is made."""
+    if not is_integer(options.precision):
+        return True
+    return Recipe(target=options.int8.target, precision=options.precision).for_tensorrt
 
 
 def _float_graphs(source: BundleSource) -> dict[str, ir.Model]:
@@ -140,6 +166,8 @@ def _float_graphs(source: BundleSource) -> dict[str, ir.Model]:
     graphs = build_graphs(config, size, weights)
     if source.tensorrt_decoders:
         graphs |= build_tensorrt_decoders(config, size, weights)
+    if source.cuda_decoder:
+        graphs[contract.CUDA_DECODER] = build_cuda_decoder(config, size, weights)
     if unused := weights.unused({name for graph in graphs.values() for name in _parameters(graph)}):
         logger.warning(
             "The checkpoint has tensors that Florence-2 has no place for, and transformers would "
@@ -154,7 +182,7 @@ def _parameters(model: ir.Model) -> list[str]:
 
 
 @contextmanager
-def _float_bundle(source: BundleSource, folder: Path) -> Iterator[Bundle]:
+def float_bundle(source: BundleSource, folder: Path) -> Iterator[Bundle]:
     """The float32 bundle, which lies beside the one that grows while it is needed."""
     with tempfile.TemporaryDirectory(prefix=f"{folder.name}-float-", dir=folder.parent) as scratch:
         yield save_bundle(Path(scratch), source, _FLOAT32, _float_graphs(source))
@@ -171,9 +199,10 @@ def _run_once(folder: Path) -> None:
         backend = open_ort(bundle)
     except MissingPackageError:
         logger.warning(
-            "The bundle was not run, and %s is left out: that needs ONNX Runtime "
-            "(florence-edge[cpu]).",
+            "The bundle was not run, and %s is left out: that needs ONNX Runtime. Install it with: "
+            "%s",
             REFERENCE,
+            pip_install("cpu"),
         )
         return
     seen = bundle.precision == "fp16"  # it was run, and compared, while it was made
@@ -181,8 +210,7 @@ def _run_once(folder: Path) -> None:
         smoke_test(bundle, backend)
     write_reference(bundle, backend, folder)
     backend.close()  # the weights are large: one engine with them at a time
-    if bundle.tensorrt_decoders and not seen:
-        check_tensorrt_decoders(bundle, make_probes(bundle)[0])
+    check_decoders(bundle)
 
 
 def _verify(folder: Path, source: BundleSource, *, strict: bool) -> None:

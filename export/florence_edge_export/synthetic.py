@@ -37,6 +37,7 @@ def write_checkpoint(
     seed: int = 0,
     image_size: int = 768,
     outliers: float = 1.0,
+    positions: int = 1024,
 ) -> None:
     """Write a checkpoint in the native layout with seeded random weights.
 
@@ -46,11 +47,12 @@ def write_checkpoint(
         seed: of the weights; equal seeds give equal files.
         image_size: what its image processor makes of a picture.
         outliers: factor by which some channels stick out (see `_plant_outliers`); 1 plants none.
+        positions: of the encoder and of the decoder; Florence-2's large has 1024 or 4096.
 
     The tokenizer has a token for each byte; other ids of a larger vocabulary mean nothing.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _write_json(folder / "config.json", _config(architecture))
+    _write_json(folder / "config.json", _config(architecture, positions))
     _write_json(folder / "generation_config.json", _GENERATION)
     size = {"height": image_size, "width": image_size}
     _write_json(folder / "preprocessor_config.json", {"size": size})
@@ -115,7 +117,7 @@ _GENERATION = {
 }
 
 
-def _config(architecture: str) -> Mapping[str, Any]:
+def _config(architecture: str, positions: int) -> Mapping[str, Any]:
     vision, text = _VISION[architecture], _TEXT[architecture]
     layers, heads, ffn = text["layers"], text["heads"], text["ffn"]
     return {
@@ -139,7 +141,7 @@ def _config(architecture: str) -> Mapping[str, Any]:
             "decoder_attention_heads": heads,
             "encoder_ffn_dim": ffn,
             "decoder_ffn_dim": ffn,
-            "max_position_embeddings": 1024,
+            "max_position_embeddings": positions,
             "activation_function": "gelu",
         },
     }

@@ -21,7 +21,7 @@ from .options import GenerationOptions
 from .processing import PreparedImages, join_images, prepare_images
 from .regions import BoxLike
 from .results.result import Result
-from .tasks import Request, TasksLike, request_for
+from .tasks import Request, TasksLike, request_for, with_own
 
 AHEAD = 2  # pictures in memory beside those at hand: one that is ready, one in the making
 
@@ -67,7 +67,7 @@ def run_many(  # noqa: PLR0913 - the door; all but three are named by the caller
             f"run_many takes several pictures, got {images!r:.80}. Put it into a list, or use "
             "model.run for one picture."
         )
-    request = request_for(tasks, text, region)
+    request = request_for(with_own(tasks, model.bundle.tasks), text, region)
     model.generation_config(options)
     check_batch(batch)
     return _answers(model, images, request, options, batch)

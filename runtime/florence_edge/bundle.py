@@ -16,6 +16,7 @@ from .external_data import ExternalTensor, Locate, relocate
 from .files import from_json, open_plain, read_json, recover_folder
 from .options import GenerationConfig, resolve
 from .stored_links import place_of
+from .tasks import Task, check_own_tasks
 
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
@@ -25,7 +26,7 @@ ENGINES = "engines"
 PRODUCER = "florence-edge"
 DIGEST = "digest"
 
-PRECISIONS = ("fp32", "fp16", "int8")  # of a bundle's weights: what florence-export makes
+PRECISIONS = ("fp32", "fp16", "int8", "int4")  # of a bundle's weights: what florence-export makes
 _FLOATS = ("float32", "float16")
 _MANIFEST_BYTES = 1 << 20
 _GRAPH_BYTES = 256 << 20  # the largest graph of ours has one; tensors are in weights.bin
@@ -69,6 +70,7 @@ class _Manifest:
     files: Mapping[str, StoredFile]
     tensorrt_decoders: bool = False
     exact_products: bool = False
+    tasks: tuple[Task, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,8 +80,9 @@ class Bundle:
     `model` is the name of the checkpoint's folder or its id on the hub, `checkpoint` the hash of
     its weights, `precision` that of the bundle's (one of PRECISIONS), `floats` numpy's dtype of
     features and caches ("float32" or "float16"), `target` the engine it was made for: "any" and
-    "gpu" (made for GPUs) run on all. `tensorrt_decoders` says that it has the decoders
-    for TensorRT (contract.TENSORRT_DECODERS), too. `exact_products` says that no sum of its int8
+    "gpu" (made for GPUs) run on all, "onnxruntime" (with operators of its own, which OpenVINO
+    reads, too) on all but TensorRT. `tensorrt_decoders` says that it has the decoders for TensorRT
+    (contract.TENSORRT_DECODERS), too. `exact_products` says that no sum of its int8
     products exceeds 16 bits on the way, where processors without VNNI saturate; int8 of older
     exports lacks it.
     """
@@ -95,6 +98,8 @@ class Bundle:
     files: Mapping[str, StoredFile]
     tensorrt_decoders: bool = False
     exact_products: bool = False
+    tasks: tuple[Task, ...] = ()
+    """The checkpoint's own tasks, beside the 15 (`florence-export --task-file`)."""
     stamp: Stamp | None = field(default=None, compare=False, repr=False)
 
     @staticmethod
@@ -171,6 +176,8 @@ class Bundle:
 
     def runs_on(self, engine: str) -> bool:
         """Whether the bundle was made for an engine, which `Device.family` names."""
+        if self.target == "onnxruntime":
+            return engine != "tensorrt"
         return self.target in ("any", "gpu", engine)
 
     def check_engine(self, engine: str) -> None:
@@ -180,7 +187,7 @@ class Bundle:
             BackendError: with the export command that makes a fitting bundle.
         """
         if not self.runs_on(engine):
-            pictures = " --calibration-images DIR" if self.precision == "int8" else ""
+            pictures = " --calibration-images DIR" if self.precision in ("int8", "int4") else ""
             raise BackendError(
                 f"{self.folder} was made for {self.target} and does not run on {engine}. It was "
                 f"made of the checkpoint {self.model}. Run: florence-export CHECKPOINT "
@@ -349,6 +356,11 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 def _check_version_and_digest(folder: Path, content: Mapping[str, Any]) -> None:
     version = content.get("contract")
+    if version is None and "layout" in content:
+        raise BundleError(
+            f"{folder} has files for {content['layout']!s:.40}, not a bundle. Export the "
+            "checkpoint once more without --layout."
+        )
     if version != contract.CONTRACT_VERSION or isinstance(version, bool):
         raise BundleError(
             f"{folder} was exported for contract {version!r:.40}, this runtime speaks "
@@ -368,6 +380,7 @@ def _bundle_from_manifest(folder: Path, manifest: _Manifest) -> Bundle:
     _check_choices(manifest)
     manifest.size.check()
     _check_token_ids(manifest.generation, manifest.size)
+    check_own_tasks(manifest.tasks)
     return Bundle(
         folder=folder,
         model=manifest.model.name,
@@ -380,6 +393,7 @@ def _bundle_from_manifest(folder: Path, manifest: _Manifest) -> Bundle:
         files=manifest.files,
         tensorrt_decoders=manifest.tensorrt_decoders,
         exact_products=manifest.exact_products,
+        tasks=manifest.tasks,
     )
 
 

@@ -26,6 +26,7 @@ VISION_TENSORRT = "vision_encoder.tensorrt"  # file name of the same vision enco
 TENSORRT_DECODER = "decoder.tensorrt"
 IN_PLACE = "decoder.inplace"
 TENSORRT_DECODERS = (TENSORRT_DECODER, IN_PLACE)
+CUDA_DECODER = "decoder.cuda"  # file name of one for ONNX Runtime's CUDA provider, of its operators
 
 TOP_K = 32  # scores that leave the decoder per row; search needs 2 * beams of them after bans
 MAX_BEAMS = 8
@@ -200,6 +201,20 @@ def in_place_decoder(size: ModelSize, floats: str, capacity: int) -> GraphSignat
     every position of the model, and florence-build for the longest answer that is wanted. What a
     step reads of it are the S rows that `rows` numbers, 0 to S - 1: a bucket that has `position`.
     """
+    keeping = _keeping(size, floats, capacity)
+    return replace(keeping, inputs=(*keeping.inputs, Tensor("rows", "int64", ("S",))))
+
+
+def cuda_decoder(size: ModelSize, floats: str) -> GraphSignature:
+    """The decoder for ONNX Runtime's CUDA provider, which places its new rows itself, too.
+
+    Its caches have S rows, as the portable decoder's; what of them is written, `position` says.
+    """
+    return _keeping(size, floats, "S")
+
+
+def _keeping(size: ModelSize, floats: str, capacity: int | str) -> GraphSignature:
+    """The decoder that gives its caches back whole, in place of the new rows."""
     portable = _decoder(size, floats)
     shape = ("R", size.decoder_heads, capacity, size.head_dim)
     kept = {
@@ -212,7 +227,6 @@ def in_place_decoder(size: ModelSize, floats: str, capacity: int) -> GraphSignat
         for tensor in portable.inputs
     )
     scores = portable.outputs[: -len(kept)]
-    inputs = (*inputs, Tensor("rows", "int64", ("S",)))
     return GraphSignature(DECODER, inputs=inputs, outputs=(*scores, *kept.values()))
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import IO, Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from .cuda.frame import DeviceFrame, DeviceImage, frame_of, is_on_gpu
 from .errors import ImageError, ImageTooLargeError, RequestError
 from .image_file import ImageOptions, check_undecoded, decode, quiet_pillow, warn_of_darkness
 
-HostImage: TypeAlias = str | Path | bytes | Image.Image | npt.NDArray[Any]
+HostImage: TypeAlias = str | Path | bytes | IO[bytes] | Image.Image | npt.NDArray[Any]
 
 _DEFAULT = ImageOptions()
 _WHITE = 65535.0  # the largest value of 16 bits
@@ -25,10 +25,11 @@ _VALUES_AT_ONCE = 1 << 20
 def load_image(source: HostImage, options: ImageOptions = _DEFAULT) -> Image.Image:
     """An RGB picture, turned upright as its EXIF orientation says; of several, the first.
 
-    Arrays are HxWx3 uint8 in RGB order. Other modes become RGB as Pillow, and so transformers,
-    converts them, alpha dropped; only deep grey is scaled to 8 bits, where Pillow would clip it.
-    Colours of 16 bits keep their upper 8, as in Pillow. Files and bytes are opened if they are of
-    one of `image_file.FORMATS` and within `options.max_pixels`.
+    Arrays are HxWx3 uint8 in RGB order; an open file is read from where it stands. Other modes
+    become RGB as Pillow, and so transformers, converts them, alpha dropped; only deep grey is
+    scaled to 8 bits, where Pillow would clip it. Colours of 16 bits keep their upper 8, as in
+    Pillow. Files and bytes are opened if they are of one of `image_file.FORMATS` and within
+    `options.max_pixels`.
 
     Raises:
         ImageError: the source cannot be read, is too large, has no pixels, does not fit into
@@ -36,6 +37,7 @@ def load_image(source: HostImage, options: ImageOptions = _DEFAULT) -> Image.Ima
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
+    source = _plain(source)
     name = _name(source)
     try:
         with quiet_pillow():
@@ -61,6 +63,16 @@ def load_image(source: HostImage, options: ImageOptions = _DEFAULT) -> Image.Ima
         ) from error
 
 
+def _read(file: Any) -> bytes:
+    try:
+        content = file.read()
+    except (OSError, ValueError) as error:  # ValueError: it is closed
+        raise ImageError(f"The file object cannot be read: {error}. Open it again.") from error
+    if not isinstance(content, bytes):
+        raise ImageError("The file object gives text. Open it in binary mode: open(path, 'rb').")
+    return content
+
+
 _NO_MEMORY = (
     "There is not enough memory to decode {name}. Shrink it, or free some; to have such pictures "
     "refused at once, lower max_pixels (on the command line: --max-pixels)."
@@ -73,17 +85,22 @@ def pixels(image: Image.Image, side: int) -> npt.NDArray[np.uint8]:
     return np.asarray(resized, dtype=np.uint8)
 
 
-def _name(source: object) -> str:
+def _name(source: str | Path | bytes | Image.Image) -> str:
     """What to call a picture in messages."""
     if isinstance(source, Image.Image):
         return "the PIL image"
-    if isinstance(source, bytes):
-        return f"the image of {len(source)} bytes"
-    if isinstance(source, str | Path):
-        return str(source)
+    return f"the image of {len(source)} bytes" if isinstance(source, bytes) else str(source)
+
+
+def _plain(source: object) -> str | Path | bytes | Image.Image:
+    """The picture itself; what an open file holds."""
+    if isinstance(source, str | Path | bytes | Image.Image):
+        return source
+    if hasattr(source, "read"):
+        return _read(source)
     raise ImageError(
-        "A picture is expected as a path, bytes, a PIL image or an HxWx3 uint8 array, got "
-        f"{type(source).__name__}."
+        "A picture is expected as a path, bytes, an open file, a PIL image or an HxWx3 uint8 "
+        f"array, got {type(source).__name__}."
     )
 
 

@@ -38,10 +38,12 @@ from .tasks import (
     Task,
     TaskList,
     TextEach,
+    find_task,
     free_prompt,
     listed,
     prompt_for,
     requests_for,
+    with_own,
 )
 from .tokenizer import OnText, Tokenizer
 
@@ -157,9 +159,10 @@ class Florence2:
         """Answer one task or several about one picture or several.
 
         Args:
-            image: a path, bytes, a PIL image or an HxWx3 uint8 array in RGB order; on the GPU, an
-                array with `__cuda_array_interface__` (PyCUDA, CuPy, torch, numba). A list of them
-                is one batch; each answer is what the picture gets alone.
+            image: a path, bytes, an open file, a PIL image or an HxWx3 uint8 array in RGB order;
+                on the GPU, an array with `__cuda_array_interface__` (PyCUDA, CuPy, torch, numba).
+                A list of them is one batch, and so is an NxHxWx3 array or what a generator gives;
+                each answer is what the picture gets alone.
             task: one of the 15, `OD` or `<OD>`; several share one encoding.
             text: what the task takes beside the picture; region tasks take four `<loc_n>`. One
                 for all pictures, or a list with one for each; for the tasks that take one.
@@ -180,7 +183,8 @@ class Florence2:
         one_task = isinstance(task, str | Task)
         if on_text is not None and not (one_image and one_task):
             raise RequestError("on_text needs one picture and one task, not lists of them.")
-        requests = requests_for(task, text, region, images=None if one_image else len(images))
+        asked, count = with_own(task, self.bundle.tasks), None if one_image else len(images)
+        requests = requests_for(asked, text, region, images=count)
         views, _ = listed(self.encode(images, options=options))
         prompts = [each.prompts(view.size) for each, view in zip(requests, views, strict=True)]
         rows = self.answer_each(views, prompts, cancel=cancel, on_text=on_text)
@@ -364,7 +368,7 @@ class EncodedImage:
         return Question(
             features=self.features,
             image_size=self.size,
-            prompt=task if isinstance(task, Prompt) else prompt_for(task, text, region, self.size),
+            prompt=task if isinstance(task, Prompt) else self._prompt(task, text, region),
             options=options or self.options,
             cancel=cancel,
             on_text=on_text,
@@ -386,8 +390,11 @@ class EncodedImage:
         Raises:
             RequestError: the task does not exist, or text, region or options do not fit it.
         """
-        prompt, chosen = prompt_for(task, text, region, self.size), options or self.options
+        prompt, chosen = self._prompt(task, text, region), options or self.options
         return self.model.answer([self], [prompt], chosen, cancel=cancel, on_text=on_text)[0]
+
+    def _prompt(self, task: str | Task, text: str | None, region: BoxLike | None) -> Prompt:
+        return prompt_for(find_task(task, self.model.bundle.tasks), text, region, self.size)
 
     def ask(
         self,
@@ -411,6 +418,8 @@ class EncodedImage:
         """Find objects: all that the model knows, or those that `phrases` name."""
         if phrases is None:
             return self.run("OD")
+        if not phrases:
+            raise RequestError("detect got no phrase. Name what to find, or leave phrases out.")
         text = phrases if isinstance(phrases, str) else "<and>".join(phrases)
         return self.run("OPEN_VOCABULARY_DETECTION", text)
 

@@ -18,6 +18,7 @@ from .backends.base import Backend, NamedArrays
 from .bundle import Bundle
 from .contract import TOP_K
 from .errors import BundleError
+from .extras import pip_install
 from .files import open_plain
 
 REFERENCE = "reference.npz"
@@ -60,7 +61,7 @@ def self_test(bundle: Bundle, backend: Backend) -> dict[str, float]:
     if REFERENCE not in bundle.files:
         raise BundleError(
             f"{bundle.folder} has no {REFERENCE} to compare with. Export it again where ONNX "
-            "Runtime is installed (florence-edge[cpu])."
+            f"Runtime is installed: {pip_install('cpu')}"
         )
     expected = read_reference(bundle)
     found = finite_sample(bundle, backend)

@@ -4,10 +4,12 @@ Prompts and answer kinds are those of Microsoft's `processing_florence2.py`; pun
 (three prompts have no final full stop or question mark).
 """
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from numbers import Real
+from string import Formatter
 from typing import Any, TypeAlias
 
 from .errors import RequestError
@@ -158,8 +160,8 @@ TASKS: dict[str, Task] = {task.name: task for task in _TABLE}
 """The 15 tasks by name, such as `OD`."""
 
 
-def find_task(name: str | Task) -> Task:
-    """The task called `name`, written `OD`, `od` or `<OD>`.
+def find_task(name: str | Task, own: Iterable[Task] = ()) -> Task:
+    """The task called `name`, written `OD`, `od` or `<OD>`; `own` are those of a bundle.
 
     Raises:
         RequestError: there is no such task; the message lists those there are.
@@ -168,10 +170,66 @@ def find_task(name: str | Task) -> Task:
         return name
     if not isinstance(name, str):
         raise RequestError(f"A task is expected as a string such as 'OD', got {name!r}.")
+    known = {**TASKS, **{task.name.upper(): task for task in own}}
     key = name.strip().removeprefix("<").removesuffix(">").upper()
-    if key not in TASKS:
-        raise RequestError(f"There is no task {name!r}. The tasks are: {', '.join(TASKS)}.")
-    return TASKS[key]
+    if key not in known:
+        names = ", ".join(task.name for task in known.values())
+        raise RequestError(f"There is no task {name!r}. The tasks are: {names}.")
+    return known[key]
+
+
+def is_usual_task(name: str) -> bool:
+    """Whether it names one of the 15."""
+    return name.strip().removeprefix("<").removesuffix(">").upper() in TASKS
+
+
+def with_own(tasks: TasksLike, own: Sequence[Task]) -> TasksLike:
+    """Tasks as they were given, but a name of one of `own` as that task.
+
+    Raises:
+        RequestError: one does not exist.
+    """
+    if not own or isinstance(tasks, Task | Request) or not isinstance(tasks, Iterable):
+        return tasks
+    if isinstance(tasks, str):
+        return find_task(tasks, own)
+    return [find_task(task, own) for task in tasks]
+
+
+_TOKEN = re.compile(r"<[A-Za-z][A-Za-z0-9_]*>")
+
+
+def check_own_tasks(tasks: Iterable[Task]) -> None:
+    """Refuse tasks that a bundle cannot bring beside the 15.
+
+    Raises:
+        RequestError: a name that is taken or cannot be written, or a template that does not fit
+            what the task takes.
+    """
+    names: set[str] = set(TASKS)
+    for task in tasks:
+        if not _TOKEN.fullmatch(task.token):
+            raise RequestError(
+                f"{task.token!r:.80} is not the name of a task. Expected letters, digits and "
+                "underscores in angle brackets, such as <FIND_DEFECTS>."
+            )
+        if task.name.upper() in names:
+            raise RequestError(f"There is a task {task.token} already. Give this one another name.")
+        names.add(task.name.upper())
+        wanted = [] if task.needs is Needs.NOTHING else ["input"]
+        if _fields(task.template) != wanted:
+            raise RequestError(
+                f"The prompt of {task.token} is {task.template!r:.200}; one that takes "
+                f"{task.needs.value} has {'{input} once' if wanted else 'no braces'}."
+            )
+
+
+def _fields(template: str) -> list[str]:
+    """The names in braces; `invalid` where they do not close."""
+    try:
+        return [name for _, name, _, _ in Formatter().parse(template) if name is not None]
+    except ValueError:
+        return ["invalid"]
 
 
 def free_task(text: str) -> Task:
@@ -338,9 +396,15 @@ def requests_for(
 
 
 def listed(value: Any) -> tuple[Sequence[Any], bool]:
-    """What was given as a list, and whether it was one thing alone; a text is one, and bytes."""
+    """What was given as a list, and whether it was one thing alone; a text is one, and bytes.
+
+    An array of four dimensions is a list of pictures, and so is what a generator gives.
+    """
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return value, False
+    a_file = hasattr(value, "read")
+    if (isinstance(value, Iterator) and not a_file) or getattr(value, "ndim", None) == 4:
+        return list(value), False
     return [value], True
 
 

@@ -16,7 +16,7 @@ from florence_edge_export.graphs.weights import GraphWeights
 
 
 def config(architecture: str, folder: Path) -> CheckpointConfig:
-    content = json.dumps(synthetic._config(architecture))
+    content = json.dumps(synthetic._config(architecture, 1024))
     (folder / "config.json").write_text(content)
     return read_config(folder)
 

@@ -14,6 +14,7 @@ from florence_edge_export.checkpoint.config import CheckpointConfig, Layout, mod
 from florence_edge_export.checkpoint.loader import read_checkpoint
 
 from ..helpers.assets import DATA, Asset
+from ..helpers.thorough import examples
 from . import folders
 
 
@@ -249,7 +250,7 @@ _JUNK = st.one_of(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(data=st.data())
 def test_any_value_in_any_field_is_read_or_refused(
     tiny_checkpoint: Path,

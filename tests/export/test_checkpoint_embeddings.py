@@ -193,8 +193,8 @@ def _prompt(task: str, side: int) -> Any:
 @pytest.mark.parametrize(
     "stored",
     [
-        {"shared": _SAME, "head": _OWN},
-        {"shared": _SAME, "decoder": _OWN, "encoder": _OWN},
+        pytest.param({"shared": _SAME, "head": _OWN}, marks=pytest.mark.slow),
+        pytest.param({"shared": _SAME, "decoder": _OWN, "encoder": _OWN}, marks=pytest.mark.slow),
         {"shared": _SAME, "head": _OWN, "decoder": _OWN},
     ],
     ids=str,
@@ -276,7 +276,7 @@ def test_int8_has_both_tables(native: Path, tmp_path: Path, target: Target) -> N
 @pytest.mark.parametrize(
     ("precision", "target"),
     [
-        ("fp16", "tensorrt"),
+        pytest.param("fp16", "tensorrt", marks=pytest.mark.slow),
         pytest.param("int8", "tensorrt", marks=pytest.mark.slow),
         pytest.param("int8", "portable", marks=pytest.mark.slow),
         pytest.param("int8", "cpu", marks=pytest.mark.slow),

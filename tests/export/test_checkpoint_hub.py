@@ -49,7 +49,7 @@ def test_a_hub_id_is_downloaded(tiny_checkpoint: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert find_checkpoint(DEFAULT_MODEL) == tiny_checkpoint
     assert find_checkpoint(DEFAULT_MODEL, "v1.0") == tiny_checkpoint
-    patterns = ("*.json", "*.safetensors")
+    patterns = ("*.json", "*.safetensors", "adapter_model.bin")
     assert asked == [(DEFAULT_MODEL, None, patterns), (DEFAULT_MODEL, "v1.0", patterns)]
 
 
@@ -121,5 +121,5 @@ def test_without_huggingface_hub_the_message_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(MissingPackageError, match=r"Install florence-edge\[export\]"):
+    with pytest.raises(MissingPackageError, match=r"pip install .*\[export\]"):
         find_checkpoint("someone/model")

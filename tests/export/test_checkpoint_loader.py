@@ -120,10 +120,10 @@ def test_a_folder_without_weights_says_what_was_expected(native: Path) -> None:
         read_checkpoint(native)
 
 
-def test_a_lora_adapter_is_to_be_merged_first(tmp_path: Path) -> None:
+def test_a_lora_adapter_is_to_be_named_beside_its_model(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     (tmp_path / "adapter_model.safetensors").write_bytes(b"")
-    with pytest.raises(BundleError, match=r"Merge it first: .*merge_and_unload"):
+    with pytest.raises(BundleError, match=r"florence-export MODEL --adapter"):
         read_checkpoint(tmp_path)
 
 

@@ -20,6 +20,7 @@ from florence_edge_export.checkpoint.tensors import read_tensors
 from florence_edge_export.export import ExportOptions, export
 
 from ..helpers.assets import Asset
+from ..helpers.thorough import examples
 from . import folders
 
 _EMBEDDING = "language_model.shared.weight"
@@ -81,7 +82,7 @@ def test_a_pytorch_file_without_torch_says_what_to_do(
 ) -> None:
     (microsoft / folders.WEIGHTS).rename(microsoft / "pytorch_model.bin")
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(MissingPackageError, match=r"Install florence-edge\[verify\], or convert"):
+    with pytest.raises(MissingPackageError, match=r"Convert the checkpoint.*\[verify\]"):
         read_checkpoint(microsoft)
 
 
@@ -286,7 +287,7 @@ def test_numbers_beyond_float32_are_refused(native: Path, tmp_path: Path) -> Non
         export("x", native, tmp_path / "b", ExportOptions())
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(place=st.floats(0, 1, exclude_max=True), value=st.binary(max_size=3), cut=st.booleans())
 def test_any_damage_is_either_harmless_or_refused(
     tmp_path_factory: pytest.TempPathFactory, place: float, value: bytes, cut: bool

@@ -32,7 +32,10 @@ CAPACITY = 128  # of engines
 CLOSE = {"fp32": 1e-4, "fp16": 0.03, "int8": 0.03}  # another order of sums, in half
 
 
-@pytest.fixture(scope="module", params=PRECISIONS)
+_TRIED = [pytest.param(each, marks=pytest.mark.slow) for each in ("fp32", "int8")]
+
+
+@pytest.fixture(scope="module", params=["fp16", *_TRIED])
 def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp(request.param) / "bundle"
     int8 = Int8Options(samples=8, budget=None)

@@ -18,11 +18,12 @@ TENSORRT = Device.parse("tensorrt")
 def engine_off_by(error: float, monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
     asked: list[tuple[object, ...]] = []
 
-    def open_backend(bundle: Bundle, device: Device, *, engine_dir: Path) -> SimpleNamespace:
+    def open_engine(bundle: Bundle, device: Device, *, engine_dir: Path) -> SimpleNamespace:
         asked.append((bundle.folder, device, engine_dir))
-        return SimpleNamespace(close=lambda: asked.append(("closed",)))
+        backend = SimpleNamespace(close=lambda: asked.append(("closed",)))
+        return SimpleNamespace(backend=backend)
 
-    monkeypatch.setattr(build_module, "open_backend", open_backend)
+    monkeypatch.setattr(build_module, "open_engine", open_engine)
     monkeypatch.setattr(build_module, "self_test", lambda *_: {"top_log_probs": error})
     monkeypatch.setattr(build_module, "check_finite", lambda *_: None)
     return asked

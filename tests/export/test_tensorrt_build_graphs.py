@@ -51,7 +51,13 @@ def build(bundle: Bundle, options: EngineOptions, engine_dir: Path) -> BuildOutc
 
 @pytest.mark.parametrize(
     ("precision", "target"),
-    [("fp32", "tensorrt"), ("fp16", "tensorrt"), ("int8", "tensorrt"), ("int8", "portable")],
+    [
+        ("fp16", "tensorrt"),
+        ("int8", "tensorrt"),
+        pytest.param("fp32", "tensorrt", marks=pytest.mark.slow),
+        pytest.param("int8", "portable", marks=pytest.mark.slow),
+        pytest.param("int4", "tensorrt", marks=pytest.mark.slow),
+    ],
 )
 def test_every_graph_of_the_miniature_builds_without_a_warning(
     precision: str, target: Target, tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -10,15 +10,6 @@ MAX_NEW_TOKENS = 48
 SCENES = (11, 12)
 
 
-def export_miniature(folder: Path) -> Path:
-    exporting = pytest.importorskip("florence_edge_export.export")
-    sources = pytest.importorskip("florence_edge_export.checkpoint.loader")
-    bundle = folder / "bundle"
-    options = exporting.ExportOptions()
-    exporting.export("miniature", sources.find_checkpoint(sources.MINIATURE), bundle, options)
-    return bundle
-
-
 def assert_same_answers(bundle: Path, device: str, num_beams: int) -> None:
     """Equal token ids for all 15 tasks, and scores within what float32 differs on a GPU."""
     scenes = pytest.importorskip("florence_edge_calibration.scenes")

@@ -170,12 +170,11 @@ def in_place(bare: Machine, tiny_checkpoint: Path, tmp_path: Path) -> Machine:
 
 
 @pytest.fixture(scope="module")
-def miniature_engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def miniature_engines(miniature_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The miniature with engines built here."""
     require_tensorrt()
-    from .miniature_answers import export_miniature
-
     building = pytest.importorskip("florence_edge_export.tensorrt_build.cli")
-    bundle = export_miniature(tmp_path_factory.mktemp("miniature"))
+    bundle = tmp_path_factory.mktemp("miniature") / "bundle"
+    shutil.copytree(miniature_bundle, bundle)
     assert building.main([str(bundle)]) == 0
     return bundle

@@ -73,7 +73,8 @@ def names(tmp_path: Path) -> list[str]:
 
 def test_answers_go_to_the_file_as_they_would_be_printed(run: Run, tmp_path: Path) -> None:
     status, out, err = run()
-    assert (status, out, err) == (0, "", "")
+    wrote = f"florence-run: Wrote the answers in {tmp_path / 'out.jsonl'}.\n"
+    assert (status, out, err) == (0, "", wrote)
     assert names(tmp_path) == list("abcd")
     (tmp_path / "out.jsonl").rename(tmp_path / "first.jsonl")
     _, out, _ = run("--json")
@@ -228,7 +229,7 @@ def test_a_picture_that_fails_has_a_line_with_its_error_and_is_tried_again(
     (photos / "b.png").write_bytes(b"no picture")
     status, _, err = run()
     assert status == 1
-    assert err.splitlines()[-1] == "florence-run: 1 of 4 images failed."
+    assert "florence-run: 1 of 4 images failed.\n" in err
     assert names(tmp_path) == list("abcd")
     assert list(lines(tmp_path)[1]) == ["image", "error"]
     assert "not an image in a format that is opened here" in lines(tmp_path)[1]["error"]
@@ -389,14 +390,14 @@ def test_options_that_go_with_others_are_refused_alone(
     with pytest.raises(SystemExit) as leaving:
         main([str(tiny_bundle), str(photos), "--task", "OD", *arguments])
     assert leaving.value.code == 2
-    assert "needs --" in capsys.readouterr().err
+    assert " needs " in capsys.readouterr().err
 
 
 def test_a_video_has_no_batches(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as leaving:
         main([str(tiny_bundle), "--source", "0", "--task", "OD", "--batch", "2"])
     assert leaving.value.code == 2
-    assert "--batch does not go with --source" in capsys.readouterr().err
+    assert "--batch does not go with a camera or a video" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

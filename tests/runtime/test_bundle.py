@@ -211,7 +211,7 @@ def test_cuda_where_there_is_none_is_an_error_and_no_fallback(tiny_bundle: Path)
     onnxruntime = pytest.importorskip("onnxruntime")
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime knows CUDA")
-    with pytest.raises(BackendError, match=r"CUDA did not become active .*florence-edge\[gpu\]"):
+    with pytest.raises(BackendError, match=r"CUDA did not become active .*pip install .*\[gpu\]"):
         Florence2.load(tiny_bundle, "cuda")
 
 

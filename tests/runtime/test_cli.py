@@ -238,14 +238,16 @@ def test_every_picture_of_a_folder_is_answered_or_fails_and_the_rest_is_counted(
     (photos / "broken.webp").symlink_to(photos / "gone.webp")
     (photos / "table.csv").touch()
     (photos / "below").mkdir()
+    (photos / "below" / "bb.jpg").write_bytes((photos / "a.jpg").read_bytes())
     status, out, err = run(photos, "--task", "OD", "--json")
     assert status == 1
-    assert [Path(answer["image"]).name for answer in lines(out)] == ["a.jpg", "b.PNG", *names]
+    expected = ["a.jpg", "b.PNG", "bb.jpg", *names]
+    assert [Path(answer["image"]).name for answer in lines(out)] == expected
     assert err.splitlines() == [
         f"florence-run: {photos / 'broken.webp'} is a broken link: there is no "
         f"{photos / 'gone.webp'}.",
-        "florence-run: 1 of 8 images failed.",
-        f"florence-run: {photos}: 2 files that are not pictures and 1 folder in it left out.",
+        "florence-run: 1 of 9 images failed.",
+        f"florence-run: {photos}: 2 files that are not pictures left out.",
     ]
 
 

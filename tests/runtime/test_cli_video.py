@@ -72,6 +72,32 @@ def test_each_answered_frame_is_a_line_of_json(run: Run, video: Path) -> None:
     assert "a second, latency" in err
 
 
+def test_a_video_stands_where_pictures_do_and_its_answers_go_to_a_file(
+    run: Run, video: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "kept" / "answers.jsonl"
+    arguments = (video, "--task", "OD,CAPTION", "--every", "3", "--answers", file)
+    status, out, _ = run(*arguments)
+    assert (status, out) == (0, "")
+    origin, *frames = lines(file.read_text("utf-8"))
+    assert "florence-run" in origin
+    assert [line["frame"] for line in frames] == [0, 3]
+    assert [[each["task"] for each in line["results"]] for line in frames] == [
+        ["<OD>", "<CAPTION>"]
+    ] * 2
+    before = file.read_bytes()
+    status, _, err = run(*arguments)
+    assert status == 1
+    assert "is there already" in err
+    assert file.read_bytes() == before
+
+
+def test_each_of_several_tasks_is_named(run: Run, video: Path) -> None:
+    _, out, _ = run(video, "--task", "REGION_PROPOSAL,CAPTION", "--every", "9")
+    assert out.startswith("frame 0:\n<REGION_PROPOSAL>:\n")
+    assert "\n<CAPTION>:\n" in out
+
+
 def test_tasks_may_be_given_one_by_one(run: Run, video: Path) -> None:
     _, out, _ = run("--source", video, "--task", "OD", "--task", "OCR", "--every", "9", "--json")
     assert [each["task"] for each in lines(out)[0]["results"]] == ["<OD>", "<OCR>"]
@@ -194,7 +220,7 @@ def test_a_mistake_is_one_message(run: Run, arguments: list[str], message: str) 
         ["picture.jpg", "--task", "OD", "--wait"],
         ["picture.jpg", "--task", "OD", "--camera-fps", "30"],
         ["--source", "0", "--task", "OD", "--camera-size", "1280"],
-        ["--source", "0", "--task", "OD", "--answers", "file"],
+        ["--source", "0", "--task", "OD", "--answers", "file", "--resume"],
     ],
 )
 def test_wrong_usage_is_status_two(run: Run, arguments: list[str]) -> None:

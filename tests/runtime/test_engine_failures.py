@@ -57,7 +57,7 @@ def test_an_engine_that_is_absent_is_called_so(
     monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingPackageError, match=r"is not installed\. Install florence-edge"):
+    with pytest.raises(MissingPackageError, match=r"is not installed\. Install it with: pip"):
         ENGINES[package]()
 
 

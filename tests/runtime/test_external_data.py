@@ -13,6 +13,7 @@ from florence_edge import BundleError, Florence2
 from florence_edge.external_data import ExternalTensor, relocate
 
 from ..helpers.manifests import write_hash
+from ..helpers.thorough import examples
 
 DecodeError = pytest.importorskip("google.protobuf.message").DecodeError  # it has no types
 
@@ -241,7 +242,7 @@ def test_parts_of_a_graph_that_protobuf_joins_are_all_met() -> None:
     assert [each.location for each in found_in(model)] == ["a", "b"]
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(data=st.data())
 def test_whatever_protobuf_reads_is_met_or_refused(data: st.DataObject) -> None:
     """Random damage to models with a tensor at a random place: no location goes by unseen."""

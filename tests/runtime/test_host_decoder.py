@@ -9,7 +9,7 @@ import pytest
 
 from florence_edge import BackendError, contract
 from florence_edge.backends.host import HostDecoder, Run
-from florence_edge.backends.open import open_backend
+from florence_edge.backends.open import open_engine
 from florence_edge.bundle import Bundle
 from florence_edge.search import Scores
 
@@ -127,7 +127,7 @@ def test_scores_are_those_of_the_image(recorder: Recorder) -> None:
 def test_a_backend_that_was_closed_is_refused(tiny_bundle: Path, device: str, package: str) -> None:
     pytest.importorskip(package)
     bundle = Bundle.load(tiny_bundle)
-    backend, size = open_backend(bundle, device, threads=1), bundle.size
+    backend, size = open_engine(bundle, device, threads=1).backend, bundle.size
     pixels = np.zeros((1, size.image_size, size.image_size, 3), dtype=np.uint8)
     ids, mask = np.full((1, 5), 9), np.ones((1, size.image_tokens + 5), dtype=np.int64)
     features = backend.encode_image(pixels)

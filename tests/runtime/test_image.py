@@ -275,9 +275,9 @@ def test_an_array_of_another_kind_is_refused_with_the_kind_expected(wrong: np.nd
         load_image(wrong)
 
 
-@pytest.mark.parametrize("wrong", [None, 5, ["a.jpg"], io.BytesIO(b""), bytearray(b"")])
+@pytest.mark.parametrize("wrong", [None, 5, ["a.jpg"], object(), bytearray(b"")])
 def test_anything_else_is_refused_with_what_is_expected(wrong: Any) -> None:
-    with pytest.raises(ImageError, match=r"expected as a path, bytes, a PIL image or an HxWx3"):
+    with pytest.raises(ImageError, match=r"expected as a path, bytes, an open file, a PIL"):
         load_image(wrong)
 
 

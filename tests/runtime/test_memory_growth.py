@@ -21,8 +21,6 @@ from PIL import Image
 from florence_edge import Florence2, GenerationOptions, run_many, watch
 from florence_edge.video.watch import Watching
 
-from .miniature_answers import export_miniature
-
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc"),
@@ -55,9 +53,9 @@ def test_five_hundred_pictures_take_no_more_than_a_hundred(
 
 
 def test_the_miniature_finds_objects_in_a_thousand_pictures_and_does_not_grow(
-    tmp_path: Path,
+    miniature_bundle: Path, tmp_path: Path
 ) -> None:
-    model = Florence2.load(export_miniature(tmp_path), threads=1)
+    model = Florence2.load(miniature_bundle, threads=1)
     (tmp_path / "pictures").mkdir()
     sizes = [(1600, 1200), (1280, 720), (900, 1600), (3000, 2000)]
     for number, scene in enumerate(itertools.islice(held_out(), 1000)):
@@ -99,9 +97,9 @@ def test_ten_thousand_frames_take_no_more_than_two_thousand(
 
 
 def test_the_miniature_finds_objects_in_ten_thousand_frames_and_does_not_grow(
-    tmp_path: Path,
+    miniature_bundle: Path, tmp_path: Path
 ) -> None:
-    model = Florence2.load(export_miniature(tmp_path), threads=1)
+    model = Florence2.load(miniature_bundle, threads=1)
     memory: dict[int, float] = {}
     regions, begin = 0, time.monotonic()
     greedy, live = GenerationOptions(num_beams=1), Watching(live=True)

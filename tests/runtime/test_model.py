@@ -300,7 +300,7 @@ def test_a_view_refuses_what_its_methods_cannot_ask(
     for phrase, region in ((None, None), ("cat", REGION)):
         with pytest.raises(RequestError, match="a phrase or a region, one of the two"):
             view.segment(phrase, region=region)
-    with pytest.raises(RequestError, match="needs a text"):
+    with pytest.raises(RequestError, match="detect got no phrase"):
         view.detect([])
 
 

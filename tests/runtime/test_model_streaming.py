@@ -13,8 +13,6 @@ from PIL import Image
 
 from florence_edge import TASKS, Florence2, GenerationOptions, Result
 
-from .miniature_answers import export_miniature
-
 Ask = Callable[..., Result]
 
 MARKERS = re.compile("<s>|</s>|<pad>")
@@ -22,8 +20,8 @@ NUM_BEAMS = [1, 3]
 
 
 @pytest.fixture(scope="module")
-def miniature(tmp_path_factory: pytest.TempPathFactory) -> Florence2:
-    return Florence2.load(export_miniature(tmp_path_factory.mktemp("miniature")), threads=1)
+def miniature(miniature_bundle: Path) -> Florence2:
+    return Florence2.load(miniature_bundle, threads=1)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from florence_edge.backends import ort
-from florence_edge.backends.open import open_backend
+from florence_edge.backends.open import open_engine
 from florence_edge.bundle import Bundle
 
 pytest.importorskip("onnxruntime")
@@ -81,10 +81,10 @@ def test_int8_of_an_older_export_names_the_export_to_run_where_products_saturate
     monkeypatch.setattr(ort, "int8_products_saturate", saturate)
     exact = replace(Bundle.load(tiny_bundle), precision="int8", target=target)
     assert exact.exact_products
-    open_backend(exact, "cpu", threads=1).close()
+    open_engine(exact, "cpu", threads=1).backend.close()
     assert not tried  # nothing to find out
     assert not caplog.messages
-    open_backend(replace(exact, exact_products=False), "cpu", threads=1).close()
+    open_engine(replace(exact, exact_products=False), "cpu", threads=1).backend.close()
     assert (f"--precision int8 --target {named} --calibration" in caplog.text) is saturates
 
 

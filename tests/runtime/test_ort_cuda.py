@@ -315,7 +315,7 @@ def test_an_onnxruntime_without_cuda_is_an_error_before_anything_is_opened(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ort_cuda, "available", lambda: ["CPUExecutionProvider"])
-    with pytest.raises(BackendError, match=r"CUDA did not become active.*florence-edge\[gpu\]"):
+    with pytest.raises(BackendError, match=r"CUDA did not become active.*pip install .*\[gpu\]"):
         Florence2.load(tiny_bundle, "cuda")
 
 
@@ -424,10 +424,10 @@ def test_a_provider_that_gave_way_to_the_cpu_is_an_error() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("num_beams", [1, 3])
-def test_cuda_answers_all_15_tasks_as_the_cpu_does(tmp_path: Path, num_beams: int) -> None:
-    from .miniature_answers import assert_same_answers, export_miniature
+def test_cuda_answers_all_15_tasks_as_the_cpu_does(miniature_bundle: Path, num_beams: int) -> None:
+    from .miniature_answers import assert_same_answers
 
     if ort_cuda.PROVIDER not in ort.available():
         pytest.skip("run `pytest -m gpu` with onnxruntime-gpu: pip install florence-edge[gpu]")
     require_gpu()
-    assert_same_answers(export_miniature(tmp_path), "cuda", num_beams)
+    assert_same_answers(miniature_bundle, "cuda", num_beams)

@@ -22,6 +22,7 @@ from florence_edge.results.parse import (
 from florence_edge.tasks import TASKS, AnswerKind, find_task
 
 from ..helpers.assets import DATA, Asset
+from ..helpers.thorough import examples
 
 CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
 ONE_TASK_OF_EACH_KIND = list({task.answer: task.token for task in TASKS.values()}.values())
@@ -85,7 +86,7 @@ def transformers_says() -> Reference:
 
 
 @pytest.mark.parametrize("task", ONE_TASK_OF_EACH_KIND)
-@settings(max_examples=800, derandomize=True, deadline=None, database=None)
+@settings(max_examples=examples(800), derandomize=True, deadline=None, database=None)
 @given(text=texts, image_size=sizes)
 @example(text="</s><s><s><s>car<loc_1><loc_2><loc_3><loc_4></s><pad>", image_size=(640, 480))
 def test_any_text_is_read_as_transformers_reads_it(
@@ -125,7 +126,7 @@ def test_grounding_leaves_out_the_phrases_of_the_published_configuration(asset: 
 
 
 @pytest.mark.parametrize("kind", [kind for kind in AnswerKind if "box" in kind.value])
-@settings(max_examples=200, derandomize=True, deadline=None, database=None)
+@settings(max_examples=examples(200), derandomize=True, deadline=None, database=None)
 @given(text=texts, image_size=sizes)
 def test_the_conventions_agree_on_boxes_but_for_the_fraction(
     kind: AnswerKind, text: str, image_size: tuple[int, int]
@@ -142,7 +143,7 @@ def test_the_conventions_agree_on_boxes_but_for_the_fraction(
 
 @pytest.mark.parametrize("kind", list(AnswerKind))
 @pytest.mark.parametrize("convention", CONVENTIONS)
-@settings(max_examples=100, derandomize=True, deadline=None, database=None)
+@settings(max_examples=examples(100), derandomize=True, deadline=None, database=None)
 @given(text=texts)
 def test_spans_point_at_the_characters_that_made_the_region(
     kind: AnswerKind, convention: Convention, text: str
@@ -178,7 +179,7 @@ _digits = st.one_of(
 
 
 @pytest.mark.parametrize("task", ONE_TASK_OF_EACH_KIND)
-@settings(max_examples=300, derandomize=True, deadline=None, database=None)
+@settings(max_examples=examples(300), derandomize=True, deadline=None, database=None)
 @given(numbers=st.lists(_digits, min_size=4, max_size=9), image_size=sizes)
 def test_numbers_of_up_to_nineteen_digits_are_read_as_transformers_reads_them(
     transformers_says: Reference, task: str, numbers: list[str], image_size: tuple[int, int]
@@ -242,7 +243,7 @@ _texts_of_few_letters = st.sampled_from(list(ALPHABETS.values())).flatmap(
 
 
 @pytest.mark.parametrize("task", ONE_TASK_OF_EACH_KIND)
-@settings(max_examples=500, derandomize=True, deadline=None, database=None)
+@settings(max_examples=examples(500), derandomize=True, deadline=None, database=None)
 @given(text=_texts_of_few_letters)
 def test_texts_of_few_letters_are_read_as_transformers_reads_them(
     transformers_says: Reference, task: str, text: str
@@ -279,7 +280,7 @@ def _microsoft_polygons(text: str, chunks: str) -> list[tuple[str, list[list[flo
     return found
 
 
-@settings(max_examples=800, derandomize=True, deadline=None, database=None)
+@settings(max_examples=examples(800), derandomize=True, deadline=None, database=None)
 @given(text=_texts_of_few_letters)
 def test_texts_of_few_letters_are_read_as_microsofts_expressions_read_them(text: str) -> None:
     found = microsoft("OCR_WITH_REGION", text)

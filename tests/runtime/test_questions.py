@@ -2,10 +2,14 @@
 
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import count
 
 import numpy as np
+import numpy.typing as npt
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from florence_edge import (
@@ -18,6 +22,7 @@ from florence_edge import (
     prepare_images,
 )
 from florence_edge.generate import Asked, generate_each, stop_after
+from florence_edge.options import GenerationConfig
 from florence_edge.questions import Answer
 from florence_edge.search import Hypothesis
 
@@ -96,6 +101,65 @@ def test_an_image_is_stopped_alone_and_told_when_it_is_done() -> None:
     assert whole == search_for(scripts[0], DEFAULTS)
     assert order == ["stopped", "whole"]
     assert grown[-1] == len(stopped.token_ids)
+
+
+@dataclass(frozen=True)
+class Case:
+    """An image of a batch: what is scripted for it, how it is asked, and what becomes of it."""
+
+    seed: int
+    config: GenerationConfig
+    stopped: int | None
+    """The step after which it is stopped."""
+    broken: int | None
+    """The length from which on its scores are not numbers."""
+
+    def script(self, past: Past) -> npt.ArrayLike:
+        if self.broken is not None and len(past) >= self.broken:
+            return np.full(VOCABULARY, np.nan)
+        return random_script(self.seed, VOCABULARY, habit=1.5, eos=1.0)(past)
+
+
+@st.composite
+def cases(draw: st.DrawFn, beams: int) -> Case:
+    config = replace(
+        DEFAULTS,
+        num_beams=beams,
+        max_new_tokens=draw(st.integers(1, 12)),
+        no_repeat_ngram_size=draw(st.sampled_from((0, 2, 3))),
+        repetition_penalty=draw(st.sampled_from((1.0, 1.5))),
+        length_penalty=draw(st.sampled_from((0.0, 1.0, 2.0))),
+        early_stopping=draw(st.sampled_from((True, False, "never"))),
+        suppress_tokens=draw(st.sampled_from(((), (5, 6)))),
+    )
+    sometimes = st.none() | st.integers(1, 10)
+    return Case(draw(st.integers(0, 99)), config, draw(sometimes), draw(sometimes))
+
+
+def outcomes(batch: Sequence[Case]) -> list[object]:
+    """What each image of a batch gets, and what it was certain to begin with after each step."""
+    certain: list[list[list[int]]] = [[] for _ in batch]
+
+    def asked(number: int, case: Case) -> Asked:
+        steps = count(1)
+        return Asked(
+            config=case.config,
+            stop=lambda: next(steps) == case.stopped,
+            on_tokens=lambda tokens, done: certain[number].append(tokens.tolist()),
+        )
+
+    scripted = Scripted([case.script for case in batch])
+    ended = generate_each(scripted, [asked(n, case) for n, case in enumerate(batch)])
+    found = [str(each) if isinstance(each, BackendError) else each for each in ended]
+    return list(zip(found, certain, strict=True))
+
+
+@settings(max_examples=30)
+@given(st.data())
+def test_whatever_neighbours_do_an_answer_is_what_it_is_alone(data: st.DataObject) -> None:
+    beams = data.draw(st.sampled_from((1, 3)))
+    batch = data.draw(st.lists(cases(beams), min_size=2, max_size=4))
+    assert outcomes(batch) == [found for case in batch for found in outcomes([case])]
 
 
 # The model.

@@ -17,6 +17,8 @@ from florence_edge.regions import (
     location_tokens,
 )
 
+from ..helpers.thorough import examples
+
 SIZE = (640, 480)
 
 
@@ -106,7 +108,7 @@ def test_an_impossible_region_in_fractions_is_refused(box: RelativeBox, message:
             check(box)
 
 
-@settings(max_examples=300, derandomize=True, deadline=None, database=None)
+@settings(max_examples=examples(300), derandomize=True, deadline=None, database=None)
 @given(
     image_size=st.tuples(st.integers(1, 9000), st.integers(1, 9000)),
     corners=st.tuples(*[st.floats(0, 1)] * 4),

@@ -70,7 +70,7 @@ def test_tensorrt_of_jetpack_6_0_is_refused_and_that_of_6_1_is_not(installed: An
 def test_without_tensorrt_the_message_says_where_it_comes_from(installed: Any) -> None:
     installed()
     with pytest.raises(
-        MissingPackageError, match=r"python3-libnvinfer.*florence-edge\[tensorrt-cu12\]"
+        MissingPackageError, match=r"python3-libnvinfer.*pip install .*\[tensorrt-cu13\]"
     ):
         find_tensorrt()
 

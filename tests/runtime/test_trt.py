@@ -1,5 +1,6 @@
 import json
 import runpy
+import shutil
 import sys
 import types
 from collections.abc import Callable
@@ -84,18 +85,15 @@ def test_an_integrated_gpu_answers_the_same_through_mapped_memory(
     assert machine.cuda.calls.count("cudaMemcpyAsync") < 8
 
 
-@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("num_beams", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_bundle_in_halves_is_answered_as_on_the_cpu(
     bare: Machine,
-    tiny_checkpoint: Path,
+    tiny_half_bundle: Path,
     tmp_path: Path,
     pictures: list[Image.Image],
     num_beams: int,
 ) -> None:
-    exporting = pytest.importorskip("florence_edge_export.export")
-    halves = tmp_path / "halves"
-    fp16 = exporting.ExportOptions(precision="fp16")
-    exporting.export("tiny", tiny_checkpoint, halves, fp16)
+    halves = Path(shutil.copytree(tiny_half_bundle, tmp_path / "halves"))
     place_engines(halves, BUILT)
     machine = replace(bare, folder=halves)
     options = GenerationOptions(num_beams=num_beams, max_new_tokens=70)  # the caches grow
@@ -770,12 +768,14 @@ def test_tensorrt_answers_all_15_tasks_as_the_cpu_does(
 
 @pytest.mark.tensorrt
 @pytest.mark.parametrize("num_beams", [1, 3])
-def test_tensorrt_answers_the_same_in_place(tmp_path: Path, num_beams: int) -> None:
+def test_tensorrt_answers_the_same_in_place(
+    miniature_bundle: Path, tmp_path: Path, num_beams: int
+) -> None:
     require_tensorrt()
-    from .miniature_answers import assert_same_answers, export_miniature
+    from .miniature_answers import assert_same_answers
 
     building = pytest.importorskip("florence_edge_export.tensorrt_build.cli")
-    bundle = export_miniature(tmp_path)
+    bundle = Path(shutil.copytree(miniature_bundle, tmp_path / "bundle"))
     assert building.main([str(bundle), "--max-new-tokens", "64"]) == 0
     (engines,) = (bundle / "engines").iterdir()
     if not manifests.read_manifest(engines).options.in_place:

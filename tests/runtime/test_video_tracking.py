@@ -106,5 +106,5 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
         return real(name, *rest, **more)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(MissingPackageError, match=r"pip install 'florence-edge\[tracking\]'"):
+    with pytest.raises(MissingPackageError, match=r"pip install .*\[tracking\]'"):
         Tracker.open(1)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from florence_edge import __version__, contract
 from florence_edge.backends.base import Backend
-from florence_edge.backends.open import open_backend
+from florence_edge.backends.open import open_engine
 from florence_edge.bundle import PRODUCER, Bundle, StoredFile, sha256
 from florence_edge.devices import Device
 from florence_edge.errors import BackendError, RequestError
@@ -120,7 +120,7 @@ def check_engines(bundle: Bundle, device: Device, engine_dir: Path) -> dict[str,
         BackendError: an output is not close to the reference, or not finite about pictures.
         BundleError: the bundle has no reference, or a value is not finite.
     """
-    backend = open_backend(bundle, device, engine_dir=engine_dir)
+    backend = open_engine(bundle, device, engine_dir=engine_dir).backend
     try:
         errors = self_test(bundle, backend)
         check_finite(bundle, backend)

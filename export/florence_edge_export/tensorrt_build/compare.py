@@ -22,6 +22,7 @@ from florence_edge.backends.base import NamedArrays
 from florence_edge.backends.ort import open_ort
 from florence_edge.bundle import Bundle
 from florence_edge.errors import BackendError, MissingPackageError
+from florence_edge.extras import pip_install
 from florence_edge.tensorrt.install import TensorRT
 from florence_edge.tensorrt.manifest import EngineManifest, TargetDevice, plan_name, source
 from florence_edge.tensorrt.profiles import Profile, profile_index, profiles, prompt_buckets
@@ -166,7 +167,8 @@ def onnx_with_all_outputs(onnx: Path, path: Path) -> Path:
     """
     if find_spec("onnx") is None:
         raise MissingPackageError(
-            "Marking layers needs onnx, which is not installed. Install florence-edge[export]."
+            "Marking layers needs onnx, which is not installed. Install it with: "
+            f"{pip_install('export')}"
         )
     from polygraphy import constants
     from polygraphy.backend.onnx import ModifyOutputs, OnnxFromPath, SaveOnnx
@@ -206,7 +208,8 @@ def open_polygraphy(tensorrt: TensorRT) -> None:
         from polygraphy.logger import G_LOGGER
     except ImportError as failure:
         raise MissingPackageError(
-            "Comparing needs Polygraphy, which is not installed. Install florence-edge[debug]."
+            "Comparing needs Polygraphy, which is not installed. Install it with: "
+            f"{pip_install('debug')}"
         ) from failure
     G_LOGGER.module_severity = G_LOGGER.ERROR  # or it fills stdout
 

@@ -21,6 +21,7 @@ from florence_edge.backends.ort import open_ort
 from florence_edge.bundle import TOKENIZER, Bundle
 from florence_edge.errors import BundleError
 from florence_edge.image import pixels
+from florence_edge.selftest import remedy_for_nan
 from florence_edge.tasks import Prompt, prompt_for
 from florence_edge.tokenizer import Tokenizer
 from florence_edge_calibration.scenes import ask_everything, draw_scene, generate_scenes
@@ -74,13 +75,12 @@ def closeness(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> Closeness:
     return Closeness(float(errors.max()), float(errors.mean()), float(expected.std()))
 
 
-def check_finite(graphs: Mapping[str, Closeness]) -> None:
-    """Raise BundleError where a graph gives infinities or NaN."""
+def check_finite(graphs: Mapping[str, Closeness], precision: str) -> None:
+    """Raise BundleError where a graph of a bundle of this precision gives infinities or NaN."""
     for name, closeness in graphs.items():
         if not np.isfinite(closeness.max_error):
             raise BundleError(
-                f"{name} gives values that are not finite. This checkpoint's activations are too "
-                "large for the precision; export it with --precision fp32."
+                f"{name} gives values that are not finite. {remedy_for_nan(precision)}"
             )
 
 
@@ -164,7 +164,7 @@ def verify(
         key: ReferenceAgreement(len(verdicts), verdicts.count("equal"), verdicts.count("tie"))
         for key, verdicts in answers.items()
     }
-    check_finite(worst)
+    check_finite(worst, loaded.precision)
     if strict:
         check(worst, agreements)
     return {

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from florence_edge import contract
 from florence_edge.command import shortage
 from florence_edge.errors import BundleError, FlorenceEdgeError, MissingPackageError
+from florence_edge.extras import pip_install
 from florence_edge.options import GenerationConfig
 
 from ..checkpoint.config import CheckpointConfig, Layout
@@ -173,7 +174,7 @@ def check_installed() -> None:
         if find_spec(package) is None:
             raise MissingPackageError(
                 f"--verify compares with transformers, but {package} is not installed. "
-                "Install florence-edge[verify]."
+                f"Install it with: {pip_install('verify')}"
             )
 
 

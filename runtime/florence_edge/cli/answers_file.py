@@ -11,7 +11,7 @@ so that no later run adds answers of another kind.
 import errno
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from hashlib import sha256
@@ -188,6 +188,39 @@ def open_answers(
             raise FlorenceEdgeError(f"Cannot write {path}: {error}. Choose another.") from error
         stack.enter_context(synced_while_it_grows(file, path))
         yield AnswersFile(path, file, known, request, None if known.whole else origin.line())
+
+
+@contextmanager
+def open_frames(path: Path, origin: Origin) -> Iterator[Callable[[str], None]]:
+    """A new file for answers about frames, after a line with their origin; takes line by line.
+
+    Raises:
+        RequestError: the file is there and not empty.
+        FlorenceEdgeError: it cannot be written.
+    """
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(_opened_to_append(path))
+            hold(file.fileno(), path)
+            begun = path.is_file() and path.stat().st_size > 0
+        except OSError as error:
+            raise FlorenceEdgeError(f"Cannot write {path}: {error}. Choose another.") from error
+        if begun:
+            raise RequestError(f"{path} is there already. Choose another --answers.")
+        stack.enter_context(synced_while_it_grows(file, path))
+
+        def write(line: str) -> None:
+            try:
+                file.write(line + "\n")
+                file.flush()
+            except OSError as error:
+                with suppress(OSError):  # or closing would try to write the same once more
+                    file.close()
+                raise FlorenceEdgeError(f"Cannot write {path}: {error}. Make room.") from error
+
+        write(json.dumps(origin.line()))
+        yield write
 
 
 def _opened_to_append(path: Path) -> IO[str]:

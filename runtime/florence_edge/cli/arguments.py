@@ -10,16 +10,24 @@ from ..batch import MAX_BATCH
 from ..bundle import Bundle
 from ..command import plain_usage
 from ..errors import RequestError
-from ..image_arguments import add_image_arguments, picture_path
+from ..image_arguments import add_image_arguments, region_argument, source_argument
 from ..options import GenerationOptions
-from ..regions import RelativeBox
-from ..tasks import TASKS, Request, request_for, request_for_prompt
+from ..tasks import (
+    TASKS,
+    Needs,
+    Request,
+    is_usual_task,
+    request_for,
+    request_for_prompt,
+    with_own,
+)
 from .answers_file import Origin, origin_of
+from .source import split_sources
 
 # What is for a source alone, and what is for pictures alone.
 _OF_A_SOURCE = ("every", "show", "track", "save", "wait")
 _OF_A_CAMERA = ("camera_size", "camera_fps", "camera_format")
-_OF_PICTURES = ("output", "answers", "batch", "deep_range")
+_OF_PICTURES = ("output", "resume", "batch", "deep_range")
 
 
 @plain_usage()
@@ -27,14 +35,16 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The arguments, or the exit that argparse makes where they are used wrongly."""
     parser = _parser()
     parsed = parser.parse_args(arguments)
-    if bool(parsed.images) == (parsed.source is not None):
-        parser.error("give pictures or --source, one of the two")
+    try:
+        parsed.images, parsed.source = split_sources(parsed.images, parsed.source)
+    except RequestError as error:
+        parser.error(str(error))
     if parsed.source is None:
         for name in _given(parser, parsed, _OF_A_SOURCE + _OF_A_CAMERA):
-            parser.error(f"{name} needs --source")
+            parser.error(f"{name} needs a camera or a video")
     else:
         for name in _given(parser, parsed, _OF_PICTURES):
-            parser.error(f"{name} does not go with --source")
+            parser.error(f"{name} does not go with a camera or a video")
     if parsed.batch > MAX_BATCH:
         parser.error(f"--batch is {parsed.batch:.3g}; it must be at most {MAX_BATCH}")
     if parsed.resume and parsed.answers is None:
@@ -55,9 +65,12 @@ def request_from(arguments: argparse.Namespace) -> Request:
 
     Raises:
         RequestError: see `request_for`.
+        BundleError: a task is none of the 15, and there is no bundle that could have it.
     """
     if arguments.prompt is None:
-        return request_for(arguments.task, arguments.text, arguments.region)
+        usual = all(is_usual_task(name) for name in arguments.task)
+        own = () if usual else Bundle.load(arguments.bundle).tasks
+        return request_for(with_own(arguments.task, own), arguments.text, arguments.region)
     if arguments.text or arguments.region:
         raise RequestError("--prompt is the whole prompt: leave --text and --region out.")
     return request_for_prompt(arguments.prompt)
@@ -97,20 +110,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("bundle", type=Path, help="folder that florence-export wrote")
     parser.add_argument(
-        "images", type=picture_path, nargs="*", help="pictures, or folders of pictures"
+        "images",
+        type=source_argument,
+        nargs="*",
+        metavar="SOURCE",
+        help="pictures, folders (and those below), patterns such as 'photos/**/*.jpg', a list.txt "
+        "with a path in each line; or one camera's number, URL, video or pipeline",
     )
     asked = parser.add_mutually_exclusive_group(required=True)
     asked.add_argument(
         "--task",
         type=lambda text: text.split(","),
         action="extend",
-        help=f"one or more, with commas or again, of {', '.join(TASKS)}",
+        help=f"one or more, with commas or again. {_tasks_by_needs()}; or one of the bundle's own",
     )
     asked.add_argument("--prompt", help="a prompt in your own words (VQA and other fine-tunes)")
     parser.add_argument("--text", help="caption or phrase that a task takes beside the picture")
     parser.add_argument(
         "--region",
-        type=_region,
+        type=region_argument,
         metavar="X1,Y1,X2,Y2",
         help="region for region tasks, in pixels, or with %% behind each number in percent",
     )
@@ -121,6 +139,20 @@ def _parser() -> argparse.ArgumentParser:
     _add_pictures(parser.add_argument_group("pictures"))
     _add_video(parser.add_argument_group("video"))
     return parser
+
+
+def _tasks_by_needs() -> str:
+    """The tasks, for `--help`, by what they take."""
+    says = {
+        Needs.NOTHING: "The picture alone",
+        Needs.TEXT: "with --text",
+        Needs.REGION: "with --region",
+    }
+    groups = [
+        f"{says[needs]}: {', '.join(n for n, task in TASKS.items() if task.needs is needs)}"
+        for needs in says
+    ]
+    return "; ".join(groups)
 
 
 def _add_generation(group: argparse._ArgumentGroup) -> None:
@@ -212,7 +244,7 @@ def _add_video(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--source",
         metavar="S",
-        help="a camera's number, a URL, a video file or a GStreamer pipeline",
+        help="the same as SOURCE; a picture is a video of one frame here",
     )
     group.add_argument(
         "--every", type=_count, default=1, metavar="N", help="answer one frame of N (default 1)"
@@ -239,21 +271,6 @@ def _add_video(group: argparse._ArgumentGroup) -> None:
         "--camera-fps", type=_count, metavar="N", help="ask it for this many frames a second"
     )
     group.add_argument("--camera-format", metavar="F", help="ask it for mjpeg, yuyv422, h264, ...")
-
-
-def _region(text: str) -> tuple[float, ...]:
-    parts = text.split(",")
-    relative = all(part.strip().endswith("%") for part in parts)
-    try:
-        numbers = tuple(float(part.strip().removesuffix("%" if relative else "")) for part in parts)
-    except ValueError:
-        numbers = ()
-    if len(numbers) != 4:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a region; expected four numbers such as 10,20,200,180, or "
-            "10%,20%,50%,60%"
-        )
-    return RelativeBox(*(number / 100 for number in numbers)) if relative else numbers
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -5,7 +5,7 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from ..command import plain, printable, run_command
 from ..devices import Device
 from ..errors import FlorenceEdgeError, RequestError
 from ..files import whole_file
-from ..image_file import SUFFIXES, pictures_in
 from ..model import EncodedImage, Florence2
 from ..results.result import Result
 from ..selftest import finite_sample
@@ -25,6 +24,7 @@ from ..video.capture import end_soon_with
 from .answers_file import open_answers
 from .arguments import options_from, origin_from, parse_arguments, request_from
 from .progress import Pace, StatusLine
+from .source import find_pictures
 from .video import run_video
 
 
@@ -59,7 +59,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.source is not None:
         return run_video(lambda: _load(arguments), request, arguments)
     left_out: list[str] = []
-    images = list(_find_images(arguments.images, left_out))
+    images = list(find_pictures(arguments.images, left_out))
     status = _run_pictures(images, request, arguments)
     for line in left_out:
         print(f"florence-run: {printable(line)}", file=sys.stderr)
@@ -128,23 +128,18 @@ def _run_pictures(images: Sequence[Path], request: Request, arguments: argparse.
             line.show(pace.after_one_more())
     if failed and len(images) > 1:
         print(f"florence-run: {failed} of {len(images)} images failed.", file=sys.stderr)
+    if written := _written(arguments, pictures.count):
+        print(f"florence-run: {printable(written)}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def _find_images(paths: Sequence[Path], left_out: list[str]) -> Iterator[Path]:
-    """The pictures, those of folders by name; what folders hold beside them is added to a list."""
-    for path in paths:
-        if not path.is_dir():
-            yield path
-            continue
-        found = pictures_in(path)
-        if not found.paths:
-            raise RequestError(
-                f"There is no picture in {path}. Looked for {', '.join(sorted(SUFFIXES))}."
-            )
-        if found.left_out():
-            left_out.append(f"{path}: {found.left_out()}")
-        yield from found.paths
+def _written(arguments: argparse.Namespace, pictures: int) -> str:
+    """What a run has left on the disk, in a sentence; may be empty."""
+    kinds = "an annotated picture" if pictures == 1 else f"{pictures} annotated pictures"
+    drawn = f"{kinds} in {arguments.output}" if pictures else ""
+    answers = f"the answers in {arguments.answers}" if arguments.answers is not None else ""
+    both = " and ".join(filter(None, (drawn, answers)))
+    return f"Wrote {both}." if both else ""
 
 
 def _complain(path: Path, error: RequestError) -> None:
@@ -166,9 +161,11 @@ def _print(
         return
     if arguments.answers is not None or not results:
         return
-    if len(arguments.images) > 1 or arguments.images[0].is_dir():
+    if len(arguments.images) > 1 or Path(arguments.images[0]) != path:
         print(printable(f"{path}:"))
     for result in results:
+        if len(results) > 1:
+            print(f"{printable(result.task.token)}:")
         print(plain(result.describe()), flush=True)
 
 
@@ -179,6 +176,11 @@ class _Pictures:
         self._folder = folder
         self._prompted = request.prompt is not None
         self._written: set[str] = set()
+
+    @property
+    def count(self) -> int:
+        """How many were written."""
+        return len(self._written)
 
     def write(self, path: Path, answered: Answered, results: Sequence[Result]) -> None:
         if self._folder is not None and answered.view is not None:

@@ -1,4 +1,4 @@
-"""florence-run --source: a camera, a stream or a video, frame by frame."""
+"""florence-run about a camera, a stream or a video, frame by frame."""
 
 import argparse
 import json
@@ -19,7 +19,8 @@ from ..video.source import Source
 from ..video.sources import CameraMode, source_of
 from ..video.watch import VideoFrame, Watched, Watching, WatchStats, watch
 from ..video.writer import open_writer
-from .arguments import options_from
+from .answers_file import open_frames
+from .arguments import options_from, origin_from
 from .progress import StatusLine
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -38,6 +39,10 @@ def run_video(
         save = arguments.save
         _check_target(save, source)
         video = stack.enter_context(open_writer(save, source.live)) if save else None
+        write = None
+        if arguments.answers is not None:
+            opened = open_frames(arguments.answers, origin_from(arguments))
+            write = stack.enter_context(opened)
         show = open_window() if arguments.show else None
         model = stack.enter_context(load())
         stop = stack.enter_context(_stopped_by_signals())
@@ -48,9 +53,12 @@ def run_video(
         for frame, unfiltered, stats in watched:
             results = [result.filter(arguments.min_score) for result in unfiltered]
             line.clear()
+            said = _json(frame, results, stats, arguments.track)
+            if write is not None:
+                write(said)
             if arguments.json:
-                print(_json(frame, results, stats, arguments.track), flush=True)
-            elif video is None and show is None:
+                print(said, flush=True)
+            elif video is None and show is None and write is None:
                 _describe(frame, results)
             picture = drawn(frame.image, results) if video or show else frame.image
             if video is not None:
@@ -116,6 +124,8 @@ def _json(frame: VideoFrame, results: Sequence[Result], stats: WatchStats, track
 def _describe(frame: VideoFrame, results: Sequence[Result]) -> None:
     print(f"frame {frame.index}:")
     for result in results:
+        if len(results) > 1:
+            print(f"{plain(result.task.token)}:")
         print(plain(result.describe()), flush=True)
 
 

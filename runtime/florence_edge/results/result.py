@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from PIL import Image
 
 from ..errors import RequestError
+from ..image import HostImage, load_image
 from ..regions import Box, Convention, Region, box_of_locations
 from ..tasks import AnswerKind, Task
 from .draw import draw
@@ -194,15 +195,18 @@ class Result:
         kept = tuple(region for region in self.regions if region.score >= min_score)
         return replace(self, regions=kept)
 
-    def draw(self, image: Image.Image) -> Image.Image:
+    def draw(self, image: HostImage) -> Image.Image:
         """A copy of the picture with the answer on it; plain text goes under it.
 
-        The region that was asked about, if there was one, is outlined in white. Of a file take the
-        picture from its view (`model.encode(path).image`): it is turned upright.
+        The region that was asked about, if there was one, is outlined in white. The picture is
+        whatever can be asked about, and turned upright in the same way; a frame on the GPU comes
+        from its view (`model.encode(frame).image`).
 
         Raises:
+            ImageError: it cannot be read.
             RequestError: `image` is not of the size that was asked about.
         """
+        image = load_image(image)
         if image.size != self.image_size:
             raise RequestError(
                 f"The answer is about a picture of {_size(self.image_size)} pixels, this one has "

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from ..errors import MissingPackageError
+from ..extras import pip_install
 from ..regions import Region, Ring
 from .formats import ClassIds, with_areas
 
@@ -32,7 +33,7 @@ def detections_from_regions(
     except ImportError as error:
         raise MissingPackageError(
             "Detections are made by the package supervision, which is not installed. "
-            "Install it with: pip install 'florence-edge[supervision]'"
+            f"Install it with: {pip_install('supervision')}"
         ) from error
 
     regions = [replace(region, rings=rings) for region in regions if (rings := with_areas(region))]

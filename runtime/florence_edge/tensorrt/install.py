@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 from ..engine_failures import ENGINE_FAILURES, engine_failure
 from ..errors import BackendError, MissingPackageError, RequestError
+from ..extras import pip_install
 
 Flavour = Literal["tensorrt", "tensorrt_rtx"]
 OnMessage: TypeAlias = Callable[[int, str], None]  # (level of the standard library, message)
@@ -83,8 +84,8 @@ def find_tensorrt(choice: str | None = None) -> TensorRT:
         )
     raise MissingPackageError(
         "TensorRT is not installed. On a Jetson it comes with JetPack (apt install "
-        "python3-libnvinfer; make the venv with --system-site-packages); on x86-64 install "
-        "florence-edge[tensorrt-cu12] or florence-edge[tensorrt-cu13]."
+        "python3-libnvinfer; make the venv with --system-site-packages); on x86-64: "
+        f"{pip_install('tensorrt-cu13')} (or tensorrt-cu12, as the driver's CUDA is)."
     )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import MissingPackageError, SourceError
+from ..extras import pip_install
 from ..image_file import MAX_PIXELS
 from .advice import NO_DECODER, Kind, advice_for, no_such_mode, why_no_camera, why_no_file
 from .clock import FrameClock
@@ -59,7 +60,7 @@ def import_av() -> Any:
     except ImportError as error:
         raise MissingPackageError(
             f"Video is read and written by PyAV, which cannot be imported ({error}). "
-            "Install it with: pip install 'florence-edge[camera]'"
+            f"Install it with: {pip_install('camera')}"
         ) from error
     return av
 

@@ -135,6 +135,19 @@ def _from_file(path: str, live: bool, max_pixels: int) -> Source:
     return replace(_from(path, live, opening), file=Path(path))
 
 
+def names_frames(text: str) -> bool:
+    """Whether a word means a camera or a video, beside words that mean pictures.
+
+    A number and a device are cameras unless there is a picture of that name; so is what `source_of`
+    takes for a URL or a pipeline. Of files, the suffix decides.
+    """
+    if _is_device(text) or text.lower().endswith(_VIDEO_SUFFIXES):
+        return True
+    if os.path.exists(text):
+        return False
+    return text.isdigit() or _is_pipeline(text) or re.match(_SCHEME, text) is not None
+
+
 def _is_device(text: str) -> bool:
     """Also one that is not there yet: udev makes such names when the camera is plugged in."""
     if not text.startswith("/dev/") or "!" in text:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import MissingPackageError
+from ..extras import pip_install
 from ..regions import Region
 from ..results.result import Result
 from .clock import FrameClock
@@ -40,7 +41,7 @@ class Tracker:
         except ImportError as error:
             raise MissingPackageError(
                 f"Objects are tracked by the package trackers, which cannot be imported ({error}). "
-                "Install it with: pip install 'florence-edge[tracking]'"
+                f"Install it with: {pip_install('tracking')}"
             ) from error
         # Florence-2 gives no boxes of low confidence: every box may begin a track, and none is of
         # the second kind, which ByteTrack uses only to continue one.

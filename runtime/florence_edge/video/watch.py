@@ -23,7 +23,7 @@ from ..options import GenerationOptions
 from ..processing import PreparedImages, prepare_images
 from ..regions import BoxLike
 from ..results.result import Result
-from ..tasks import Request, TasksLike, request_for
+from ..tasks import Request, TasksLike, request_for, with_own
 from .capture import Latest, Waiting
 from .source import Captured, Frames, Source
 from .sources import CameraMode, SourceLike, source_of
@@ -129,7 +129,7 @@ def watch(  # noqa: PLR0913 - the door; all but three are named by the caller
         MissingPackageError: the package that reads the source, or trackers, is not installed.
         BackendError: the model was closed.
     """
-    request = request_for(tasks, text, region)
+    request = request_for(with_own(tasks, model.bundle.tasks), text, region)
     model.generation_config(options)
     how = how or Watching()
     how.check()
