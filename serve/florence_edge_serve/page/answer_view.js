@@ -1,6 +1,6 @@
 /** The answer in words: text, regions with scores, a threshold, how long each stage took. */
 
-import { boxOf } from "./drawing.js";
+import { boxOf } from "../js/drawing.js";
 
 const NOTES = {
   empty: "The model said nothing.",

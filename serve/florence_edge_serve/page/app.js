@@ -2,7 +2,7 @@
 
 import { AnswerView } from "./answer_view.js";
 import { BoxCamera, OwnCamera, cameraRefusal, hasCameraAccess } from "./cameras.js";
-import { ServerError, ask } from "./client.js";
+import { ServerError, ask, fetchFile } from "./client.js";
 import { stemFor } from "./downloads.js";
 import { bytes, decode, listenForPictures } from "./pictures.js";
 import { ServerState } from "./server_state.js";
@@ -10,7 +10,7 @@ import { ShownAnswer } from "./shown_answer.js";
 import { Stage } from "./stage.js";
 import { StageMessage } from "./stage_message.js";
 import { TaskPicker } from "./task_picker.js";
-import { OWN_WORDS, questionOf } from "./tasks.js";
+import { OWN_WORDS, ownTask, questionOf } from "./tasks.js";
 
 const SHOWN_COPIED = 1600; // milliseconds
 const PACE_OVER = 3000; // milliseconds
@@ -115,6 +115,7 @@ function begin(found) {
   if (first || barred) hideError();
   barred = false;
   if (!first) return; // the token was entered again: the picture stays
+  picker.add("Tuned", info.own_tasks.map(ownTask));
   const { task, source: wanted } = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
   choose(task ?? info.camera?.task ?? picker.name);
   const usual = info.camera ? "camera" : "picture";
@@ -142,6 +143,7 @@ async function setSource(wanted) {
   $("empty").hidden = source !== "picture" || picture !== null;
   $("another").hidden = source !== "picture" || picture === null;
   $("pause").hidden = source === "picture";
+  $("smooth-field").hidden = source !== "live";
   $("ask-row").hidden = source !== "picture";
   if (source === "picture") showPicture();
   else await startCamera();
@@ -194,7 +196,7 @@ function pauseOrGoOn() {
 function showFrame(frame, width, height, reply) {
   if (paused) return;
   message.hide();
-  stage.show(frame, width, height);
+  if (frame) stage.show(frame, width, height);
   if (answersTask(reply)) answer.set(reply, reply.stats?.latency ?? reply.seconds.total, true);
   else answer.clear();
   hideError();
@@ -244,8 +246,11 @@ function showPicture() {
 }
 
 async function openExample() {
-  const response = await fetch("page/example.jpg");
-  openPicture(new File([await response.blob()], "example.jpg", { type: "image/jpeg" }));
+  try {
+    openPicture(await fetchFile("page/example.jpg"));
+  } catch (error) {
+    showError(error);
+  }
 }
 
 // Questions and answers
@@ -385,6 +390,9 @@ $("example").addEventListener("click", openExample);
 $("question").addEventListener("submit", submit);
 $("stop").addEventListener("click", stop);
 $("pause").addEventListener("click", pauseOrGoOn);
+$("smooth").addEventListener("change", () => {
+  ownCamera.smooth = $("smooth").checked;
+});
 $("save-json").addEventListener("click", () => answer.saveJson(fileStem()));
 $("save-picture").addEventListener("click", () =>
   answer.savePicture(fileStem(), source === "picture" ? picture.element : null),

@@ -4,13 +4,14 @@ import { AnswerSocket } from "./answer_socket.js";
 
 const LARGEST_SIDE = 1280; // of a frame that is sent: the model looks at 768 pixels
 const QUALITY = 0.85;
-const PREVIEW_EVERY = 100; // milliseconds between frames that are shown without an answer
+const PREVIEW_EVERY = 100; // milliseconds between frames that are shown without their answer
+const SMOOTH_EVERY = 33;
 const AFTER_ERROR = 1000;
 
 /**
  * The camera of the machine that runs the server.
  *
- * @param told {onFrame(source, width, height, reply, blob), onWaiting(words), onError(error),
+ * @param told {onFrame(source, width, height, reply), onWaiting(words), onError(error),
  *   onRefused(words)}
  */
 export class BoxCamera {
@@ -49,7 +50,7 @@ export class BoxCamera {
     this.#showing = true;
     try {
       const bitmap = await createImageBitmap(blob);
-      told.onFrame(bitmap, bitmap.width, bitmap.height, reply, blob);
+      told.onFrame(bitmap, bitmap.width, bitmap.height, reply);
       bitmap.close();
     } finally {
       this.#showing = false;
@@ -67,7 +68,8 @@ export function hasCameraAccess() {
  * to the one before, and come back with their answers.
  *
  * @param video a <video> element
- * @param told as of BoxCamera, and onPreview(source, width, height) until the first answer
+ * @param told as of BoxCamera, and onPreview(source, width, height) for frames that wait for no
+ *   answer; the source of onFrame is null where the video runs on meanwhile (`smooth`)
  */
 export class OwnCamera {
   #video;
@@ -80,6 +82,7 @@ export class OwnCamera {
   #answered = false;
   #preview = 0;
   #retry = 0;
+  #smooth = false;
 
   constructor(video, told) {
     this.#video = video;
@@ -109,7 +112,7 @@ export class OwnCamera {
     this.#video.srcObject = this.#stream;
     await this.#video.play();
     this.#answered = false;
-    this.#preview = setInterval(() => this.#showPreview(), PREVIEW_EVERY);
+    this.#startPreview();
     this.ask(question);
     this.#socket.open();
   }
@@ -133,26 +136,45 @@ export class OwnCamera {
     this.#waitingFor = null;
   }
 
+  /** Whether the video runs on under the last answer; else each frame is shown with its own. */
+  set smooth(smooth) {
+    this.#smooth = smooth;
+    if (this.#stream) this.#startPreview();
+  }
+
+  #startPreview() {
+    clearInterval(this.#preview);
+    const every = this.#smooth ? SMOOTH_EVERY : PREVIEW_EVERY;
+    this.#preview = setInterval(() => this.#showPreview(), every);
+  }
+
   #showPreview() {
+    const size = this.#frameSize();
+    const answered = this.#answered && this.#question !== null;
+    if (size[0] === 0 || (answered && !this.#smooth)) return;
+    this.#told.onPreview(this.#video, ...size);
+  }
+
+  /** Width and height of the frames that are sent, which answers are about. */
+  #frameSize() {
     const { videoWidth, videoHeight } = this.#video;
-    if (videoWidth === 0 || (this.#answered && this.#question !== null)) return;
-    this.#told.onPreview(this.#video, videoWidth, videoHeight);
+    const shrink = Math.min(1, LARGEST_SIDE / Math.max(videoWidth, videoHeight, 1));
+    return [Math.round(videoWidth * shrink), Math.round(videoHeight * shrink)];
   }
 
   async #sendFrame() {
-    const { videoWidth, videoHeight } = this.#video;
-    if (!this.#socket.isOpen || this.#waitingFor || this.#question === null || videoWidth === 0) return;
-    const shrink = Math.min(1, LARGEST_SIDE / Math.max(videoWidth, videoHeight));
+    const [width, height] = this.#frameSize();
+    if (!this.#socket.isOpen || this.#waitingFor || this.#question === null || width === 0) return;
     const canvas = document.createElement("canvas");
-    canvas.width = Math.round(videoWidth * shrink);
-    canvas.height = Math.round(videoHeight * shrink);
-    canvas.getContext("2d").drawImage(this.#video, 0, 0, canvas.width, canvas.height);
-    const frame = { number: this.#sent, canvas, blob: null };
+    canvas.width = width;
+    canvas.height = height;
+    canvas.getContext("2d").drawImage(this.#video, 0, 0, width, height);
+    const frame = { number: this.#sent, canvas };
     this.#waitingFor = frame;
-    frame.blob = await new Promise((done) => canvas.toBlob(done, "image/jpeg", QUALITY));
+    const blob = await new Promise((done) => canvas.toBlob(done, "image/jpeg", QUALITY));
     if (this.#waitingFor !== frame) return; // stopped, or opened anew, in the meantime
     this.#sent += 1;
-    this.#socket.send(frame.blob);
+    this.#socket.send(blob);
   }
 
   #answer(reply, late) {
@@ -162,7 +184,8 @@ export class OwnCamera {
     if (!late) {
       this.#answered = true;
       const { canvas } = frame;
-      this.#told.onFrame(canvas, canvas.width, canvas.height, reply, frame.blob);
+      const shown = this.#smooth ? null : canvas;
+      this.#told.onFrame(shown, canvas.width, canvas.height, reply);
     }
     this.#sendFrame();
   }

@@ -27,6 +27,12 @@ export async function fetchInfo() {
   return response.json();
 }
 
+/** A file of the page, by its path, under its own name. */
+export async function fetchFile(path) {
+  const content = await (await send(path, {})).blob();
+  return new File([content], path.split("/").pop(), { type: content.type });
+}
+
 /** Exchange the access token for a cookie, which WebSockets carry too. */
 export async function openSession(token) {
   await send("v1/session", { method: "POST", headers: { Authorization: `Bearer ${token}` } });

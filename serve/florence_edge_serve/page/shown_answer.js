@@ -1,8 +1,8 @@
 /** The answer that is shown: on the picture, in the list, in files, to screen readers. */
 
-import { LabelColours } from "./colours.js";
+import { LabelColours } from "../js/colours.js";
 import { copyText, saveCanvas, saveJson } from "./downloads.js";
-import { annotatedPicture } from "./drawing.js";
+import { annotatedPicture } from "../js/drawing.js";
 
 const LARGEST_SAVED = 16e6; // pixels of a saved picture; phones refuse larger canvases
 const NOTHING = { regions: [], colours: [], asked: null };

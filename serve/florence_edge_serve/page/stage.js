@@ -1,7 +1,7 @@
 /** The picture on the page: fitted into its room, the answer over it, a rectangle drawn on it. */
 
-import { INK, PAPER } from "./colours.js";
-import { drawRegions, regionAt, styleForScreen } from "./drawing.js";
+import { INK, PAPER } from "../js/colours.js";
+import { drawRegions, regionAt, styleForScreen } from "../js/drawing.js";
 import { Selection } from "./selection.js";
 
 const LARGEST_SIDE = 2048; // of what is shown; phones refuse canvases of many megapixels

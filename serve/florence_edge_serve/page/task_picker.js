@@ -28,6 +28,12 @@ export class TaskPicker {
     }
   }
 
+  /** Add a group of tasks that the server's model has beside the 15. */
+  add(heading, tasks) {
+    for (const each of tasks) TASKS.set(each.name, each);
+    if (tasks.length > 0) this.#parts.tasks.append(groupOf(heading, tasks));
+  }
+
   /** The name of the task that is chosen. */
   get name() {
     return this.#parts.tasks.querySelector("input:checked").value;

@@ -47,6 +47,9 @@ export const TASK_GROUPS = [
   ]],
 ];
 
+/** A task of the model's own, as GET /v1/info has it under `own_tasks`. */
+export const ownTask = ({ task: name, title, hint, takes }) => task(name, title, hint, takes);
+
 /** The tasks by name. */
 export const TASKS = new Map(
   TASK_GROUPS.flatMap(([, tasks]) => tasks.map((each) => [each.name, each])),
