@@ -9,14 +9,20 @@ TORCH ?= torch==2.13.0
 ORT_CUDA := .venv-ort-cuda
 CLIENTS := .venv-clients
 BROWSER := tests/serve/browser
+JAVASCRIPT := tests/js
+TRANSFORMERS_JS := tests/export/transformers_js
+PROPERTIES := $(addprefix tests/,runtime/test_parse.py runtime/test_regions.py runtime/test_external_data.py \
+	export/test_checkpoint_config.py export/test_checkpoint_tensors.py)
 
-.PHONY: demo test stand-in clients test-slow coverage lint docs format wheel release-check miniature clean
+.PHONY: demo install test stand-in clients test-slow coverage lint docs format wheel release-check miniature int8-table clean
 
 demo: $(VENV)/demo.installed  ## Export the miniature and answer all 15 tasks about a picture
 	$(BIN)/florence-export miniature --output demo/bundle --overwrite
 	$(BIN)/python -m florence_edge_calibration.miniature demo/bundle demo
 
-test: $(VENV)/dev.installed $(BROWSER)/node_modules/installed  ## Run the tests (torch and transformers are the reference), one process a core
+install: $(VENV)/dev.installed $(BROWSER)/node_modules/installed  ## All that the tests need
+
+test: install  ## Run the tests (torch and transformers are the reference), one process a core
 	$(BIN)/python -m pytest -q -n auto --dist worksteal
 
 stand-in: $(VENV)/dev.installed $(ORT_CUDA)/installed  ## Run the real CUDA provider over stand-ins for CUDA (g++, Python 3.11)
@@ -25,10 +31,11 @@ stand-in: $(VENV)/dev.installed $(ORT_CUDA)/installed  ## Run the real CUDA prov
 clients: $(VENV)/dev.installed $(CLIENTS)/installed  ## Run florence-serve under Roboflow's client and schemathesis
 	FLORENCE_EDGE_CLIENTS=$(CURDIR)/$(CLIENTS)/bin/python $(BIN)/python -m pytest -q -m slow tests/serve
 
-test-slow: $(VENV)/dev.installed $(BROWSER)/node_modules/installed  ## Run what takes minutes or gigabytes
+test-slow: install $(JAVASCRIPT)/node_modules/installed $(TRANSFORMERS_JS)/node_modules/installed  ## Run what takes minutes or gigabytes, and property tests at length
 	$(BIN)/python -m pytest -q -m slow
+	FLORENCE_EDGE_THOROUGH=1 $(BIN)/python -m pytest -q -n auto --dist worksteal $(PROPERTIES)
 
-coverage: $(VENV)/dev.installed $(BROWSER)/node_modules/installed  ## What the tests run, by file
+coverage: install  ## What the tests run, by file
 	$(BIN)/python -m pytest -q --cov --cov-report=term --cov-report=html:coverage
 
 docs: $(VENV)/dev.installed  ## Build the documentation into site/, without the network
@@ -53,14 +60,37 @@ release-check:  ## Build what would be released, and try it in fresh environment
 miniature: $(VENV)/dev.installed  ## Train the miniature again from its seed (an hour or two on 2 cores)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m florence_edge_calibration.miniature.train --work miniature
 
+# Both precisions for all three targets, an hour on 2 cores: results/int8/miniature.json.
+int8-table: $(VENV)/dev.installed  ## What int8 and int4 cost the miniature: docs/int8.md's table
+	$(BIN)/florence-export miniature --output quantized/float32 --overwrite
+	for target in tensorrt cpu portable; do for precision in int8 int4; do \
+	$(BIN)/florence-export miniature --precision $$precision --target $$target --output quantized/$$precision-$$target --overwrite || exit 1; \
+	done; done
+	$(BIN)/python -m florence_edge_calibration.miniature.publish --bundle quantized/float32 \
+	--int8 "int8 tensorrt=quantized/int8-tensorrt" "int8 cpu=quantized/int8-cpu" "int8 portable=quantized/int8-portable" \
+	"int4 tensorrt=quantized/int4-tensorrt" "int4 cpu=quantized/int4-cpu" "int4 portable=quantized/int4-portable"
+
+# transformers.js, which loads what florence-export --layout writes; without npm its tests are skipped.
+$(TRANSFORMERS_JS)/node_modules/installed: $(TRANSFORMERS_JS)/package-lock.json
+	@if ! command -v npm >/dev/null; then echo "There is no npm: the tests of transformers.js are skipped."; \
+	elif ONNXRUNTIME_NODE_INSTALL=skip npm ci --prefix $(TRANSFORMERS_JS) --ignore-scripts --no-audit --no-fund; then touch $@; \
+	else echo "npm ci failed: the tests of transformers.js are skipped."; fi
+
 # playwright-core and axe-core, which drive the page in Chromium; without npm its tests are skipped.
 $(BROWSER)/node_modules/installed: $(BROWSER)/package-lock.json
 	@if ! command -v npm >/dev/null; then echo "There is no npm: the tests of the page are skipped."; \
 	elif npm ci --prefix $(BROWSER) --ignore-scripts --no-audit --no-fund; then touch $@; \
 	else echo "npm ci failed: the tests of the page are skipped."; fi
 
+# Both ONNX Runtimes of npm, for the slow tests of js/. Their binaries are in the packages: without
+# the variable one would fetch more from elsewhere.
+$(JAVASCRIPT)/node_modules/installed: $(JAVASCRIPT)/package-lock.json
+	@if ! command -v npm >/dev/null; then echo "There is no npm: the tests of js/ are skipped."; \
+	elif ONNXRUNTIME_NODE_INSTALL=skip npm ci --prefix $(JAVASCRIPT) --ignore-scripts --no-audit --no-fund; \
+	then touch $@; else echo "npm ci failed: the slow tests of js/ are skipped."; fi
+
 clean:
-	rm -rf $(VENV) $(ORT_CUDA) $(CLIENTS) demo dist site coverage
+	rm -rf $(VENV) $(ORT_CUDA) $(CLIENTS) demo quantized dist site coverage
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -10,6 +10,7 @@ import pytest
 from florence_edge import Florence2
 
 from .helpers.assets import Asset, need_asset
+from .helpers.made_once import made_once
 from .helpers.optional import skip_where_a_package_is_missing
 
 IMAGE_SIZE = 64
@@ -55,19 +56,44 @@ def asset() -> Asset:
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     synthetic = pytest.importorskip("florence_edge_export.synthetic")
-    folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
-    synthetic.write_checkpoint(folder, "tiny", seed=3, image_size=IMAGE_SIZE)
-    return folder
+
+    def make(folder: Path) -> None:
+        synthetic.write_checkpoint(folder, "tiny", seed=3, image_size=IMAGE_SIZE)
+
+    return made_once(tmp_path_factory, "checkpoint", make)
 
 
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    exporting = pytest.importorskip("florence_edge_export.export")
-    bundle = tmp_path_factory.mktemp("exported") / "bundle"
-    exporting.export("tiny", tiny_checkpoint, bundle, exporting.ExportOptions())
-    return bundle
+    return _exported(tmp_path_factory, "tiny", tiny_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def tiny_half_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same in float16."""
+    return _exported(tmp_path_factory, "tiny", tiny_checkpoint, "fp16")
+
+
+@pytest.fixture(scope="session")
+def miniature_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The miniature, which answers sensibly about scenes."""
+    checkpoints = pytest.importorskip("florence_edge_export.checkpoint.loader")
+    checkpoint = checkpoints.find_checkpoint(checkpoints.MINIATURE)
+    return _exported(tmp_path_factory, checkpoints.MINIATURE, checkpoint)
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tiny_bundle: Path) -> Florence2:
     return Florence2.load(tiny_bundle, threads=1)
+
+
+def _exported(
+    factory: pytest.TempPathFactory, model: str, checkpoint: Path, precision: str = "fp32"
+) -> Path:
+    exporting = pytest.importorskip("florence_edge_export.export")
+    options = exporting.ExportOptions(precision=precision)
+
+    def make(folder: Path) -> None:
+        exporting.export(model, checkpoint, folder, options)
+
+    return made_once(factory, f"{model}-{precision}", make)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from ..runtime.miniature_answers import export_miniature
 from ..runtime.scripted_machine import bare, machine  # noqa: F401 - fixtures
 
 ROOT = Path(__file__).parents[2]
@@ -25,11 +24,6 @@ def draw_scenes(folder: Path, count: int) -> Path:
     for seed in range(count):
         scenes.draw_scene(scenes.generate_scene(seed), 256).save(folder / f"{seed:03}.png")
     return folder
-
-
-@pytest.fixture(scope="session")
-def miniature_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_miniature(tmp_path_factory.mktemp("miniature"))
 
 
 @pytest.fixture(scope="session")

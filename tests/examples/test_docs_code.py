@@ -31,7 +31,8 @@ def test_the_code_of_a_page_runs(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bundle").symlink_to(miniature_bundle)
     with Image.open(scenes / "003.png") as picture:
-        picture.convert("RGB").save("street.jpg")
+        for name_of_a_page in ("street.jpg", "part.jpg"):
+            picture.convert("RGB").save(name_of_a_page)
         stream = [picture.convert("RGB")] * 2  # stands in for the camera
     with Florence2.load(miniature_bundle) as model:
         names: dict[str, Any] = {

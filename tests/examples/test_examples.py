@@ -170,6 +170,7 @@ def assert_smaller(printed: str) -> None:
 
 
 @pytest.mark.usefixtures("on_path")
+@pytest.mark.slow
 def test_int8_without_the_gate(run: Run, scenes: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript", reason="install florence-edge[export]")
     assert_smaller(run("06_int8.py", CHECKPOINT, scenes, tmp_path / "work", "--no-gate"))

@@ -29,10 +29,13 @@ _EXTRAS = {
         "uvicorn",
     ),
     "mcp": ("mcp",),
+    "label": ("pyarrow", "fsspec", "yaml"),
+    "ray": ("ray",),
     "dev": (
         "deepstack_sdk",
         "openai",
         "pandas",
+        "peft",
         "requests",
         "skimage",
         "tensorrt_rtx",

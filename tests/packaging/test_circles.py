@@ -17,6 +17,7 @@ PACKAGES = (
     "benchmarks/florence_edge_benchmarks",
     "jetson/florence_edge_jetson",
     "serve/florence_edge_serve",
+    "label/florence_edge_label",
 )
 
 Graph = Mapping[str, frozenset[str]]

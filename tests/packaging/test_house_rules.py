@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("runtime", "export", "calibration", "benchmarks", "jetson")
+FOLDERS = ("runtime", "export", "calibration", "benchmarks", "jetson", "label")
 MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 PAGES = sorted(
     path
@@ -53,7 +53,7 @@ def test_links_of_a_page_lead_somewhere(page: Path) -> None:
 
 
 _PATH = re.compile(
-    r"`((?:runtime|export|calibration|benchmarks|jetson|tests)/[\w./-]+|results/[\w/]+\.(?:json|md))`"
+    r"`((?:runtime|export|calibration|benchmarks|jetson|label|tests)/[\w./-]+|results/[\w/]+\.(?:json|md))`"
 )
 
 

