@@ -28,6 +28,7 @@ COMMANDS = {
     "florence-doctor": "florence_edge_jetson.doctor.cli",
     "florence-bag": "florence_edge_jetson.robots.bag.cli",
     "florence-serve": "florence_edge_serve.cli",
+    "florence-label": "florence_edge_label.cli",
 }
 
 _HELP = re.compile(r"<!-- help ([\w -]+) -->")
