@@ -89,16 +89,25 @@ async function everyTask(page, { url, picture, questions, shoot }) {
   return { answers, drawing };
 }
 
+/** In the page: keep the text of a reply, since Chromium keeps none that is read as a stream. */
+function keepReply() {
+  const { fetch } = window;
+  window.fetch = async (...request) => {
+    const response = await fetch(...request);
+    if (response.url.endsWith("/v1/answers")) window.reply = response.clone().text();
+    return response;
+  };
+}
+
 /** A rectangle by mouse, then by keys; what is asked goes out with it. */
 async function dragRegion(page, { url, picture, region, size, shoot }) {
+  await page.addInitScript(keepReply);
   await begin(page, url, `source=picture&task=${REGION_TASK}`);
   await page.setInputFiles("#file", picture);
   await page.waitForSelector("#frame:not([hidden])");
-  const reply = page // its text is asked for at once: a busy browser soon lets go of it
-    .waitForResponse((response) => response.url().endsWith("/v1/answers"))
-    .then((response) => response.text());
   const answer = await answered(page, () => dragBox(page, region, size));
-  const [, asked] = /"asked_region":(\[[^\]]*\])/u.exec(await reply);
+  const reply = await page.evaluate(() => window.reply);
+  const [, asked] = /"asked_region":(\[[^\]]*\])/u.exec(reply);
   const dragged = await edgesShown(page);
   await shoot(page, "drag");
   await page.focus("#overlay");
