@@ -5,7 +5,6 @@ python -m tests.js.engines --output RESULT.json FP32_BUNDLE [BUNDLE ...]
 
 import argparse
 import json
-import platform
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Any
 from florence_edge import Bundle
 from florence_edge.command import run_command
 from florence_edge.files import write_whole
+from florence_edge_benchmarks.machine import describe_machine
+from florence_edge_benchmarks.report.tables import machine_line
 
 from .asked import Asked, answers_in_chromium, answers_in_node, answers_in_python, asked_about
 
@@ -34,7 +35,7 @@ def _measure(arguments: argparse.Namespace) -> int:
     reference = answers_in_python(arguments.bundles[0], asked)
     rows = [row for path in arguments.bundles for row in _rows(path, asked, reference)]
     result = {
-        "processor": platform.processor() or platform.machine(),
+        "machine": machine_line(describe_machine()),
         "answers": len(reference),
         "reference": "float32 in Python, ONNX Runtime on the CPU",
         "rows": rows,
