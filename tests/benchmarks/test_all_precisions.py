@@ -42,9 +42,7 @@ def test_bundles_of_an_earlier_call_are_taken_as_they_are(
 ) -> None:
     (tmp_path / "fp32").symlink_to(tiny_bundle)
     monkeypatch.setattr(precisions, "export_problem", lambda *_: "exported")
-    plan = PrecisionPlan(
-        model="tiny", checkpoint=tiny_checkpoint, precisions=("fp32", "fp16", "int8")
-    )
+    plan = PrecisionPlan(model=str(tiny_checkpoint), precisions=("fp32", "fp16", "int8"))
     outcomes = {folder.name: problem for folder, problem in export_precisions(plan, tmp_path)}
     assert outcomes == {"fp32": "", "fp16": "exported", "int8-cpu": "exported"}
 
@@ -60,7 +58,7 @@ def test_what_is_not_such_a_bundle_is_left_alone(
         manifest["model"]["sha256"] = "0" * 64
     text = "{" if changed == "damaged" else json.dumps(manifest)
     (folder / "manifest.json").write_text(text)
-    plan = PrecisionPlan(model="tiny", checkpoint=tiny_checkpoint, precisions=("fp32", "fp16"))
+    plan = PrecisionPlan(model=str(tiny_checkpoint), precisions=("fp32", "fp16"))
     with pytest.raises(RequestError, match="choose another --work"):
         list(export_precisions(plan, tmp_path))
     assert (folder / "manifest.json").read_text() == text

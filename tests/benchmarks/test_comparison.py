@@ -6,10 +6,10 @@ from florence_edge.errors import BundleError, RequestError
 from florence_edge_benchmarks.speed.comparison import (
     BundleOnDevices,
     ComparisonPlan,
-    check_same_weights,
     compared_systems,
     parse_bundle,
 )
+from florence_edge_benchmarks.systems.checkpoint import check_same_weights
 from florence_edge_benchmarks.systems.system import parse_device
 
 

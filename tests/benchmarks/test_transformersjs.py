@@ -15,6 +15,7 @@ from florence_edge_benchmarks.systems.transformers_js import request
 from florence_edge_benchmarks.systems.transformers_js.request import find_node, write_request
 from florence_edge_benchmarks.systems.workload import Workload, scene_picture
 from florence_edge_benchmarks.timing import STAGES
+from florence_edge_export.checkpoint import loader
 
 MODULES = Path(__file__).parents[1] / "export" / "transformers_js" / "node_modules"
 CAPTION = Workload(task="CAPTION", beams=1, new_tokens=6, batch=1, image="")
@@ -90,7 +91,7 @@ def test_a_checkpoint_that_is_not_the_bundles_is_refused(
         def sha256(self) -> str:
             return "another"
 
-    monkeypatch.setattr(request, "read_checkpoint", lambda _: Other())
+    monkeypatch.setattr(loader, "read_checkpoint", lambda _: Other())
     package = tmp_path / request.PACKAGE
     package.mkdir(parents=True)
     (package / "package.json").touch()

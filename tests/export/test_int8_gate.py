@@ -15,7 +15,7 @@ from florence_edge import Florence2
 from florence_edge.bundle import Bundle
 from florence_edge.errors import BundleError
 from florence_edge_calibration.int8 import agreement as agreement_module
-from florence_edge_calibration.int8.agreement import Agreement
+from florence_edge_calibration.int8.agreement import Agreement, Judged
 from florence_edge_calibration.int8.dataset import scene_samples
 from florence_edge_calibration.int8.recipe import Recipe, pattern_of
 from florence_edge_calibration.int8.sensitivity import Sensitivity
@@ -48,7 +48,7 @@ def agreement(loss: float) -> Agreement:
 
 
 def trial(loss: float) -> Trial:
-    return Trial({"OD": agreement(loss), "OCR": agreement(loss / 2)}, Cost(1.0, 2.0))
+    return Trial(Judged({"OD": agreement(loss), "OCR": agreement(loss / 2)}), Cost(1.0, 2.0))
 
 
 def close(worst: tuple[str, float], task: str, loss: float) -> bool:
@@ -92,7 +92,7 @@ class Scripted:
         return trial(0.001 if bundle >= self.needed else 0.5)
 
     def check_trained(self, tried: Trial) -> None:
-        assert close(tried.worst, "OD", 0.4)
+        assert close(tried.judged.worst, "OD", 0.4)
 
     def rank_blocks(self, recipe: Recipe) -> list[str]:
         assert recipe == RECIPE
@@ -113,9 +113,9 @@ def test_the_fewest_blocks_that_hold_are_lifted(blocks: int, data: st.DataObject
     passage = scripted.run()
     assert passage.lifted == tuple(NAMES[:needed])
     assert scripted.lifted(passage.recipe) == needed
-    assert close(passage.trial.worst, "OD", 0.001)
+    assert close(passage.trial.judged.worst, "OD", 0.001)
     assert passage.before is not None
-    assert close(passage.before.worst, "OD", 0.4)
+    assert close(passage.before.judged.worst, "OD", 0.4)
 
 
 @given(st.integers(2, 40), st.data())
@@ -162,21 +162,22 @@ def test_lifted_blocks_are_float32_on_the_cpu() -> None:
 
 
 def test_the_worst_task_decides() -> None:
-    tried = Trial({"OD": agreement(0.0), "OCR": agreement(0.02)}, Cost(1, 1))
-    assert close(tried.worst, "OCR", 0.02)
-    assert not tried.holds(0.01)
-    assert tried.holds(0.03)
-    assert tried.verdict(0.01) == "OCR loses 0.0200 of its positions, where the budget is 0.01"
+    tried = Trial(Judged({"OD": agreement(0.0), "OCR": agreement(0.02)}), Cost(1, 1))
+    assert close(tried.judged.worst, "OCR", 0.02)
+    assert not tried.judged.holds(0.01)
+    assert tried.judged.holds(0.03)
+    verdict = "OCR loses 0.0200 of its positions, where the budget is 0.01"
+    assert tried.judged.verdict(0.01) == verdict
 
 
 def test_a_bundle_that_is_not_finite_somewhere_never_holds() -> None:
     broken = Agreement(
         positions=1000, equal=999, decided=1000, decided_equal=999, drop=0.0, broken=1
     )
-    tried = Trial({"OD": agreement(0.0), "OCR": broken}, Cost(1, 1))
-    assert tried.worst[1] < 0.01
-    assert not tried.holds(0.01)
-    assert tried.verdict(0.01) == "Scores are not finite at 1 positions"
+    tried = Trial(Judged({"OD": agreement(0.0), "OCR": broken}), Cost(1, 1))
+    assert tried.judged.worst[1] < 0.01
+    assert not tried.judged.holds(0.01)
+    assert tried.judged.verdict(0.01) == "Scores are not finite at 1 positions"
 
 
 # --- with models
@@ -233,7 +234,7 @@ def test_what_holds_at_once_is_written_once(
     passage = pass_gate(gate_of(tiny_model, 2), RECIPE, anything, anything)
     assert written == [RECIPE]
     assert (passage.recipe, passage.lifted, passage.before) == (RECIPE, (), None)
-    assert passage.trial.worst[1] == 0
+    assert passage.trial.judged.worst[1] == 0
     assert passage.trial.cost.megabytes == pytest.approx(
         sum(stored.bytes for stored in tiny_model.bundle.files.values()) / 1e6, abs=0.01
     )
@@ -244,7 +245,7 @@ def test_random_weights_that_lose_too_much_end_before_blocks_are_ranked(
     tiny_model: Florence2, written: list[Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gate_module, "MIN_POSITIONS", 20)
-    monkeypatch.setattr(Trial, "holds", lambda *_: False)
+    monkeypatch.setattr(Judged, "holds", lambda *_: False)
     monkeypatch.setattr(Gate, "rank_blocks", lambda *_: pytest.fail("ranked"))
     gate = gate_of(tiny_model, 2)
     assert gate.teacher.ended == 0
@@ -325,12 +326,12 @@ def test_a_bundle_with_lifted_blocks_says_so(
     verdicts = iter([False, True, True])  # none, two, one
     known: dict[int, bool] = {}
 
-    def holds(tried: Trial, budget: float) -> bool:
+    def holds(tried: Judged, budget: float) -> bool:
         if id(tried) not in known:
             known[id(tried)] = next(verdicts)
         return known[id(tried)]
 
-    monkeypatch.setattr(Trial, "holds", holds)
+    monkeypatch.setattr(Judged, "holds", holds)
     bundle = export_miniature(tmp_path / "b", 0.01, tiny_checkpoint)
     found = fidelity(bundle)
     assert found["kept"] == {}  # what the user asked for; what had to be stands apart
@@ -355,7 +356,7 @@ def test_a_budget_that_cannot_be_held_leaves_nothing(
     monkeypatch.setattr(gate_module, "MAX_NEW_TOKENS", 8)
     monkeypatch.setattr(Gate, "rank_blocks", lambda *_: list(_RANKED))
     monkeypatch.setattr(Gate, "check_trained", lambda *_: None)
-    monkeypatch.setattr(Trial, "holds", lambda *_: False)
+    monkeypatch.setattr(Judged, "holds", lambda *_: False)
     with pytest.raises(BundleError, match="even with the 2 most sensitive of 4 blocks in float"):
         export_miniature(tmp_path / "b", 0.01, tiny_checkpoint)
     assert not list(tmp_path.iterdir())

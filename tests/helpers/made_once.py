@@ -2,7 +2,8 @@
 
 import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,20 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Make) -> Path:
     `make` is given a folder that is not there yet. Nobody may change what it leaves.
     """
     folder = run_folder(factory) / name
-    with Path(f"{folder}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with one_at_a_time(folder):
         if not folder.exists():
             partial = Path(f"{folder}.partial")
             make(partial)
             partial.rename(folder)
     return folder
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Generator[None, None, None]:
+    """No other process is in such a block of the same path: the first one does the work."""
+    with Path(f"{path}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def run_folder(factory: pytest.TempPathFactory) -> Path:

@@ -31,28 +31,13 @@ from florence_edge.search import Float32s, Hypothesis, Ints, Scores
 from florence_edge.tasks import prompt_for
 from florence_edge.tokenizer import Tokenizer
 
+from ..runtime.scripted import DEFAULTS
+
 Case = dict[str, Any]
 
 _ROOT = Path(__file__).parents[2]
 TOKENIZER = _ROOT / "calibration/florence_edge_calibration/miniature/checkpoint" / "tokenizer.json"
-PLAIN = GenerationConfig(
-    num_beams=1,
-    max_new_tokens=12,
-    min_new_tokens=0,
-    no_repeat_ngram_size=0,
-    repetition_penalty=1.0,
-    length_penalty=1.0,
-    early_stopping=False,
-    forced_bos_token_id=-1,
-    forced_eos_token_id=-1,
-    suppress_tokens=(),
-    begin_suppress_tokens=(),
-    bad_words_ids=(),
-    decoder_start_token_id=2,
-    bos_token_id=0,
-    eos_token_id=(2,),
-    pad_token_id=1,
-)
+PLAIN = replace(DEFAULTS, max_new_tokens=12)
 VOCAB = TOP_K + 6
 
 PROMPTS = [

@@ -8,8 +8,7 @@ from pathlib import Path
 from florence_edge import GenerationOptions
 from florence_edge.bundle import PRECISIONS
 from florence_edge.cpu import usable_cores
-from florence_edge.errors import MissingPackageError, RequestError
-from florence_edge.extras import pip_install
+from florence_edge.errors import RequestError
 from florence_edge.image_arguments import picture_path
 from florence_edge_calibration.int8.recipe import TARGETS, Target
 
@@ -143,20 +142,13 @@ def _measure(
 
 
 def _plan(arguments: argparse.Namespace, device: SystemDevice) -> PrecisionPlan:
-    try:  # here, because it needs the export extra
-        from florence_edge_export.checkpoint.loader import find_checkpoint
-    except ModuleNotFoundError as error:
-        raise MissingPackageError(
-            f"Exporting needs {error.name}, which is not installed. Install it with: "
-            f"{pip_install('export')}"
-        ) from error
     targets = _targets(device)
     if arguments.target:
         targets = dict.fromkeys(targets, arguments.target)
     return PrecisionPlan(
         model=arguments.model,
+        revision=arguments.revision,
         precisions=_known(arguments.precision),
-        checkpoint=find_checkpoint(arguments.model, arguments.revision),
         targets=targets,
         calibration_images=arguments.calibration_images,
         samples=arguments.samples,

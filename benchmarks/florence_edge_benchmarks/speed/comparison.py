@@ -10,7 +10,7 @@ from pathlib import Path
 
 from florence_edge import Device
 from florence_edge.bundle import MANIFEST, Bundle
-from florence_edge.errors import BundleNotFoundError, FlorenceEdgeError, RequestError
+from florence_edge.errors import FlorenceEdgeError, RequestError
 from florence_edge.files import read_json
 from florence_edge.image import load_image
 from florence_edge.options import resolve
@@ -60,28 +60,6 @@ def _problem(folder: Path, workloads: Sequence[Workload]) -> str | None:
         else:
             return None
     return problems[0]
-
-
-def check_same_weights(bundle: Path, checkpoint: str) -> None:
-    """Compare the checkpoint's weights with the hash in the bundle's manifest; takes seconds.
-
-    Raises:
-        RequestError: the bundle was exported from other weights.
-        BundleError: bundle or checkpoint cannot be read.
-    """
-    from florence_edge_export.checkpoint.loader import find_checkpoint, read_checkpoint
-
-    try:
-        folder = find_checkpoint(checkpoint)
-    except BundleNotFoundError as error:  # a manifest names a folder without its path
-        raise BundleNotFoundError(
-            f"{error} It is what {bundle} was exported from, or what --checkpoint names."
-        ) from error
-    if Bundle.load(bundle).checkpoint != read_checkpoint(folder).sha256():
-        raise RequestError(
-            f"{bundle} was not exported from {folder}: the weights have another hash. Give the "
-            "checkpoint that it was exported from: --checkpoint DIR."
-        )
 
 
 OPTIMUM = "optimum"

@@ -26,7 +26,7 @@ class PrecisionPlan:
     """
 
     model: str
-    checkpoint: Path
+    revision: str | None = None
     precisions: Sequence[str] = PRECISIONS
     targets: Mapping[str, Target] = field(default_factory=dict)
     calibration_images: Path | None = None
@@ -49,10 +49,12 @@ def export_precisions(plan: PrecisionPlan, work: Path) -> Iterator[tuple[Path, s
         The bundle's folder, and '' or why it could not be exported.
 
     Raises:
+        BundleError: there is no such checkpoint, or it cannot be had.
         RequestError: something else stands where a bundle would go.
         MissingPackageError: the export extra is not installed.
     """
     try:
+        from florence_edge_export.checkpoint.loader import find_checkpoint
         from florence_edge_export.export import ExportOptions
         from florence_edge_export.int8.export import Int8Options
     except ModuleNotFoundError as error:
@@ -60,9 +62,10 @@ def export_precisions(plan: PrecisionPlan, work: Path) -> Iterator[tuple[Path, s
             f"Exporting needs {error.name}, which is not installed. Install it with: "
             f"{pip_install('export')}"
         ) from error
+    checkpoint = find_checkpoint(plan.model, plan.revision)
     work.mkdir(parents=True, exist_ok=True)
     folders = [(each, work / folder_name(each, plan.target(each))) for each in plan.precisions]
-    made = {folder for precision, folder in folders if _is_made(plan, precision, folder)}
+    made = {folder for precision, folder in folders if _is_made(checkpoint, precision, folder)}
     int8 = Int8Options(images=plan.calibration_images)
     if plan.samples is not None:
         int8 = replace(int8, samples=plan.samples)
@@ -74,7 +77,7 @@ def export_precisions(plan: PrecisionPlan, work: Path) -> Iterator[tuple[Path, s
         options = ExportOptions(precision=precision)
         if not precision.startswith("fp"):
             options = replace(options, int8=replace(int8, target=plan.target(precision)))
-        yield folder, export_problem(plan.model, plan.checkpoint, folder, options)
+        yield folder, export_problem(plan.model, checkpoint, folder, options)
 
 
 def export_problem(model: str, checkpoint: Path, folder: Path, options: "ExportOptions") -> str:
@@ -90,7 +93,7 @@ def export_problem(model: str, checkpoint: Path, folder: Path, options: "ExportO
     return ""
 
 
-def _is_made(plan: PrecisionPlan, precision: str, folder: Path) -> bool:
+def _is_made(checkpoint: Path, precision: str, folder: Path) -> bool:
     """Whether the folder is a bundle of this checkpoint and precision.
 
     Raises:
@@ -102,7 +105,7 @@ def _is_made(plan: PrecisionPlan, precision: str, folder: Path) -> bool:
 
     try:
         bundle = Bundle.load(folder)
-        same = bundle.checkpoint == read_checkpoint(plan.checkpoint).sha256()
+        same = bundle.checkpoint == read_checkpoint(checkpoint).sha256()
     except FlorenceEdgeError as error:
         raise RequestError(f"{error} Remove it, or choose another --work.") from error
     if not same or bundle.precision != precision:

@@ -18,10 +18,10 @@ from florence_edge.errors import BackendError, BundleError, FlorenceEdgeError, R
 from ..machine import describe_machine
 from ..results import Round, RunRow, SpeedResult, SystemRow
 from ..results_io import bundle_fingerprint
+from ..systems.checkpoint import check_same_weights
 from ..systems.system import VARIANTS, System
 from ..systems.workload import TimedAnswer, Workload
 from ..timing import Timing, median_by_position, percentile
-from .comparison import check_same_weights
 from .floors import floors_of
 from .process import SystemProcess
 from .start import measure_start

@@ -5,7 +5,7 @@ answer every position counts alike: is the best token the same, and how much les
 float model's token become?
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,6 +69,45 @@ def total(parts: Iterable[Agreement]) -> Agreement:
         drop=sum(part.drop for part in parts),
         broken=sum(part.broken for part in parts),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """How each task follows the float model.
+
+    Where it was `broken_off` there is the one task that was certain to lose too much, which loses
+    at least so much (see `TeacherForcing.judge`).
+    """
+
+    agreements: Mapping[str, Agreement]
+    broken_off: bool = False
+
+    @property
+    def worst(self) -> tuple[str, float]:
+        """The task that loses the largest share of its decided positions, and that share."""
+        task, agreement = max(self.agreements.items(), key=lambda item: item[1].loss)
+        return task, agreement.loss
+
+    @property
+    def broken(self) -> int:
+        """Positions, of all tasks, at which the scores are not finite."""
+        return sum(agreement.broken for agreement in self.agreements.values())
+
+    @property
+    def all_tasks(self) -> Agreement:
+        """All tasks as one."""
+        return total(self.agreements.values())
+
+    def holds(self, budget: float) -> bool:
+        """Whether no task loses more than the budget, and everything is finite."""
+        return self.broken == 0 and self.worst[1] <= budget
+
+    def verdict(self, budget: float) -> str:
+        """The worst task in words."""
+        task, loss = self.worst
+        if self.broken:
+            return f"Scores are not finite at {self.broken} positions"
+        return f"{task} loses {loss:.4f} of its positions, where the budget is {budget:g}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -259,15 +259,15 @@ def pass_gate(gate: Gate, recipe: Recipe, source: BundleSource, folder: Path) ->
         graphs = quantize_graphs(gate.floats, gate.table, lift(recipe, ranked[:count]))
         bundle = save_bundle(folder, source, form(recipe), graphs)
         trials[count] = trial = gate.judge(bundle, whole=count == 0)
-        if count == 0 and not trial.holds(gate.budget):
+        if count == 0 and not trial.judged.holds(gate.budget):
             gate.check_trained(trial)
-            logger.info("%s. Ranking the blocks by their errors", trial.verdict(gate.budget))
+            logger.info("%s. Ranking the blocks by their errors", trial.judged.verdict(gate.budget))
             ranked = gate.rank_blocks(recipe)
         elif len(trials) > 2:  # neither without blocks returned nor with as many as may be
-            logger.info("%d blocks returned: %s", count, trial.verdict(gate.budget))
+            logger.info("%d blocks returned: %s", count, trial.judged.verdict(gate.budget))
         last, count = count, next_count(trials, len(ranked), gate.budget)
 
-    fewest = min(count for count, trial in trials.items() if trial.holds(gate.budget))
+    fewest = min(count for count, trial in trials.items() if trial.judged.holds(gate.budget))
     passed = lift(recipe, ranked[:fewest])
     if last != fewest:  # the last one that was tried lost too much
         save_bundle(folder, source, form(recipe), quantize_graphs(gate.floats, gate.table, passed))

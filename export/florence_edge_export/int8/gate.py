@@ -21,7 +21,7 @@ from florence_edge.errors import BundleError
 from florence_edge.search import Ints
 from florence_edge.selftest import PROMPT_TOKENS
 from florence_edge.tokenizer import Tokenizer
-from florence_edge_calibration.int8.agreement import TIE, Agreement, TeacherForcing
+from florence_edge_calibration.int8.agreement import TIE, Judged, TeacherForcing
 from florence_edge_calibration.int8.calibration_table import CalibrationTable
 from florence_edge_calibration.int8.dataset import CalibrationSample
 from florence_edge_calibration.int8.recipe import Recipe, pattern_of
@@ -55,30 +55,8 @@ class Cost:
 class Trial:
     """A bundle, tried: how each task follows the float model, its size and its speed."""
 
-    agreements: Mapping[str, Agreement]
+    judged: Judged
     cost: Cost
-
-    @property
-    def worst(self) -> tuple[str, float]:
-        """The task that loses the largest share of its positions, and that share."""
-        task, agreement = max(self.agreements.items(), key=lambda item: item[1].loss)
-        return task, agreement.loss
-
-    @property
-    def broken(self) -> int:
-        """Positions, of all tasks, at which the scores are not finite."""
-        return sum(agreement.broken for agreement in self.agreements.values())
-
-    def holds(self, budget: float) -> bool:
-        """Whether no task loses more than the budget, and everything is finite."""
-        return self.broken == 0 and self.worst[1] <= budget
-
-    def verdict(self, budget: float) -> str:
-        """The worst task in words."""
-        task, loss = self.worst
-        if self.broken:
-            return f"Scores are not finite at {self.broken} positions"
-        return f"{task} loses {loss:.4f} of its positions, where the budget is {budget:g}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,8 +95,8 @@ class Gate:
         budget = None if whole else self.budget
         with on_cpu(bundle) as student:
             progress = log_progress(f"{bundle.precision} follows")
-            agreements = self.teacher.judge(student, progress, budget=budget)
-            return Trial(agreements, measure_cost(self.model, student))
+            judged = Judged(self.teacher.judge(student, progress, budget=budget))
+            return Trial(judged, measure_cost(self.model, student))
 
     def check_trained(self, trial: Trial) -> None:
         """Refuse to look for blocks to return to float where no block is to blame.
@@ -128,9 +106,9 @@ class Gate:
         """
         if not self.teacher.ended:
             raise BundleError(
-                f"{trial.verdict(self.budget)}, and none of the float model's own answers ends "
-                f"within {MAX_NEW_TOKENS} tokens, as a trained model's do: there is nothing that "
-                "rounding could keep. Take a trained checkpoint, allow more with --budget, or "
+                f"{trial.judged.verdict(self.budget)}, and none of the float model's own answers "
+                f"ends within {MAX_NEW_TOKENS} tokens, as a trained model's do: there is nothing "
+                "that rounding could keep. Take a trained checkpoint, allow more with --budget, or "
                 "export without judging: --no-gate."
             )
 
@@ -192,7 +170,7 @@ def next_count(trials: Mapping[int, Trial], blocks: int, budget: float) -> int |
     Raises:
         BundleError: not even as many as may return hold the budget.
     """
-    held = [count for count, trial in trials.items() if trial.holds(budget)]
+    held = [count for count, trial in trials.items() if trial.judged.holds(budget)]
     if 0 in held:
         return None
     limit = int(blocks * _MAX_LIFTED)
@@ -200,7 +178,7 @@ def next_count(trials: Mapping[int, Trial], blocks: int, budget: float) -> int |
         return limit
     if not held:
         raise BundleError(
-            f"{trials[limit].verdict(budget)}, even with the {limit} most sensitive of "
+            f"{trials[limit].judged.verdict(budget)}, even with the {limit} most sensitive of "
             f"{blocks} blocks in float. Allow more with --budget, or use --precision "
             "fp16; florence-calibrate --sensitivity shows what each block costs."
         )

@@ -81,7 +81,7 @@ class FidelityReport:
         gate: dict[str, Any] = {"budget": self.budget, "pictures": self.pictures}
         gate |= {"megabytes": trial.cost.megabytes, "encoding_speed": trial.cost.speed}
         if before is not None:
-            task, loss = before.worst
+            task, loss = before.judged.worst
             gate["lifted"] = {
                 "blocks": list(self.passage.lifted),
                 "because": {"task": task, "loss": round(loss, 5)},
@@ -112,7 +112,7 @@ class FidelityReport:
 
     def _tasks_as_json(self, passage: Passage) -> dict[str, Any]:
         rows: dict[str, Any] = {}
-        for name, agreement in passage.trial.agreements.items():
+        for name, agreement in passage.trial.judged.agreements.items():
             rows[name] = agreement.as_json()
             task = self.tasks.get(name)
             if task is not None:
@@ -146,7 +146,7 @@ class FidelityReport:
             *self._steps_in_words(),
         ]
         if self.passage.before is not None:
-            before, (task, loss) = self.passage.before, self.passage.before.worst
+            before, (task, loss) = self.passage.before, self.passage.before.judged.worst
             lines += [
                 "",
                 f"{self._finer()}, because {task} lost {loss:.4f} without: "
@@ -197,7 +197,7 @@ class FidelityReport:
             f"{self.recipe.precision} |",
             "|---|---|---|---|---|---|---|---|",
         ]
-        for name, agreement in passage.trial.agreements.items():
+        for name, agreement in passage.trial.judged.agreements.items():
             found, task = agreement.as_json(), self.tasks.get(name)
             truth = f"{task.measure} | {task.floats:.3f} | {task.quantized:.3f}" if task else "| |"
             rows.append(

@@ -24,6 +24,7 @@ from florence_edge.errors import BundleError, MissingPackageError, RequestError
 from florence_edge.extras import pip_install
 from florence_edge.image_file import ImageOptions
 from florence_edge.tasks import Task
+from florence_edge_calibration.int8.agreement import Judged
 from florence_edge_calibration.int8.dataset import (
     HOW_MANY,
     CalibrationSample,
@@ -42,7 +43,7 @@ from ..float16 import BOUND, log_lifted
 from . import files, layout
 from .card import model_card
 from .fidelity import DtypeFidelity, Fidelity, recommend
-from .gate import Gate, Judged, open_gate
+from .gate import Gate, open_gate
 from .graphs import check_one_embedding
 from .layout import DTYPES, Dtype
 from .ort_backend import Model, open_files

@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from florence_edge_calibration.int8.agreement import Judged
 from florence_edge_calibration.overflow import Lifted
 
 from . import layout
-from .gate import Judged, Passage
+from .gate import Passage
 from .layout import Dtype
 
 # On a CPU float16 is computed through casts; on a GPU it is half the bytes.

@@ -15,7 +15,7 @@ from florence_edge import Florence2
 from florence_edge.bundle import TOKENIZER
 from florence_edge.errors import BundleError
 from florence_edge.tokenizer import Tokenizer
-from florence_edge_calibration.int8.agreement import Agreement, TeacherForcing, total
+from florence_edge_calibration.int8.agreement import Judged, TeacherForcing
 from florence_edge_calibration.int8.dataset import CalibrationSample
 
 from ..int8.gate import MAX_NEW_TOKENS, MIN_POSITIONS, log_progress
@@ -28,38 +28,6 @@ _SOLO_PICTURES = 4  # to tell which of four graphs costs most, not how much
 
 Files = Mapping[str, Path]  # by graph
 Write = Callable[[str, int], Path]  # a graph at a rung -> its file
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """How each task follows the float model.
-
-    Where it was `broken_off` there is the one task that was certain to lose too much, which loses
-    at least so much (see `TeacherForcing.judge`).
-    """
-
-    agreements: Mapping[str, Agreement]
-    broken_off: bool = False
-
-    @property
-    def worst(self) -> tuple[str, float]:
-        """The task that loses the largest share of its decided positions, and that share."""
-        task, agreement = max(self.agreements.items(), key=lambda item: item[1].loss)
-        return task, agreement.loss
-
-    @property
-    def broken(self) -> int:
-        """Positions, of all tasks, at which the scores are not finite."""
-        return sum(agreement.broken for agreement in self.agreements.values())
-
-    @property
-    def all_tasks(self) -> Agreement:
-        """All tasks as one."""
-        return total(self.agreements.values())
-
-    def holds(self, budget: float) -> bool:
-        """Whether no task loses more than the budget, and everything is finite."""
-        return self.broken == 0 and self.worst[1] <= budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +100,7 @@ class Gate:
     def _alone(self, graph: str, file: Path) -> float:
         """What one graph costs by itself: how much less likely the float model's tokens become."""
         with self._student({**self.floats, graph: file}) as student:
-            found = total(self.few.judge(student, lambda done, count: None).values())
+            found = Judged(self.few.judge(student, lambda done, count: None)).all_tasks
         return float("inf") if found.broken else found.drop / max(1, found.positions)
 
     def _student(self, files: Files) -> Florence2:

@@ -1,6 +1,5 @@
 """A served miniature and a driven Chromium: what the tests of the page stand on."""
 
-import fcntl
 import json
 import os
 import shutil
@@ -20,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ...helpers.made_once import run_folder
+from ...helpers.made_once import one_at_a_time, run_folder
 from .camera_files import image_of, outlined_share, rgb_of, write_y4m
 
 HERE = Path(__file__).parent
@@ -87,7 +86,8 @@ def prepare(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Stand:
     scenes = pytest.importorskip("florence_edge_calibration.scenes")
     folder = run_folder(tmp_path_factory) / "page"
     out = Path(os.environ.get(SCREENSHOTS) or folder / "screenshots")
-    with _one_at_a_time(folder):
+    with one_at_a_time(folder):
+        folder.mkdir(exist_ok=True)
         if not (folder / "scene.y4m").exists():
             drawn = scenes.draw_scene(scenes.generate_scene(SEED), SIDE)
             drawn.save(folder / "scene.png")
@@ -99,15 +99,6 @@ def prepare(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Stand:
 def _fractions(box: tuple[int, ...]) -> tuple[float, ...]:
     grid = pytest.importorskip("florence_edge_calibration.scenes").GRID
     return tuple(edge / grid for edge in box)
-
-
-@contextmanager
-def _one_at_a_time(folder: Path) -> Generator[None, None, None]:
-    """Processes of pytest-xdist share out the tests of a module: the first one does the work."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 @contextmanager
@@ -171,7 +162,7 @@ def drive(stand: Stand, name: str, url: str, scenarios: dict[str, dict[str, Any]
 
 def observed(stand: Stand, name: str, scenarios: dict[str, dict[str, Any]]) -> Any:
     """What scenarios saw on a server with a camera of known truth; run once for all processes."""
-    with _one_at_a_time(stand.folder):
+    with one_at_a_time(stand.folder):
         kept = stand.folder / f"{name}.json"
         if not kept.exists():
             camera = ("--source", str(stand.picture), "--allow-host", LAN_NAME)

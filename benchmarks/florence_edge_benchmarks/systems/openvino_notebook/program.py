@@ -9,11 +9,9 @@ output at every step. It answers as `speed/worker.py` does. MEMORY is the path o
 """
 
 import json
-import os
 import sys
 from importlib import import_module
 from importlib.machinery import SourceFileLoader
-from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 from types import ModuleType
@@ -306,33 +304,8 @@ def _read(path: str) -> Any:
 
 def main() -> None:
     """Load, then answer one JSON line by another until there are no more."""
-    replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    memory = load_module(sys.argv[2])
-
-    def send(reply: dict[str, Any]) -> None:
-        replies.write(json.dumps(reply) + "\n")
-        replies.flush()
-
-    def sizes() -> dict[str, Any]:
-        host = {"resident_bytes": memory.resident_bytes(), "peak_bytes": memory.peak_bytes()}
-        return {**host, "device_bytes": None}
-
-    begin = perf_counter()
-    notebook = Notebook(json.loads(sys.argv[1]))
-    loaded = {"load_seconds": perf_counter() - begin, **sizes()}
-    send({"ready": {**loaded, "versions": {name: version(name) for name in _PACKAGES}}})
-    for line in sys.stdin:
-        request = json.loads(line)
-        if "memory" in request:
-            send({"memory": sizes()})
-            if request["memory"] == "forget":
-                memory.forget_peak()
-            continue
-        try:
-            send({"timing": notebook.answer(request["answer"])})
-        except (RuntimeError, ValueError, KeyError) as error:
-            send({"error": str(error).strip().splitlines()[0]})
+    loop = load_module(str(Path(__file__).parents[1] / "peer_loop.py"))
+    loop.answer_lines(Notebook, _PACKAGES, load_module(sys.argv[2]))
 
 
 if __name__ == "__main__":

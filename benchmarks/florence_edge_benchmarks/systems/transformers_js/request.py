@@ -12,10 +12,10 @@ from florence_edge.bundle import MANIFEST, Bundle
 from florence_edge.errors import MissingPackageError, RequestError
 from florence_edge.files import read_json
 from florence_edge.tasks import prompt_for
-from florence_edge_export.checkpoint.loader import find_checkpoint, read_checkpoint
 from florence_edge_export.transformers_js.export import LayoutOptions, export_layout
 from florence_edge_export.transformers_js.layout import Dtype
 
+from ..checkpoint import check_same_weights
 from ..workload import Workload
 
 PACKAGE = "@huggingface/transformers"
@@ -64,12 +64,8 @@ def write_request(
             f"{modules} has no {PACKAGE}. Run: npm install {PACKAGE}, and pass its node_modules "
             "as --transformersjs-modules."
         )
-    bundle, source = Bundle.load(bundle_folder), find_checkpoint(checkpoint)
-    if read_checkpoint(source).sha256() != bundle.checkpoint:
-        raise RequestError(
-            f"{bundle_folder} was not exported from {source}: the weights have another hash. Give "
-            "the checkpoint that it was exported from: --checkpoint DIR."
-        )
+    source = check_same_weights(bundle_folder, checkpoint)
+    bundle = Bundle.load(bundle_folder)
     model = folder / "model"
     if not _is_made(bundle, model):
         folder.mkdir(parents=True, exist_ok=True)
