@@ -15,12 +15,12 @@ from florence_edge.errors import FlorenceEdgeError, MissingPackageError, Request
 from florence_edge.extras import pip_install
 from florence_edge.image_arguments import add_image_arguments, image_options_from, picture_path
 
-from .int8.dataset import HOW_MANY, CalibrationSample, folder_samples, scene_samples, split
-from .int8.range_selection import DEFAULT_METHOD, METHODS
-from .int8.recipe import TARGETS
+from .quantization.dataset import HOW_MANY, CalibrationSample, folder_samples, scene_samples, split
+from .quantization.range_selection import DEFAULT_METHOD, METHODS
+from .quantization.recipe import TARGETS
 
 if TYPE_CHECKING:
-    from .int8.calibration_table import CalibrationTable
+    from .quantization.calibration_table import CalibrationTable
 
 # The weights of the model that has scenes of its own.
 _MINIATURE = Path(__file__).parent / "miniature" / "checkpoint" / "model.safetensors"
@@ -97,8 +97,8 @@ def _samples(bundle: Bundle, arguments: argparse.Namespace) -> list[CalibrationS
 def _table(
     bundle: Bundle, samples: Sequence[CalibrationSample], existing: Path | None
 ) -> "CalibrationTable":
-    from .int8.calibration_table import CalibrationTable
-    from .int8.observer import calibrate  # needs onnx_ir
+    from .quantization.calibration_table import CalibrationTable
+    from .quantization.observer import calibrate  # needs onnx_ir
 
     if existing is None:
         return calibrate(bundle, samples, _draw_progress)
@@ -120,10 +120,10 @@ def _print_sensitivity(
     samples: Sequence[CalibrationSample],
     arguments: argparse.Namespace,
 ) -> None:
-    from .int8.agreement import TeacherForcing
-    from .int8.dataset import no_progress
-    from .int8.recipe import Recipe, pattern_of
-    from .int8.sensitivity import sweep
+    from .quantization.agreement import TeacherForcing
+    from .quantization.dataset import no_progress
+    from .quantization.recipe import Recipe, pattern_of
+    from .quantization.sensitivity import sweep
 
     with Florence2.load(bundle.folder) as model:
         teacher_forcing = TeacherForcing(

@@ -22,8 +22,8 @@ from florence_edge.errors import BundleError
 
 from .fp16 import LARGEST_HALF, SCORES, beyond_half, half_nodes, operator_of
 from .graph_edit import Insertion
-from .int8.observer import open_session
 from .probes import Probe, ProbeOutputs, answer
+from .quantization.observer import open_session
 
 # Two bits are left to what was not run: other pictures (about 64 scenes and 46 photographs no value
 # of the miniature was more than 2.8 times as large as about the probes), and kernels that add up in

@@ -20,7 +20,7 @@ from florence_edge.image import pixels
 from florence_edge.tokenizer import Tokenizer
 
 from . import Float32s
-from .int8.dataset import CalibrationSample, scene_samples
+from .quantization.dataset import CalibrationSample, scene_samples
 
 STEPS = 6  # of the decoder: the start, the token that is forced behind it, and some of the answer
 _SCENES = 3

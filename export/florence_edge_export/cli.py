@@ -11,8 +11,13 @@ from florence_edge.command import parsed, plain, run_command
 from florence_edge.errors import MissingPackageError, RequestError
 from florence_edge.extras import pip_install
 from florence_edge.image_arguments import add_image_arguments, image_options_from, picture_path
-from florence_edge_calibration.int8.range_selection import DEFAULT_METHOD, METHODS
-from florence_edge_calibration.int8.recipe import TARGETS, KeptPrecision, is_integer, may_be_kept
+from florence_edge_calibration.quantization.range_selection import DEFAULT_METHOD, METHODS
+from florence_edge_calibration.quantization.recipe import (
+    TARGETS,
+    KeptPrecision,
+    is_integer,
+    may_be_kept,
+)
 
 from .checkpoint.adapters import WeightedAdapter, adapter_argument
 from .checkpoint.loader import DEFAULT_MODEL, find_checkpoint
@@ -54,7 +59,7 @@ def _run(arguments: argparse.Namespace) -> None:
         from .bundle_writer import check_target
         from .checkpoint.task_file import read_tasks
         from .export import ExportOptions, check_options, export
-        from .int8.export import Int8Options
+        from .quantization.export import QuantizationOptions
     except ModuleNotFoundError as error:
         raise MissingPackageError(
             f"Exporting needs {error.name}, which is not installed. Install it with: "
@@ -69,7 +74,7 @@ def _run(arguments: argparse.Namespace) -> None:
             "--dtypes and --with-decoder-model are for other layouts: add --layout "
             "transformers.js. A bundle's precision is --precision."
         )
-    int8 = Int8Options(
+    quantization = QuantizationOptions(
         target=arguments.target,
         images=arguments.calibration_images,
         samples=arguments.samples,
@@ -79,7 +84,7 @@ def _run(arguments: argparse.Namespace) -> None:
         table=arguments.calibration,
         image_options=image_options_from(arguments),
     )
-    if not is_integer(arguments.precision) and int8 != Int8Options():
+    if not is_integer(arguments.precision) and quantization != QuantizationOptions():
         raise RequestError(
             f"There are options for int8, but the precision is {arguments.precision}. Add "
             "--precision int8 or int4, or leave them out."
@@ -89,7 +94,7 @@ def _run(arguments: argparse.Namespace) -> None:
         image_size=arguments.image_size,
         overwrite=arguments.overwrite,
         verify=arguments.verify,
-        int8=int8,
+        quantization=quantization,
         tensorrt_decoders=not arguments.portable_decoder,
         adapters=_found(arguments.adapter),
         tasks=() if arguments.task_file is None else read_tasks(arguments.task_file),
@@ -108,8 +113,8 @@ def _export_layout(arguments: argparse.Namespace) -> None:
     from .transformers_js.layout import DTYPES
 
     usual = _parser().get_default
-    of_int8 = ("target", "calibration", "samples", "method", "keep")
-    for name in ("precision", *of_int8, "portable_decoder", "verify"):
+    of_quantization = ("target", "calibration", "samples", "method", "keep")
+    for name in ("precision", *of_quantization, "portable_decoder", "verify"):
         if getattr(arguments, name) != usual(name):
             raise RequestError(
                 f"--{name.replace('_', '-')} is for bundles. With --layout transformers.js there "
@@ -203,12 +208,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="leave out the decoders for TensorRT, which then copies its caches at each step, and "
         "for CUDA (they take some 400 kB: the weights are shared)",
     )
-    _add_int8_options(parser)
+    _add_quantization_options(parser)
     _add_layout_options(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
 
 
-def _add_int8_options(parser: argparse.ArgumentParser) -> None:
+def _add_quantization_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("int8 and int4", "with --precision int8 or int4")
     add = group.add_argument
     add(

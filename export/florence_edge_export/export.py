@@ -18,7 +18,7 @@ from florence_edge.errors import MissingPackageError, RequestError
 from florence_edge.extras import pip_install
 from florence_edge.selftest import REFERENCE, write_reference
 from florence_edge.tasks import Task
-from florence_edge_calibration.int8.recipe import Recipe, is_integer
+from florence_edge_calibration.quantization.recipe import Recipe, is_integer
 
 from .bundle_writer import (
     BundleFormat,
@@ -35,7 +35,7 @@ from .checkpoint.tokenizer import complete_tokenizer
 from .float16 import write_float16
 from .graphs.build import build_cuda_decoder, build_graphs, build_tensorrt_decoders
 from .graphs.weights import GraphWeights
-from .int8.export import Int8Options, check_int8_options, write_int8
+from .quantization.export import QuantizationOptions, check_quantization_options, write_quantized
 from .smoke_test import check_decoders, smoke_test
 from .verify.reference import check_installed
 
@@ -57,7 +57,7 @@ class ExportOptions:
     image_size: int | None = None
     verify: bool = False
     overwrite: bool = False
-    int8: Int8Options = field(default_factory=Int8Options)
+    quantization: QuantizationOptions = field(default_factory=QuantizationOptions)
     tensorrt_decoders: bool = True
     adapters: tuple[WeightedAdapter, ...] = ()
     tasks: tuple[Task, ...] = ()
@@ -84,7 +84,7 @@ def export(model: str, folder: Path, output: Path, options: ExportOptions) -> No
         logger.info("It generates with %s", source.defaults.summary())
         if is_integer(options.precision):
             with float_bundle(source, temporary) as floats:
-                write_int8(floats, source, temporary, options.int8, options.precision)
+                write_quantized(floats, source, temporary, options.quantization, options.precision)
         elif options.precision == "fp16":
             with float_bundle(source, temporary) as floats:
                 write_float16(floats, source, temporary)
@@ -108,7 +108,7 @@ def check_options(model: str, options: ExportOptions) -> None:
             f"There is no precision {options.precision!r}. Choose from {', '.join(PRECISIONS)}."
         )
     if is_integer(options.precision):
-        check_int8_options(model, options.int8, options.precision)
+        check_quantization_options(model, options.quantization, options.precision)
     if options.precision == "fp16" and find_spec("onnxruntime") is None:
         raise MissingPackageError(
             "--precision fp16 runs the graphs to find what overflows, with ONNX Runtime, which is "
@@ -154,7 +154,7 @@ def _for_tensorrt(options: ExportOptions) -> bool:
     """Whether TensorRT runs what is made."""
     if not is_integer(options.precision):
         return True
-    return Recipe(target=options.int8.target, precision=options.precision).for_tensorrt
+    return Recipe(target=options.quantization.target, precision=options.precision).for_tensorrt
 
 
 def _float_graphs(source: BundleSource) -> dict[str, ir.Model]:

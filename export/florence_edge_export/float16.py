@@ -32,7 +32,6 @@ from florence_edge_calibration.fp16 import (
     operator_of,
     with_layers,
 )
-from florence_edge_calibration.int8.observer import open_session
 from florence_edge_calibration.overflow import (
     LIMIT,
     GraphRecord,
@@ -50,6 +49,7 @@ from florence_edge_calibration.probes import (
     deviation,
     make_probes,
 )
+from florence_edge_calibration.quantization.observer import open_session
 
 from .bundle_writer import BundleFormat, BundleSource, save_bundle
 from .smoke_test import other_precision

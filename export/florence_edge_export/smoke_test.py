@@ -2,7 +2,7 @@
 
     fp32   on ONNX Runtime's CPU, about probes (see florence_edge_calibration.probes)
     fp16   the same, and compared with float32 (float16.py)
-    int8   the same; the gate compares (int8/gate.py)
+    int8   the same; the gate compares (quantization/gate.py)
 
 The decoders for one engine are fed a step of the portable one, and must give its scores.
 """
@@ -19,9 +19,9 @@ from florence_edge.backends.base import Backend, NamedArrays
 from florence_edge.bundle import Bundle
 from florence_edge.engine_failures import engine_failure, is_shortage
 from florence_edge.errors import BundleError
-from florence_edge_calibration.int8.observer import open_session
 from florence_edge_calibration.overflow import observe
 from florence_edge_calibration.probes import answer, deviation, make_probes
+from florence_edge_calibration.quantization.observer import open_session
 
 logger = logging.getLogger(__name__)
 

@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from florence_edge.bundle import Bundle
-from florence_edge_calibration.int8.dataset import CalibrationSample, no_progress, scene_samples
+from florence_edge_calibration.quantization.dataset import (
+    CalibrationSample,
+    no_progress,
+    scene_samples,
+)
 
 if TYPE_CHECKING:
-    from florence_edge_calibration.int8.calibration_table import CalibrationTable
+    from florence_edge_calibration.quantization.calibration_table import CalibrationTable
 
 _NEEDED = ("onnx", "onnx_ir", "onnxscript", "onnxruntime", "ml_dtypes")
 
@@ -61,6 +65,6 @@ def planted_table(planted: Bundle, samples: list[CalibrationSample]) -> "Calibra
 
 
 def _calibrated(bundle: Bundle, samples: list[CalibrationSample]) -> "CalibrationTable":
-    from florence_edge_calibration.int8.observer import calibrate
+    from florence_edge_calibration.quantization.observer import calibrate
 
     return calibrate(bundle, samples, no_progress, threads=1)

@@ -18,11 +18,15 @@ import onnx_ir as ir
 from florence_edge import Florence2, contract
 from florence_edge.bundle import Bundle
 from florence_edge.image import pixels
-from florence_edge_calibration.int8.calibration_table import CalibrationTable
-from florence_edge_calibration.int8.dataset import CalibrationSample, no_progress, scene_samples
-from florence_edge_calibration.int8.observer import calibrate, open_session
-from florence_edge_calibration.int8.quantize import quantize_graph
-from florence_edge_calibration.int8.recipe import Recipe, Target
+from florence_edge_calibration.quantization.calibration_table import CalibrationTable
+from florence_edge_calibration.quantization.dataset import (
+    CalibrationSample,
+    no_progress,
+    scene_samples,
+)
+from florence_edge_calibration.quantization.observer import calibrate, open_session
+from florence_edge_calibration.quantization.quantize import quantize_graph
+from florence_edge_calibration.quantization.recipe import Recipe, Target
 from florence_edge_export import synthetic
 from florence_edge_export.export import ExportOptions, export
 

@@ -8,7 +8,8 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from florence_edge_calibration.blockwise import (
+from florence_edge_calibration.graph_edit import drop_unused
+from florence_edge_calibration.quantization.blockwise import (
     BLOCK_SIZES,
     BlockFormat,
     BlockWeight,
@@ -17,7 +18,6 @@ from florence_edge_calibration.blockwise import (
     quantize_blocks,
     replace_with_matmul_nbits,
 )
-from florence_edge_calibration.graph_edit import drop_unused
 
 Array = npt.NDArray[Any]
 

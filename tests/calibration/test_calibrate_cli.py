@@ -12,9 +12,9 @@ import pytest
 from florence_edge.bundle import Bundle
 from florence_edge_calibration import cli
 from florence_edge_calibration.cli import main
-from florence_edge_calibration.int8 import recipe, sensitivity
-from florence_edge_calibration.int8.agreement import Agreement
-from florence_edge_calibration.int8.calibration_table import CalibrationTable
+from florence_edge_calibration.quantization import recipe, sensitivity
+from florence_edge_calibration.quantization.agreement import Agreement
+from florence_edge_calibration.quantization.calibration_table import CalibrationTable
 from florence_edge_export.export import ExportOptions, export
 
 from ..helpers.paused import start_until_paused, stop

@@ -12,7 +12,7 @@ from florence_edge import Florence2
 from florence_edge.options import GenerationConfig
 from florence_edge.search import Scores
 from florence_edge.tasks import TASKS
-from florence_edge_calibration.int8.agreement import (
+from florence_edge_calibration.quantization.agreement import (
     TIE,
     Agreement,
     TeacherForcing,
@@ -20,7 +20,7 @@ from florence_edge_calibration.int8.agreement import (
     _follow,
     total,
 )
-from florence_edge_calibration.int8.dataset import CalibrationSample, no_progress
+from florence_edge_calibration.quantization.dataset import CalibrationSample, no_progress
 
 # --- arithmetic
 
@@ -227,7 +227,7 @@ def test_the_transcripts_are_the_answers_of_the_float_model(
 def test_batches_do_not_change_what_is_found(
     tiny_model: Florence2, samples: list[CalibrationSample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from florence_edge_calibration.int8 import agreement as module
+    from florence_edge_calibration.quantization import agreement as module
 
     whole = TeacherForcing(tiny_model, samples[:5], no_progress, max_new_tokens=6)
     monkeypatch.setattr(module, "_BATCH", 2)

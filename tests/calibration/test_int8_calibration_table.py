@@ -11,8 +11,8 @@ import pytest
 
 from florence_edge.bundle import Bundle
 from florence_edge.errors import RequestError
-from florence_edge_calibration.int8.calibration_table import CalibrationTable
-from florence_edge_calibration.int8.histogram import BINS, ChannelHistogram
+from florence_edge_calibration.quantization.calibration_table import CalibrationTable
+from florence_edge_calibration.quantization.histogram import BINS, ChannelHistogram
 from florence_edge_export.export import ExportOptions, export
 
 

@@ -12,7 +12,7 @@ from florence_edge.image import pixels
 from florence_edge.image_file import ImageOptions
 from florence_edge.regions import is_location_text
 from florence_edge.tasks import TASKS, Needs
-from florence_edge_calibration.int8.dataset import (
+from florence_edge_calibration.quantization.dataset import (
     MIN_PICTURES,
     CalibrationSample,
     folder_samples,

@@ -8,8 +8,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 import pytest
 
-from florence_edge_calibration.int8.observer import open_session
-from florence_edge_calibration.int8.weight_only import quantize_dynamically
+from florence_edge_calibration.quantization.observer import open_session
+from florence_edge_calibration.quantization.weight_only import quantize_dynamically
 
 Array = npt.NDArray[Any]
 

@@ -15,12 +15,18 @@ from florence_edge_calibration.graph_edit import (
     by_activation,
     find_linears,
 )
-from florence_edge_calibration.int8 import equalize
-from florence_edge_calibration.int8.calibration_table import CalibrationTable
-from florence_edge_calibration.int8.dataset import CalibrationSample
-from florence_edge_calibration.int8.equalize import Choice, FoldTarget, choose, fold, foldable_into
-from florence_edge_calibration.int8.histogram import ChannelHistogram
-from florence_edge_calibration.int8.range_selection import limit_by_minmax, limit_by_mse
+from florence_edge_calibration.quantization import equalize
+from florence_edge_calibration.quantization.calibration_table import CalibrationTable
+from florence_edge_calibration.quantization.dataset import CalibrationSample
+from florence_edge_calibration.quantization.equalize import (
+    Choice,
+    FoldTarget,
+    choose,
+    fold,
+    foldable_into,
+)
+from florence_edge_calibration.quantization.histogram import ChannelHistogram
+from florence_edge_calibration.quantization.range_selection import limit_by_minmax, limit_by_mse
 
 from .int8_errors import Measured
 from .test_int8_histogram import histogram_of

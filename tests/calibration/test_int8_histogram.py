@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from florence_edge_calibration import Float64s
-from florence_edge_calibration.int8.histogram import (
+from florence_edge_calibration.quantization.histogram import (
     BINS,
     BINS_AN_OCTAVE,
     CENTRES,

@@ -17,10 +17,14 @@ from florence_edge.bundle import Bundle
 from florence_edge.errors import BundleError
 from florence_edge.image import pixels
 from florence_edge_calibration.graph_edit import by_activation, find_linears
-from florence_edge_calibration.int8.calibration_table import CalibrationTable
-from florence_edge_calibration.int8.dataset import CalibrationSample, no_progress, scene_samples
-from florence_edge_calibration.int8.histogram import BINS
-from florence_edge_calibration.int8.observer import (
+from florence_edge_calibration.quantization.calibration_table import CalibrationTable
+from florence_edge_calibration.quantization.dataset import (
+    CalibrationSample,
+    no_progress,
+    scene_samples,
+)
+from florence_edge_calibration.quantization.histogram import BINS
+from florence_edge_calibration.quantization.observer import (
     ObservedGraph,
     calibrate,
     is_observed,

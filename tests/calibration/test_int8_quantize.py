@@ -16,15 +16,19 @@ from florence_edge import contract
 from florence_edge.bundle import Bundle
 from florence_edge_calibration.fp16 import convert_to_float16
 from florence_edge_calibration.graph_edit import drop_unused, find_linears
-from florence_edge_calibration.int8.calibration_table import CalibrationTable
-from florence_edge_calibration.int8.dataset import CalibrationSample
-from florence_edge_calibration.int8.equalize import choose
-from florence_edge_calibration.int8.observer import open_session
-from florence_edge_calibration.int8.quantize import quantize, quantize_qdq, quantize_qoperator
-from florence_edge_calibration.int8.range_selection import limit_by_minmax
-from florence_edge_calibration.int8.recipe import Recipe
-from florence_edge_calibration.int8.scales import quantize_weight
-from florence_edge_calibration.int8.weight_only import (
+from florence_edge_calibration.quantization.calibration_table import CalibrationTable
+from florence_edge_calibration.quantization.dataset import CalibrationSample
+from florence_edge_calibration.quantization.equalize import choose
+from florence_edge_calibration.quantization.observer import open_session
+from florence_edge_calibration.quantization.quantize import (
+    quantize,
+    quantize_qdq,
+    quantize_qoperator,
+)
+from florence_edge_calibration.quantization.range_selection import limit_by_minmax
+from florence_edge_calibration.quantization.recipe import Recipe
+from florence_edge_calibration.quantization.scales import quantize_weight
+from florence_edge_calibration.quantization.weight_only import (
     quantize_dynamically,
     quantize_embedding,
     quantize_weights,

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from florence_edge_calibration import Float64s
-from florence_edge_calibration.int8.histogram import ChannelHistogram, rounding_errors
-from florence_edge_calibration.int8.range_selection import (
+from florence_edge_calibration.quantization.histogram import ChannelHistogram, rounding_errors
+from florence_edge_calibration.quantization.range_selection import (
     DEFAULT_METHOD,
     LEVELS,
     METHODS,

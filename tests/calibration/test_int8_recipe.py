@@ -11,9 +11,9 @@ import pytest
 from florence_edge import contract
 from florence_edge.bundle import Bundle
 from florence_edge.errors import RequestError
-from florence_edge_calibration.int8.calibration_table import CalibrationTable, empty_table
-from florence_edge_calibration.int8.quantize import Quantization, layer_names, quantize
-from florence_edge_calibration.int8.recipe import (
+from florence_edge_calibration.quantization.calibration_table import CalibrationTable, empty_table
+from florence_edge_calibration.quantization.quantize import Quantization, layer_names, quantize
+from florence_edge_calibration.quantization.recipe import (
     TARGETS,
     FloatPrecision,
     Recipe,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from florence_edge_calibration.int8.scales import (
+from florence_edge_calibration.quantization.scales import (
     output_error,
     quantize_weight,
     representable,

@@ -10,18 +10,18 @@ import pytest
 from florence_edge import Florence2, contract
 from florence_edge.bundle import TOKENIZER, Bundle
 from florence_edge.tokenizer import Tokenizer
-from florence_edge_calibration.int8 import sensitivity
-from florence_edge_calibration.int8.agreement import TeacherForcing
-from florence_edge_calibration.int8.calibration_table import CalibrationTable
-from florence_edge_calibration.int8.dataset import CalibrationSample, no_progress
-from florence_edge_calibration.int8.quantize import layer_names
-from florence_edge_calibration.int8.recipe import (
+from florence_edge_calibration.quantization import sensitivity
+from florence_edge_calibration.quantization.agreement import TeacherForcing
+from florence_edge_calibration.quantization.calibration_table import CalibrationTable
+from florence_edge_calibration.quantization.dataset import CalibrationSample, no_progress
+from florence_edge_calibration.quantization.quantize import layer_names
+from florence_edge_calibration.quantization.recipe import (
     FloatPrecision,
     Recipe,
     Target,
     pattern_of,
 )
-from florence_edge_calibration.int8.sensitivity import (
+from florence_edge_calibration.quantization.sensitivity import (
     Sensitivity,
     _only,
     blocks_of,

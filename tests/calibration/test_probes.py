@@ -7,8 +7,8 @@ import pytest
 
 from florence_edge.backends.ort import open_ort
 from florence_edge.bundle import Bundle
-from florence_edge_calibration.int8.dataset import scene_samples
 from florence_edge_calibration.probes import STEPS, ProbeOutputs, answer, deviation, make_probes
+from florence_edge_calibration.quantization.dataset import scene_samples
 
 INFINITE = float("inf")
 

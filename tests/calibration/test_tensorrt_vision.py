@@ -11,7 +11,7 @@ import pytest
 from florence_edge import contract
 from florence_edge.bundle import Bundle
 from florence_edge_calibration.fp16 import SCORES, convert_to_float16, drop_island_casts
-from florence_edge_calibration.int8.observer import open_session
+from florence_edge_calibration.quantization.observer import open_session
 from florence_edge_calibration.tensorrt_vision import for_tensorrt
 
 pytest.importorskip("onnxruntime")

@@ -13,7 +13,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from florence_edge import Florence2, GenerationOptions
 from florence_edge.backends.ort import int8_products_saturate
-from florence_edge_calibration.int8.scales import quantize_weight
+from florence_edge_calibration.quantization.scales import quantize_weight
 from florence_edge_calibration.scenes.held_out import load_held_out
 
 _SHAPES = ((1, 96, 64), (3, 130, 70), (37, 256, 96))  # rows, inputs, outputs

@@ -18,13 +18,13 @@ from florence_edge_calibration.graph_edit import (
     drop_unused,
     find_linears,
 )
-from florence_edge_calibration.int8.calibration_table import CalibrationTable
-from florence_edge_calibration.int8.equalize import Choice, FoldTarget
-from florence_edge_calibration.int8.histogram import BINS, ChannelHistogram
-from florence_edge_calibration.int8.quantize import quantize_graph, quantize_qdq
-from florence_edge_calibration.int8.recipe import Recipe
-from florence_edge_calibration.int8.scales import quantize_weight
-from florence_edge_calibration.int8.weight_only import (
+from florence_edge_calibration.quantization.calibration_table import CalibrationTable
+from florence_edge_calibration.quantization.equalize import Choice, FoldTarget
+from florence_edge_calibration.quantization.histogram import BINS, ChannelHistogram
+from florence_edge_calibration.quantization.quantize import quantize_graph, quantize_qdq
+from florence_edge_calibration.quantization.recipe import Recipe
+from florence_edge_calibration.quantization.scales import quantize_weight
+from florence_edge_calibration.quantization.weight_only import (
     embedding_names,
     quantize_embedding,
     quantize_weights,

@@ -14,13 +14,13 @@ import pytest
 from florence_edge import Florence2, GenerationOptions, contract
 from florence_edge.bundle import FIDELITY
 from florence_edge.errors import BundleError
-from florence_edge_calibration.int8.quantize import quantize_graph
-from florence_edge_calibration.int8.recipe import Recipe, Target
+from florence_edge_calibration.quantization.quantize import quantize_graph
+from florence_edge_calibration.quantization.recipe import Recipe, Target
 from florence_edge_calibration.scenes import draw_scene, generate_scene
 from florence_edge_export.checkpoint.defaults import read_image_processing
 from florence_edge_export.checkpoint.loader import read_checkpoint
 from florence_edge_export.export import ExportOptions, export
-from florence_edge_export.int8.export import Int8Options
+from florence_edge_export.quantization.export import QuantizationOptions
 
 from . import folders
 from .microsoft_twin import write_twin
@@ -289,8 +289,12 @@ def test_other_precisions_keep_a_head_of_its_own(
     folder = folders.copy(tiny_checkpoint, tmp_path / "checkpoint")
     _store(folder, {"shared": _SAME, "head": _OWN})
     export("x", folder, tmp_path / "fp32", ExportOptions())
-    int8 = Int8Options(target=target, images=_pictures(tmp_path), samples=32, budget=None)
-    options = ExportOptions(precision=precision, int8=int8 if precision == "int8" else _NONE)
+    quantization = QuantizationOptions(
+        target=target, images=_pictures(tmp_path), samples=32, budget=None
+    )
+    options = ExportOptions(
+        precision=precision, quantization=quantization if precision == "int8" else _NONE
+    )
     export("x", folder, tmp_path / "b", options)
     expected = _scores(tmp_path / "fp32")
     close = np.corrcoef(_scores(tmp_path / "b").ravel(), expected.ravel())[0, 1]
@@ -299,7 +303,7 @@ def test_other_precisions_keep_a_head_of_its_own(
     assert tied < 0.9
 
 
-_NONE = Int8Options()
+_NONE = QuantizationOptions()
 
 
 def _pictures(tmp_path: Path) -> Path:

@@ -13,8 +13,8 @@ from florence_edge import contract
 from florence_edge.bundle import Bundle
 from florence_edge.contract import ModelSize
 from florence_edge_calibration.fp16 import SCORES, convert_to_float16
-from florence_edge_calibration.int8.observer import open_session
 from florence_edge_calibration.overflow import LIMIT, GraphRecord, Lifted
+from florence_edge_calibration.quantization.observer import open_session
 from florence_edge_export.checkpoint.config import model_size, read_config
 from florence_edge_export.checkpoint.loader import MINIATURE, find_checkpoint, read_checkpoint
 from florence_edge_export.export import ExportOptions, read_source

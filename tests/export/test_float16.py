@@ -18,15 +18,15 @@ from florence_edge.bundle import Bundle
 from florence_edge.errors import BackendError, BundleError
 from florence_edge.tensorrt.install import find_tensorrt
 from florence_edge.tensorrt.profiles import EngineOptions
-from florence_edge_calibration.int8.dataset import scene_samples
-from florence_edge_calibration.int8.recipe import Target
 from florence_edge_calibration.overflow import Lifted, observe
 from florence_edge_calibration.probes import ProbeOutputs, answer, make_probes
+from florence_edge_calibration.quantization.dataset import scene_samples
+from florence_edge_calibration.quantization.recipe import Target
 from florence_edge_export import float16
 from florence_edge_export import smoke_test as smoke_test_module
 from florence_edge_export.checkpoint.loader import MINIATURE, find_checkpoint
 from florence_edge_export.export import ExportOptions, export, float_bundle, read_source
-from florence_edge_export.int8.export import Int8Options
+from florence_edge_export.quantization.export import QuantizationOptions
 from florence_edge_export.tensorrt_build.build import BuildRequest, build_engines
 
 pytest.importorskip("onnxruntime")
@@ -199,8 +199,8 @@ def test_an_int8_bundle_lifts_the_same(
     caplog: pytest.LogCaptureFixture,
     target: Target,
 ) -> None:
-    options = Int8Options(target=target, samples=8, budget=None)
-    bundle = exported(checkpoint, tmp_path, "int8", MINIATURE, int8=options)
+    options = QuantizationOptions(target=target, samples=8, budget=None)
+    bundle = exported(checkpoint, tmp_path, "int8", MINIATURE, quantization=options)
     found = written_down(bundle)
     assert set(found["float32"]["overflowing"]) >= UNNOTICED_LAYERS
     assert "because float16 overflows there" in caplog.text

@@ -9,8 +9,8 @@ import pytest
 
 from florence_edge import contract
 from florence_edge_calibration.fp16 import SCORES, convert_to_float16, drop_island_casts
-from florence_edge_calibration.int8.observer import open_session
 from florence_edge_calibration.probes import deviation
+from florence_edge_calibration.quantization.observer import open_session
 from florence_edge_calibration.scenes import draw_scene, generate_scene
 from florence_edge_calibration.tensorrt_vision import for_tensorrt
 from florence_edge_export import synthetic

@@ -18,7 +18,7 @@ from florence_edge.tensorrt.install import find_tensorrt
 from florence_edge.tensorrt.profiles import EngineOptions
 from florence_edge_export.checkpoint.loader import MINIATURE, find_checkpoint
 from florence_edge_export.export import ExportOptions, export
-from florence_edge_export.int8.export import Int8Options
+from florence_edge_export.quantization.export import QuantizationOptions
 from florence_edge_export.tensorrt_build.build import BuildRequest, build_engines
 
 from ..helpers.manifests import edit_manifest
@@ -38,8 +38,8 @@ _TRIED = [pytest.param(each, marks=pytest.mark.slow) for each in ("fp32", "int8"
 @pytest.fixture(scope="module", params=["fp16", *_TRIED])
 def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp(request.param) / "bundle"
-    int8 = Int8Options(samples=8, budget=None)
-    options = ExportOptions(precision=request.param, int8=int8)
+    quantization = QuantizationOptions(samples=8, budget=None)
+    options = ExportOptions(precision=request.param, quantization=quantization)
     export(MINIATURE, find_checkpoint(MINIATURE), folder, options)
     return Bundle.load(folder)
 
@@ -178,7 +178,7 @@ def test_the_portable_bundle_is_the_same_without_it(
 
 def test_what_is_made_for_the_cpu_has_none(tmp_path: Path) -> None:
     options = ExportOptions(
-        precision="int8", int8=Int8Options(target="cpu", samples=8, budget=None)
+        precision="int8", quantization=QuantizationOptions(target="cpu", samples=8, budget=None)
     )
     export(MINIATURE, find_checkpoint(MINIATURE), tmp_path / "bundle", options)
     bundle = Bundle.load(tmp_path / "bundle")

@@ -16,17 +16,17 @@ from florence_edge import Florence2, contract
 from florence_edge.bundle import FIDELITY, Bundle
 from florence_edge.errors import BackendError, RequestError
 from florence_edge_calibration.graph_edit import by_activation, find_linears
-from florence_edge_calibration.int8.calibration_table import CalibrationTable, empty_table
-from florence_edge_calibration.int8.dataset import no_progress, scene_samples
-from florence_edge_calibration.int8.histogram import BINS, ChannelHistogram
-from florence_edge_calibration.int8.observer import calibrate, open_session
-from florence_edge_calibration.int8.quantize import quantize, quantize_graph
-from florence_edge_calibration.int8.recipe import TARGETS, Recipe, Target
+from florence_edge_calibration.quantization.calibration_table import CalibrationTable, empty_table
+from florence_edge_calibration.quantization.dataset import no_progress, scene_samples
+from florence_edge_calibration.quantization.histogram import BINS, ChannelHistogram
+from florence_edge_calibration.quantization.observer import calibrate, open_session
+from florence_edge_calibration.quantization.quantize import quantize, quantize_graph
+from florence_edge_calibration.quantization.recipe import TARGETS, Recipe, Target
 from florence_edge_calibration.scenes import draw_scene, generate_scenes
 from florence_edge_export import synthetic
 from florence_edge_export.bundle_writer import save_bundle
 from florence_edge_export.export import ExportOptions, check_options, export, read_source
-from florence_edge_export.int8.export import Int8Options, form, quantize_graphs
+from florence_edge_export.quantization.export import QuantizationOptions, form, quantize_graphs
 
 from ..helpers.circumstances import circumstances
 
@@ -144,9 +144,9 @@ def test_blocks_kept_in_int8_are_an_int8_bundles(tiny_bundle: Path, target: Targ
         {node.op_type for node in model.graph if f"decoder/layers.{layer}/" in str(node.name)}
         for layer in (0, 1)
     )
-    of_int8 = "DynamicQuantizeMatMul" if target == "cpu" else "DequantizeLinear"
+    of_quantization = "DynamicQuantizeMatMul" if target == "cpu" else "DequantizeLinear"
     of_int4 = "DequantizeLinear" if target == "tensorrt" else "MatMulNBits"
-    assert of_int8 in first
+    assert of_quantization in first
     assert "MatMulNBits" not in first
     assert of_int4 in other
     open_session(model, floats.folder, threads=1)  # ONNX Runtime takes it
@@ -164,7 +164,9 @@ def test_tensorrt_does_not_run_what_onnx_runtime_alone_reads(tiny_bundle: Path) 
 
 
 def test_int8_takes_no_layers_in_int8() -> None:
-    options = ExportOptions(precision="int8", int8=Int8Options(kept={"decoder.*": "int8"}))
+    options = ExportOptions(
+        precision="int8", quantization=QuantizationOptions(kept={"decoder.*": "int8"})
+    )
     with pytest.raises(RequestError, match="is for --precision int4"):
         check_options("miniature", options)
 
@@ -175,9 +177,9 @@ def test_answers_of_every_engine(target: Target, tmp_path: Path) -> None:
     """The bundle loads, runs and says what its step is like, on each engine of a CPU."""
     from florence_edge_export.checkpoint.loader import MINIATURE, find_checkpoint
 
-    int8 = Int8Options(target=target, samples=PICTURES, budget=None)
+    quantization = QuantizationOptions(target=target, samples=PICTURES, budget=None)
     output = tmp_path / target
-    options = ExportOptions(precision="int4", int8=int8)
+    options = ExportOptions(precision="int4", quantization=quantization)
     export(MINIATURE, find_checkpoint(MINIATURE), output, options)
     found = json.loads((output / FIDELITY).read_text())["against_float"]
     assert found["precision"] == "int4"
@@ -217,7 +219,7 @@ def test_base_has_little_more_than_a_fifth_of_float32s_bytes(tmp_path: Path) -> 
 def int4_size(floats: Bundle, checkpoint: Path, target: Target) -> int:
     """Bytes of an int4 bundle, its decoders for TensorRT included, no picture looked at."""
     recipe = Recipe(target=target, precision="int4")
-    options = ExportOptions(precision="int4", int8=Int8Options(target=target))
+    options = ExportOptions(precision="int4", quantization=QuantizationOptions(target=target))
     source = read_source("base", checkpoint, options)
     floats = replace(floats, tensorrt_decoders=recipe.for_tensorrt)
     graphs = quantize_graphs(floats, made_up_table(floats), recipe)

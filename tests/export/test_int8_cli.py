@@ -180,8 +180,8 @@ def test_unreadable_pictures_are_named(tiny_checkpoint: Path, tmp_path: Path) ->
 
 _MOMENTS = [
     ("florence_edge_export.bundle_writer", "save_graphs", "SIGTERM"),  # of the float bundle
-    ("florence_edge_export.int8.export", "calibrate", "SIGINT"),
-    ("florence_edge_export.int8.export", "quantize", "SIGTERM"),
+    ("florence_edge_export.quantization.export", "calibrate", "SIGINT"),
+    ("florence_edge_export.quantization.export", "quantize", "SIGTERM"),
     ("florence_edge_export.bundle_writer", "write_manifest", "SIGINT"),
 ]
 
@@ -216,8 +216,8 @@ def test_a_sweep_that_is_stopped_leaves_nothing_either(
     """In the midst of ranking the blocks."""
     program = """
 import sys
-from florence_edge_calibration.int8 import sensitivity
-from florence_edge_export.int8 import gate
+from florence_edge_calibration.quantization import sensitivity
+from florence_edge_export.quantization import gate
 gate.MIN_POSITIONS, gate.MAX_NEW_TOKENS = 20, 3
 gate.Judged.holds = lambda *_: False
 gate.Gate.check_trained = lambda *_: None

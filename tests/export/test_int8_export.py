@@ -18,14 +18,14 @@ from florence_edge import Florence2, GenerationOptions, contract
 from florence_edge.bundle import Bundle
 from florence_edge.errors import BackendError, BundleError, FlorenceEdgeError, RequestError
 from florence_edge.tasks import TASKS
-from florence_edge_calibration.int8.calibration_table import CalibrationTable
-from florence_edge_calibration.int8.dataset import scene_samples
-from florence_edge_calibration.int8.recipe import TARGETS, Target
+from florence_edge_calibration.quantization.calibration_table import CalibrationTable
+from florence_edge_calibration.quantization.dataset import scene_samples
+from florence_edge_calibration.quantization.recipe import TARGETS, Target
 from florence_edge_export.checkpoint.loader import MINIATURE, find_checkpoint
 from florence_edge_export.export import ExportOptions, export
-from florence_edge_export.int8 import export as int8_export
-from florence_edge_export.int8 import gate
-from florence_edge_export.int8.export import Int8Options, _samples
+from florence_edge_export.quantization import export as int8_export
+from florence_edge_export.quantization import gate
+from florence_edge_export.quantization.export import QuantizationOptions, _samples
 
 from . import folders
 
@@ -42,9 +42,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def export_tiny(
-    checkpoint: Path, output: Path, options: Int8Options, *, overwrite: bool = False
+    checkpoint: Path, output: Path, options: QuantizationOptions, *, overwrite: bool = False
 ) -> Bundle:
-    chosen = ExportOptions(precision="int8", int8=options, overwrite=overwrite)
+    chosen = ExportOptions(precision="int8", quantization=options, overwrite=overwrite)
     export("tiny", checkpoint, output, chosen)
     return Bundle.load(output)
 
@@ -59,7 +59,7 @@ def tiny_int8(
         target: export_tiny(
             tiny_checkpoint,
             folder / target,
-            Int8Options(target=target, images=pictures, budget=None),
+            QuantizationOptions(target=target, images=pictures, budget=None),
         )
         for target in TARGETS
     }
@@ -91,8 +91,8 @@ def miniature(
 ) -> Bundle:
     """The miniature, judged."""
     output = tmp_path_factory.mktemp("miniature") / target
-    options = Int8Options(target=target, samples=8, budget=BUDGET)
-    chosen = ExportOptions(precision="int8", int8=options)
+    options = QuantizationOptions(target=target, samples=8, budget=BUDGET)
+    chosen = ExportOptions(precision="int8", quantization=options)
     export(MINIATURE, find_checkpoint(MINIATURE), output, chosen)
     return Bundle.load(output)
 
@@ -239,7 +239,7 @@ def test_the_same_export_gives_the_same_weights(
     tiny_int8: dict[Target, Bundle], tiny_checkpoint: Path, pictures: Path, tmp_path: Path
 ) -> None:
     tiny = tiny_int8["portable"]
-    options = Int8Options(target="portable", images=pictures, budget=None)
+    options = QuantizationOptions(target="portable", images=pictures, budget=None)
     again = export_tiny(tiny_checkpoint, tmp_path / "again", options)
     for name in ("weights.bin", "calibration.json", "vision_encoder.onnx", "decoder.onnx"):
         assert again.files[name] == tiny.files[name], name
@@ -257,8 +257,8 @@ def test_without_a_gate_all_pictures_are_calibrated_with(tiny: Bundle, target: T
 
 
 def test_every_fourth_picture_is_kept_for_the_gate(tiny: Bundle, pictures: Path) -> None:
-    everything, none = _samples(tiny, Int8Options(images=pictures, budget=None))
-    calibrating, judging = _samples(tiny, Int8Options(images=pictures))
+    everything, none = _samples(tiny, QuantizationOptions(images=pictures, budget=None))
+    calibrating, judging = _samples(tiny, QuantizationOptions(images=pictures))
     assert none == []
     assert len(judging) == len(everything) // 4
     assert {each.name for each in calibrating} | {each.name for each in judging} == {
@@ -272,7 +272,7 @@ def test_a_bundles_table_serves_another_export(
 ) -> None:
     """Without pictures, and for another target: the same checkpoint's activations are the same."""
     made = tiny_int8["portable"].folder / "calibration.json"
-    options = Int8Options(target="cpu", table=made, budget=None)
+    options = QuantizationOptions(target="cpu", table=made, budget=None)
     again = export_tiny(tiny_checkpoint, tmp_path / "again", options)
     assert again.files["weights.bin"] == tiny_int8["cpu"].files["weights.bin"]
     assert again.files["calibration.json"] == tiny_int8["portable"].files["calibration.json"]
@@ -286,7 +286,7 @@ def test_a_table_of_another_checkpoint_is_refused_and_nothing_written(
     name = next(name for name in tensors if name.endswith("fc1.weight"))
     tensors[name][0, 0] += 1
     folders.write(native, tensors)
-    options = Int8Options(target="portable", table=made, budget=None)
+    options = QuantizationOptions(target="portable", table=made, budget=None)
     with pytest.raises(RequestError, match="made from tiny, whose weights are not those of tiny"):
         export_tiny(native, tmp_path / "out" / "b", options)
     assert not list((tmp_path / "out").iterdir())
@@ -299,7 +299,7 @@ def test_another_method_gives_other_scales(
     table = before.folder / "calibration.json"
     found = {before.files["weights.bin"].sha256 + before.files["vision_encoder.onnx"].sha256}
     for method in ("minmax", "percentile"):
-        options = Int8Options(target="portable", table=table, budget=None, method=method)
+        options = QuantizationOptions(target="portable", table=table, budget=None, method=method)
         bundle = export_tiny(tiny_checkpoint, tmp_path / method, options)
         found.add(bundle.files["weights.bin"].sha256 + bundle.files["vision_encoder.onnx"].sha256)
         assert fidelity(bundle)["method"] == method
@@ -316,7 +316,7 @@ def test_weights_that_are_not_finite_are_named_and_nothing_written(
     (name,) = (n for n in tensors if n.endswith("encoder.layers.1.fc1.bias") and "decoder" not in n)
     tensors[name][5] = np.inf
     folders.write(native, tensors)
-    options = Int8Options(target="portable", images=pictures, budget=None)
+    options = QuantizationOptions(target="portable", images=pictures, budget=None)
     with pytest.raises(BundleError, match=r"layers.1.fc1.bias has 1 values of 128 that are inf"):
         export_tiny(native, tmp_path / "out" / "b", options)
     assert not list((tmp_path / "out").iterdir())
@@ -342,7 +342,7 @@ def test_a_refused_export_leaves_the_old_bundle(
 ) -> None:
     old = folders.copy(tiny_bundle, tmp_path / "out" / "b")
     before = {path.name: path.read_bytes() for path in old.iterdir()}
-    given = Int8Options(target="portable", images=pictures, budget=None)
+    given = QuantizationOptions(target="portable", images=pictures, budget=None)
     options = replace(given, **change)
     with pytest.raises((RequestError, BundleError), match=message):
         export_tiny(tiny_checkpoint, old, options, overwrite=True)

@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 from florence_edge import Florence2
 from florence_edge.bundle import Bundle
 from florence_edge.errors import BundleError
-from florence_edge_calibration.int8 import agreement as agreement_module
-from florence_edge_calibration.int8.agreement import Agreement, Judged
-from florence_edge_calibration.int8.dataset import scene_samples
-from florence_edge_calibration.int8.recipe import Recipe, pattern_of
-from florence_edge_calibration.int8.sensitivity import Sensitivity
+from florence_edge_calibration.quantization import agreement as agreement_module
+from florence_edge_calibration.quantization.agreement import Agreement, Judged
+from florence_edge_calibration.quantization.dataset import scene_samples
+from florence_edge_calibration.quantization.recipe import Recipe, pattern_of
+from florence_edge_calibration.quantization.sensitivity import Sensitivity
 from florence_edge_export.checkpoint.loader import MINIATURE, find_checkpoint
 from florence_edge_export.export import ExportOptions, export
-from florence_edge_export.int8 import export as int8_export
-from florence_edge_export.int8 import gate as gate_module
-from florence_edge_export.int8.export import Int8Options, pass_gate
-from florence_edge_export.int8.gate import (
+from florence_edge_export.quantization import export as int8_export
+from florence_edge_export.quantization import gate as gate_module
+from florence_edge_export.quantization.export import QuantizationOptions, pass_gate
+from florence_edge_export.quantization.gate import (
     Cost,
     Gate,
     Passage,
@@ -303,12 +303,12 @@ _RANKED = (
 
 def export_miniature(output: Path, budget: float, checkpoint: Path | None = None) -> Bundle:
     """The miniature, or another checkpoint under its name: with scenes to judge by."""
-    options = Int8Options(target="portable", samples=8, budget=budget)
+    options = QuantizationOptions(target="portable", samples=8, budget=budget)
     export(
         MINIATURE,
         checkpoint or find_checkpoint(MINIATURE),
         output,
-        ExportOptions(precision="int8", int8=options),
+        ExportOptions(precision="int8", quantization=options),
     )
     return Bundle.load(output)
 

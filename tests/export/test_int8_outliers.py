@@ -12,10 +12,10 @@ import pytest
 
 from florence_edge.bundle import FIDELITY
 from florence_edge.errors import BundleError
-from florence_edge_calibration.int8.recipe import TARGETS, Target
 from florence_edge_calibration.miniature.evaluate import CHECKPOINT
+from florence_edge_calibration.quantization.recipe import TARGETS, Target
 from florence_edge_export.export import ExportOptions, export
-from florence_edge_export.int8.export import TABLE, Int8Options
+from florence_edge_export.quantization.export import TABLE, QuantizationOptions
 
 from ..helpers.circumstances import circumstances
 
@@ -38,9 +38,14 @@ def export_planted(
     checkpoint: Path, target: Target, output: Path, table: Path | None
 ) -> dict[str, Any]:
     """What its gate found of a target, or why there is no bundle."""
-    int8 = Int8Options(target=target, samples=PICTURES, budget=BUDGET, table=table)
+    quantization = QuantizationOptions(target=target, samples=PICTURES, budget=BUDGET, table=table)
     try:
-        export("miniature", checkpoint, output, ExportOptions(precision="int8", int8=int8))
+        export(
+            "miniature",
+            checkpoint,
+            output,
+            ExportOptions(precision="int8", quantization=quantization),
+        )
     except BundleError as error:
         return {"refused": str(error)}
     return found_of(output)

@@ -12,9 +12,9 @@ import pytest
 from florence_edge import contract
 from florence_edge.bundle import Bundle
 from florence_edge_calibration.fp16 import SCORES, convert_to_float16
-from florence_edge_calibration.int8.calibration_table import empty_table
-from florence_edge_calibration.int8.quantize import quantize_graph
-from florence_edge_calibration.int8.recipe import Recipe
+from florence_edge_calibration.quantization.calibration_table import empty_table
+from florence_edge_calibration.quantization.quantize import quantize_graph
+from florence_edge_calibration.quantization.recipe import Recipe
 from florence_edge_calibration.tensorrt_vision import for_tensorrt
 from florence_edge_export import synthetic
 from florence_edge_export.checkpoint.config import model_size, read_config

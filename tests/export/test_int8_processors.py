@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from florence_edge.backends.ort import int8_products_saturate
-from florence_edge_calibration.int8.recipe import Target
 from florence_edge_calibration.miniature.evaluate import CHECKPOINT
+from florence_edge_calibration.quantization.recipe import Target
 from florence_edge_export.export import ExportOptions, export
-from florence_edge_export.int8.export import TABLE, Int8Options
+from florence_edge_export.quantization.export import TABLE, QuantizationOptions
 
 from ..helpers.circumstances import circumstances
 from .emulated_answers import answers, products
@@ -66,8 +66,13 @@ def test_int8_follows_float_on_a_processor_whose_products_saturate(tmp_path: Pat
     folders = {target: tmp_path / target for target in TARGETS}
     table = None
     for target, folder in folders.items():
-        int8 = Int8Options(target=target, samples=64, budget=None, table=table)
-        export("miniature", CHECKPOINT, folder, ExportOptions(precision="int8", int8=int8))
+        quantization = QuantizationOptions(target=target, samples=64, budget=None, table=table)
+        export(
+            "miniature",
+            CHECKPOINT,
+            folder,
+            ExportOptions(precision="int8", quantization=quantization),
+        )
         table = folder / TABLE
     here = answers(str(floats), PICTURES, set(TASKS))
     there = emulated(list(folders.values()))

@@ -16,12 +16,12 @@ from florence_edge.bundle import Bundle
 from florence_edge.tensorrt.install import find_tensorrt
 from florence_edge.tensorrt.manifest import read_manifest
 from florence_edge.tensorrt.profiles import EngineOptions, Profile, Range, profiles
-from florence_edge_calibration.int8.recipe import Target
+from florence_edge_calibration.quantization.recipe import Target
 from florence_edge_calibration.scenes import draw_scene, generate_scenes
 from florence_edge_export import synthetic
 from florence_edge_export.checkpoint.loader import MINIATURE, find_checkpoint
 from florence_edge_export.export import ExportOptions, export
-from florence_edge_export.int8.export import Int8Options
+from florence_edge_export.quantization.export import QuantizationOptions
 from florence_edge_export.tensorrt_build.build import BuildOutcome, BuildRequest, build_engines
 from florence_edge_export.tensorrt_build.builder import Built, Job
 from florence_edge_export.tensorrt_build.memory_forecast import Forecast, forecast
@@ -63,8 +63,8 @@ def test_every_graph_of_the_miniature_builds_without_a_warning(
     precision: str, target: Target, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     checkpoint = find_checkpoint(MINIATURE)
-    int8 = Int8Options(target=target, samples=PICTURES, budget=None)
-    options = ExportOptions(precision=precision, int8=int8)
+    quantization = QuantizationOptions(target=target, samples=PICTURES, budget=None)
+    options = ExportOptions(precision=precision, quantization=quantization)
     export(MINIATURE, checkpoint, tmp_path / "bundle", options)
     bundle = Bundle.load(tmp_path / "bundle")
     caplog.clear()  # int8 warns that it was not judged
@@ -121,8 +121,8 @@ def base_bundle(precision: str, folder: Path) -> Bundle:
     pictures.mkdir()
     for scene in generate_scenes(0, 2 * PICTURES):  # every fourth is kept for the gate
         draw_scene(scene, 256).save(pictures / f"{scene.seed}.png")
-    int8 = Int8Options(target="portable", images=pictures, budget=None)
-    options = ExportOptions(precision=precision, int8=int8)
+    quantization = QuantizationOptions(target="portable", images=pictures, budget=None)
+    options = ExportOptions(precision=precision, quantization=quantization)
     export("base", folder / "checkpoint", folder / "bundle", options)
     return Bundle.load(folder / "bundle")
 

@@ -16,7 +16,7 @@ from florence_edge.errors import BackendError, BundleError, RequestError
 from florence_edge.image import pixels
 from florence_edge.tasks import TASKS, Needs, prompt_for
 from florence_edge.tokenizer import Tokenizer
-from florence_edge_calibration.int8.dataset import scene_samples
+from florence_edge_calibration.quantization.dataset import scene_samples
 from florence_edge_export.bundle_writer import check_target
 from florence_edge_export.checkpoint.defaults import read_image_processing
 from florence_edge_export.cli import main

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from florence_edge_calibration.int8.agreement import Agreement
 from florence_edge_calibration.overflow import Lifted
+from florence_edge_calibration.quantization.agreement import Agreement
 from florence_edge_export.transformers_js import layout
 from florence_edge_export.transformers_js.fidelity import DtypeFidelity, Fidelity, Recommended
 from florence_edge_export.transformers_js.gate import Gate, Passage

@@ -21,7 +21,7 @@ from florence_edge_benchmarks.speed.random_models import (
 )
 from florence_edge_export.checkpoint.loader import MINIATURE, find_checkpoint
 from florence_edge_export.export import ExportOptions, export
-from florence_edge_export.int8.export import Int8Options
+from florence_edge_export.quantization.export import QuantizationOptions
 
 from .figures import Figures, seconds_of
 
@@ -101,7 +101,7 @@ def miniature(precision: str, work: Path) -> Path:
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         options = ExportOptions(
-            precision=precision, int8=Int8Options(target="tensorrt", budget=None)
+            precision=precision, quantization=QuantizationOptions(target="tensorrt", budget=None)
         )
         export(MINIATURE, find_checkpoint(MINIATURE), folder, options)
     return folder

@@ -10,7 +10,7 @@ from florence_edge.bundle import PRECISIONS
 from florence_edge.cpu import usable_cores
 from florence_edge.errors import RequestError
 from florence_edge.image_arguments import picture_path
-from florence_edge_calibration.int8.recipe import TARGETS, Target
+from florence_edge_calibration.quantization.recipe import TARGETS, Target
 
 from ..accuracy.ask import AskOptions, check_gradable
 from ..accuracy.data import read_truth

@@ -10,7 +10,7 @@ from florence_edge import GenerationOptions
 from florence_edge.cpu import usable_cores
 from florence_edge.errors import RequestError
 from florence_edge.image_arguments import picture_path
-from florence_edge_calibration.int8.recipe import TARGETS
+from florence_edge_calibration.quantization.recipe import TARGETS
 
 from ..accuracy.ask import AskOptions, check_gradable
 from ..accuracy.data import Truth, read_truth

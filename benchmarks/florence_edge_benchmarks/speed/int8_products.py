@@ -25,8 +25,12 @@ from florence_edge.command import run_command
 from florence_edge.errors import MissingPackageError
 from florence_edge.extras import pip_install
 from florence_edge.files import write_whole
-from florence_edge_calibration.blockwise import INT8_ACTIVATIONS, BlockFormat, quantize_blocks
-from florence_edge_calibration.int8.scales import quantize_weight
+from florence_edge_calibration.quantization.blockwise import (
+    INT8_ACTIVATIONS,
+    BlockFormat,
+    quantize_blocks,
+)
+from florence_edge_calibration.quantization.scales import quantize_weight
 from florence_edge_jetson.machine.system import cpu_name
 
 from ..machine import cpu_features

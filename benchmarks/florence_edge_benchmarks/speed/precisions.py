@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from florence_edge.bundle import PRECISIONS, Bundle
 from florence_edge.errors import FlorenceEdgeError, MissingPackageError, RequestError
 from florence_edge.extras import pip_install
-from florence_edge_calibration.int8.recipe import Target
+from florence_edge_calibration.quantization.recipe import Target
 
 if TYPE_CHECKING:
     from florence_edge_export.export import ExportOptions
@@ -56,7 +56,7 @@ def export_precisions(plan: PrecisionPlan, work: Path) -> Iterator[tuple[Path, s
     try:
         from florence_edge_export.checkpoint.loader import find_checkpoint
         from florence_edge_export.export import ExportOptions
-        from florence_edge_export.int8.export import Int8Options
+        from florence_edge_export.quantization.export import QuantizationOptions
     except ModuleNotFoundError as error:
         raise MissingPackageError(
             f"Exporting needs {error.name}, which is not installed. Install it with: "
@@ -66,9 +66,9 @@ def export_precisions(plan: PrecisionPlan, work: Path) -> Iterator[tuple[Path, s
     work.mkdir(parents=True, exist_ok=True)
     folders = [(each, work / folder_name(each, plan.target(each))) for each in plan.precisions]
     made = {folder for precision, folder in folders if _is_made(checkpoint, precision, folder)}
-    int8 = Int8Options(images=plan.calibration_images)
+    quantization = QuantizationOptions(images=plan.calibration_images)
     if plan.samples is not None:
-        int8 = replace(int8, samples=plan.samples)
+        quantization = replace(quantization, samples=plan.samples)
     for precision, folder in folders:
         if folder in made:
             logger.info("%s is taken as it is", folder)
@@ -76,7 +76,8 @@ def export_precisions(plan: PrecisionPlan, work: Path) -> Iterator[tuple[Path, s
             continue
         options = ExportOptions(precision=precision)
         if not precision.startswith("fp"):
-            options = replace(options, int8=replace(int8, target=plan.target(precision)))
+            of_target = replace(quantization, target=plan.target(precision))
+            options = replace(options, quantization=of_target)
         yield folder, export_problem(plan.model, checkpoint, folder, options)
 
 

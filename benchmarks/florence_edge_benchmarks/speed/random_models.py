@@ -9,7 +9,7 @@ from florence_edge.bundle import Bundle
 from florence_edge.errors import FlorenceEdgeError, MissingPackageError, RequestError
 from florence_edge.extras import pip_install
 from florence_edge.files import folder_beside, replace_folder
-from florence_edge_calibration.int8.recipe import Target, is_integer
+from florence_edge_calibration.quantization.recipe import Target, is_integer
 
 from ..systems.workload import SCENE_SEED, scene_picture
 from .precisions import export_problem, folder_name
@@ -92,15 +92,17 @@ def export_bundles(model: RandomModel, checkpoint: Path, work: Path) -> Iterator
         The bundle's folder, and '' or why it could not be exported.
     """
     from florence_edge_export.export import ExportOptions
-    from florence_edge_export.int8.export import Int8Options
+    from florence_edge_export.quantization.export import QuantizationOptions
 
     pictures = work / "calibration"
     for precision in model.precisions:
-        int8 = Int8Options()
+        quantization = QuantizationOptions()
         if is_integer(precision):
             for seed in range(_SAMPLES):
                 scene_picture(pictures, SCENE_SEED + 1 + seed)
-            int8 = Int8Options(target=model.target, images=pictures, samples=_SAMPLES, budget=None)
-        options = ExportOptions(precision=precision, overwrite=True, int8=int8)
+            quantization = QuantizationOptions(
+                target=model.target, images=pictures, samples=_SAMPLES, budget=None
+            )
+        options = ExportOptions(precision=precision, overwrite=True, quantization=quantization)
         folder = work / folder_name(precision, model.target)
         yield folder, export_problem(model.name, checkpoint, folder, options)

@@ -15,18 +15,18 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from florence_edge_calibration.blockwise import (
-    BlockFormat,
-    linear_weight,
-    quantize_blocks,
-    replace_with_matmul_nbits,
-)
 from florence_edge_calibration.fp16 import convert_to_float16, with_layers
 from florence_edge_calibration.graph_edit import (
     Insertion,
     drop_unused,
     replace_node,
     weight_values,
+)
+from florence_edge_calibration.quantization.blockwise import (
+    BlockFormat,
+    linear_weight,
+    quantize_blocks,
+    replace_with_matmul_nbits,
 )
 
 _WEIGHT = ".weight"

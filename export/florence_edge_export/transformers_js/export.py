@@ -24,16 +24,16 @@ from florence_edge.errors import BundleError, MissingPackageError, RequestError
 from florence_edge.extras import pip_install
 from florence_edge.image_file import ImageOptions
 from florence_edge.tasks import Task
-from florence_edge_calibration.int8.agreement import Judged
-from florence_edge_calibration.int8.dataset import (
+from florence_edge_calibration.overflow import find_overflow, observe
+from florence_edge_calibration.probes import Probe, ProbeOutputs, answer, make_probes
+from florence_edge_calibration.quantization.agreement import Judged
+from florence_edge_calibration.quantization.dataset import (
     HOW_MANY,
     CalibrationSample,
     folder_samples,
     pictures_in,
     scene_samples,
 )
-from florence_edge_calibration.overflow import find_overflow, observe
-from florence_edge_calibration.probes import Probe, ProbeOutputs, answer, make_probes
 
 from ..bundle_writer import BundleSource, new_folder, write_contents
 from ..checkpoint.adapters import WeightedAdapter

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from florence_edge_calibration.int8.agreement import Judged
 from florence_edge_calibration.overflow import Lifted
+from florence_edge_calibration.quantization.agreement import Judged
 
 from . import layout
 from .gate import Passage

@@ -15,10 +15,10 @@ from florence_edge import Florence2
 from florence_edge.bundle import TOKENIZER
 from florence_edge.errors import BundleError
 from florence_edge.tokenizer import Tokenizer
-from florence_edge_calibration.int8.agreement import Judged, TeacherForcing
-from florence_edge_calibration.int8.dataset import CalibrationSample
+from florence_edge_calibration.quantization.agreement import Judged, TeacherForcing
+from florence_edge_calibration.quantization.dataset import CalibrationSample
 
-from ..int8.gate import MAX_NEW_TOKENS, MIN_POSITIONS, log_progress
+from ..quantization.gate import MAX_NEW_TOKENS, MIN_POSITIONS, log_progress
 from . import layout
 from .ort_backend import Model, OrtBackend, open_file
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from florence_edge_calibration.blockwise import INT8_ACTIVATIONS, BlockFormat
+from florence_edge_calibration.quantization.blockwise import INT8_ACTIVATIONS, BlockFormat
 
 from .dtypes import Blocks
 

@@ -16,7 +16,7 @@ import pytest
 
 from florence_edge import Florence2, GenerationOptions
 from florence_edge.image import pixels
-from florence_edge_calibration.int8.dataset import scene_samples
+from florence_edge_calibration.quantization.dataset import scene_samples
 from florence_edge_export.checkpoint.loader import MINIATURE, find_checkpoint
 from florence_edge_export.synthetic import write_checkpoint
 from florence_edge_export.transformers_js.export import LayoutOptions, export_layout

@@ -22,14 +22,6 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from .. import Float32s, Float64s
-from ..blockwise import (
-    BLOCK_SIZES,
-    INT8_ACTIVATIONS,
-    BlockFormat,
-    dequantize_in_blocks,
-    quantize_blocks,
-    replace_with_matmul_nbits,
-)
 from ..graph_edit import (
     Insertion,
     LinearNode,
@@ -37,6 +29,14 @@ from ..graph_edit import (
     find_linears,
     replace_node,
     weight_values,
+)
+from .blockwise import (
+    BLOCK_SIZES,
+    INT8_ACTIVATIONS,
+    BlockFormat,
+    dequantize_in_blocks,
+    quantize_blocks,
+    replace_with_matmul_nbits,
 )
 from .recipe import Recipe, Target
 from .scales import QuantizedWeight, quantize_weight

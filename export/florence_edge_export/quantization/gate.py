@@ -21,11 +21,11 @@ from florence_edge.errors import BundleError
 from florence_edge.search import Ints
 from florence_edge.selftest import PROMPT_TOKENS
 from florence_edge.tokenizer import Tokenizer
-from florence_edge_calibration.int8.agreement import TIE, Judged, TeacherForcing
-from florence_edge_calibration.int8.calibration_table import CalibrationTable
-from florence_edge_calibration.int8.dataset import CalibrationSample
-from florence_edge_calibration.int8.recipe import Recipe, pattern_of
-from florence_edge_calibration.int8.sensitivity import Sensitivity, blocks_of, sweep
+from florence_edge_calibration.quantization.agreement import TIE, Judged, TeacherForcing
+from florence_edge_calibration.quantization.calibration_table import CalibrationTable
+from florence_edge_calibration.quantization.dataset import CalibrationSample
+from florence_edge_calibration.quantization.recipe import Recipe, pattern_of
+from florence_edge_calibration.quantization.sensitivity import Sensitivity, blocks_of, sweep
 
 logger = logging.getLogger(__name__)
 

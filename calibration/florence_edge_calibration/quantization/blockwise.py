@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from . import Float32s
-from .fp16 import fits_half
-from .graph_edit import Insertion, replace_node, weight_values
+from .. import Float32s
+from ..fp16 import fits_half
+from ..graph_edit import Insertion, replace_node, weight_values
 
 Levels = npt.NDArray[np.uint8]
 

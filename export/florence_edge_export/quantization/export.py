@@ -25,8 +25,10 @@ from florence_edge.extras import pip_install
 from florence_edge.image_file import ImageOptions
 from florence_edge.processing import Timer
 from florence_edge_calibration.fp16 import with_layers
-from florence_edge_calibration.int8.calibration_table import CalibrationTable, empty_table
-from florence_edge_calibration.int8.dataset import (
+from florence_edge_calibration.overflow import find_overflow, observe
+from florence_edge_calibration.probes import make_probes
+from florence_edge_calibration.quantization.calibration_table import CalibrationTable, empty_table
+from florence_edge_calibration.quantization.dataset import (
     HOW_MANY,
     MIN_PICTURES,
     CalibrationSample,
@@ -35,19 +37,17 @@ from florence_edge_calibration.int8.dataset import (
     scene_samples,
     split,
 )
-from florence_edge_calibration.int8.observer import calibrate
-from florence_edge_calibration.int8.quantize import check_patterns, quantize, quantize_graph
-from florence_edge_calibration.int8.range_selection import DEFAULT_METHOD, METHODS
-from florence_edge_calibration.int8.recipe import (
+from florence_edge_calibration.quantization.observer import calibrate
+from florence_edge_calibration.quantization.quantize import check_patterns, quantize, quantize_graph
+from florence_edge_calibration.quantization.range_selection import DEFAULT_METHOD, METHODS
+from florence_edge_calibration.quantization.recipe import (
     TARGETS,
     IntegerPrecision,
     KeptPrecision,
     Recipe,
     Target,
 )
-from florence_edge_calibration.int8.sensitivity import variant
-from florence_edge_calibration.overflow import find_overflow, observe
-from florence_edge_calibration.probes import make_probes
+from florence_edge_calibration.quantization.sensitivity import variant
 from florence_edge_jetson.machine.system import peak_bytes
 
 from ..bundle_writer import BundleFormat, BundleSource, save_bundle
@@ -75,7 +75,7 @@ _JUDGING_SCENES = 64  # of the miniature, which is fast
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Int8Options:
+class QuantizationOptions:
     """How to make an int8 or int4 bundle.
 
     `images` is a folder of pictures; None is for the miniature, which has scenes of its own.
@@ -93,7 +93,9 @@ class Int8Options:
     image_options: ImageOptions = field(default_factory=ImageOptions)
 
 
-def check_int8_options(model: str, options: Int8Options, precision: IntegerPrecision) -> None:
+def check_quantization_options(
+    model: str, options: QuantizationOptions, precision: IntegerPrecision
+) -> None:
     """Refuse what cannot be done, before anything is.
 
     Raises:
@@ -127,7 +129,7 @@ def check_int8_options(model: str, options: Int8Options, precision: IntegerPreci
         raise RequestError(f"--samples is {options.samples}; it must be {MIN_PICTURES} or more.")
 
 
-def _check_kept(options: Int8Options, precision: IntegerPrecision) -> None:
+def _check_kept(options: QuantizationOptions, precision: IntegerPrecision) -> None:
     """Refuse layers in a precision that the target has not."""
     kept = options.kept.values()
     if options.target == "cpu" and "fp16" in kept:
@@ -141,11 +143,11 @@ def _check_kept(options: Int8Options, precision: IntegerPrecision) -> None:
         )
 
 
-def write_int8(
+def write_quantized(
     floats: Bundle,
     source: BundleSource,
     folder: Path,
-    options: Int8Options,
+    options: QuantizationOptions,
     precision: IntegerPrecision = "int8",
 ) -> None:
     """Put an int8 or int4 bundle into `folder`, with its calibration and what it costs.
@@ -306,7 +308,7 @@ def form(recipe: Recipe) -> BundleFormat:
 
 
 def calibrated(
-    floats: Bundle, samples: Sequence[CalibrationSample], options: Int8Options
+    floats: Bundle, samples: Sequence[CalibrationSample], options: QuantizationOptions
 ) -> CalibrationTable:
     """The table that was passed, or a new one.
 
@@ -321,7 +323,7 @@ def calibrated(
 
 
 def _samples(
-    floats: Bundle, options: Int8Options
+    floats: Bundle, options: QuantizationOptions
 ) -> tuple[list[CalibrationSample], list[CalibrationSample]]:
     """Pictures to calibrate with, and others to judge by."""
     if options.images is not None:

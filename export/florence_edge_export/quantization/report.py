@@ -7,11 +7,11 @@ from typing import Any
 
 from florence_edge import GenerationOptions
 from florence_edge.bundle import Bundle
-from florence_edge_calibration.int8.calibration_table import CalibrationTable
-from florence_edge_calibration.int8.dataset import CalibrationSample
-from florence_edge_calibration.int8.recipe import Recipe
 from florence_edge_calibration.metrics import FreeAnswer, Verdict, judge
 from florence_edge_calibration.overflow import Lifted
+from florence_edge_calibration.quantization.calibration_table import CalibrationTable
+from florence_edge_calibration.quantization.dataset import CalibrationSample
+from florence_edge_calibration.quantization.recipe import Recipe
 
 from .gate import Passage, on_cpu
 
