@@ -118,8 +118,8 @@ def write_float16(floats: Bundle, source: BundleSource, folder: Path) -> None:
     for more in range(_ROUNDS + 1):
         form = portable_form("fp16", exchanged=lifted.exchanged)
         graphs = to_float16(floats, lifted)
-        if source.cuda_decoder and may_be_fused(floats, lifted, seen.records):
-            graphs[contract.CUDA_DECODER] = _cuda_decoder(floats)
+        if source.cuda_graphs:
+            graphs |= _cuda_graphs(floats, lifted, seen.records)
         bundle = save_bundle(folder, source, form, graphs)
         far = _deviations(bundle, probes, seen)
         worst = max(range(len(probes)), key=lambda index: max(far[index].values()))
@@ -160,20 +160,34 @@ def portable_form(precision: str, *, exchanged: bool) -> BundleFormat:
     return BundleFormat(precision, floats="float32" if exchanged else "float16")
 
 
-def may_be_fused(floats: Bundle, lifted: Lifted, seen: Mapping[str, GraphRecord]) -> bool:
-    """Whether the decoder may be that of ONNX Runtime's own operators, as far as is known.
+def may_be_fused(
+    floats: Bundle, name: str, lifted: Lifted, seen: Mapping[str, GraphRecord]
+) -> bool:
+    """Whether a graph may be that of ONNX Runtime's own operators, as far as is known.
 
     All of it is float16 there, sums in front of norms included, and float16 is all it has.
     """
-    graph = ir.load(floats.graph_file(contract.DECODER)).graph
+    graph = ir.load(floats.graph_file(name)).graph
     whole = lifted.operators.isdisjoint(operator_of(node) for node in graph)
-    return whole and not lifted.exchanged and norms_fit(graph, seen[contract.DECODER])
+    return whole and not lifted.exchanged and norms_fit(graph, seen[name])
 
 
-def _cuda_decoder(floats: Bundle) -> ir.Model:
-    model = ir.load(floats.graph_file(contract.CUDA_DECODER))
-    convert_to_float16(model, SCORES)
-    return model
+def _cuda_graphs(
+    floats: Bundle, lifted: Lifted, seen: Mapping[str, GraphRecord]
+) -> dict[str, ir.Model]:
+    """The graphs for ONNX Runtime's CUDA provider that float16 holds."""
+    fused = {
+        contract.VISION_ENCODER: contract.VISION_CUDA,
+        contract.DECODER: contract.CUDA_DECODER,
+    }
+    graphs = {
+        name: ir.load(floats.graph_file(name))
+        for plain, name in fused.items()
+        if may_be_fused(floats, plain, lifted, seen)
+    }
+    for model in graphs.values():
+        convert_to_float16(model, SCORES)
+    return graphs
 
 
 def to_float16(floats: Bundle, lifted: Lifted) -> dict[str, ir.Model]:

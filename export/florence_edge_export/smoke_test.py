@@ -1,8 +1,8 @@
 """The smoke test of every export: its graphs are run once, and what they give is finite.
 
-    fp32   on ONNX Runtime's CPU, about probes (see florence_edge_calibration.probes)
-    fp16   the same, and compared with float32 (float16.py)
-    int8   the same; the gate compares (quantization/gate.py)
+    fp32         on ONNX Runtime's CPU, about probes (see florence_edge_calibration.probes)
+    fp16         the same, and compared with float32 (float16.py)
+    int8, int4   the same; the gate compares (quantization/gate.py)
 
 The decoders for one engine are fed a step of the portable one, and must give its scores.
 """

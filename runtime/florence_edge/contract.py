@@ -26,7 +26,9 @@ VISION_TENSORRT = "vision_encoder.tensorrt"  # file name of the same vision enco
 TENSORRT_DECODER = "decoder.tensorrt"
 IN_PLACE = "decoder.inplace"
 TENSORRT_DECODERS = (TENSORRT_DECODER, IN_PLACE)
-CUDA_DECODER = "decoder.cuda"  # file name of one for ONNX Runtime's CUDA provider, of its operators
+# File names of the vision encoder and the decoder by operators of ONNX Runtime's CUDA provider.
+VISION_CUDA = "vision_encoder.cuda"
+CUDA_DECODER = "decoder.cuda"
 
 TOP_K = 32  # scores that leave the decoder per row; search needs 2 * beams of them after bans
 MAX_BEAMS = 8

@@ -1,4 +1,4 @@
-"""Runs a decoder's graph on the stand-in, on memory of ONNX Runtime's own; the log gets a section.
+"""Runs a graph on the stand-in, on memory of ONNX Runtime's own; the log gets a section.
 
     python launches.py GRAPH.onnx BEAMS
 
@@ -7,15 +7,28 @@ The first two runs prepare; the third, which is enqueued as the runtime does, is
 
 import ctypes
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from florence_edge import contract
 from florence_edge.backends.ort import import_onnxruntime, unsynchronized
+from florence_edge.backends.ort_cuda import ADDS_IN_FLOAT32
 from florence_edge.backends.ort_libraries import preload
 
 ROWS, ENCODED = 256, 585  # of the caches; 577 image tokens and one of the fixed prompts
-_DTYPES = {"tensor(float16)": np.float16, "tensor(float)": np.float32, "tensor(int64)": np.int64}
+_DTYPES = {
+    "tensor(float16)": np.float16,
+    "tensor(float)": np.float32,
+    "tensor(int64)": np.int64,
+    "tensor(uint8)": np.uint8,
+}
+CAPTURED = {"enable_cuda_graph": "1"}
+
+
+def is_decoder(graph: str) -> bool:
+    return Path(graph).name.startswith(contract.DECODER)
 
 
 def main(graph: str, beams: int) -> None:
@@ -24,7 +37,7 @@ def main(graph: str, beams: int) -> None:
     options = onnxruntime.SessionOptions()
     options.enable_mem_pattern = False
     options.log_severity_level = 3
-    settings = {"device_id": "0", "enable_cuda_graph": "1"}
+    settings = {"device_id": "0", **(CAPTURED if is_decoder(graph) else ADDS_IN_FLOAT32)}
     providers = [("CUDAExecutionProvider", settings), "CPUExecutionProvider"]
     session = onnxruntime.InferenceSession(graph, options, providers=providers)
     binding = session.io_binding()
@@ -42,7 +55,7 @@ def main(graph: str, beams: int) -> None:
     section = ctypes.CDLL("libcudart.so.13").stand_in_section
     for name in (b"first", b"second", b"step"):
         section(name)
-        session.run_with_iobinding(binding, unsynchronized(captures=True))
+        session.run_with_iobinding(binding, unsynchronized(captures=is_decoder(graph)))
     section(b"end")
 
 

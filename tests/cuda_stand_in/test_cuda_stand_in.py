@@ -86,7 +86,7 @@ def trace(
 
 def test_every_node_of_a_float16_bundle_is_computed_on_the_gpu(trace: Callable[..., Trace]) -> None:
     found = trace(1, FLORENCE_MULTI_STEP="2").printed["providers"]
-    assert set(found) == {"vision_encoder", "text_encoder", "decoder.cuda"}
+    assert set(found) == {"vision_encoder.cuda", "text_encoder", "decoder.cuda"}
     for graph, by_provider in found.items():
         assert len(by_provider["CUDAExecutionProvider"]) > 50, graph
         assert set(by_provider.get("CPUExecutionProvider", ())) <= SHAPES, graph
@@ -110,7 +110,7 @@ def test_a_look_allocates_nothing_and_waits_once(trace: Callable[..., Trace]) ->
 
 # Steps at once, and what the host waits for.
 WAYS = {"1": "wait stream", "2": "wait event"}
-PLAIN = {"FLORENCE_FUSED_DECODER": "0"}  # decoder.onnx, which bundles in float32 have alone
+PLAIN = {"FLORENCE_FUSED_GRAPHS": "0"}  # decoder.onnx, which bundles in float32 have alone
 # Beams, steps at once, and which decoder.
 of_every_way = pytest.mark.parametrize(
     ("beams", "steps", "decoder"),

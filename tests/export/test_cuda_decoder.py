@@ -19,7 +19,7 @@ from florence_edge_export.checkpoint.config import model_size, read_config
 from florence_edge_export.checkpoint.loader import MINIATURE, find_checkpoint, read_checkpoint
 from florence_edge_export.export import ExportOptions, read_source
 from florence_edge_export.float16 import may_be_fused
-from florence_edge_export.graphs.build import build_cuda_decoder, build_graphs
+from florence_edge_export.graphs.build import build_cuda_graphs, build_graphs
 from florence_edge_export.graphs.weights import GraphWeights
 
 Arrays = dict[str, Any]
@@ -37,7 +37,7 @@ def decoders(floats: str) -> tuple[ModelSize, dict[str, ir.Model]]:
     weights = GraphWeights(read_checkpoint(folder), 64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     models = {
         contract.DECODER: build_graphs(config, size, weights)[contract.DECODER],
-        contract.CUDA_DECODER: build_cuda_decoder(config, size, weights),
+        contract.CUDA_DECODER: build_cuda_graphs(config, size, weights)[contract.CUDA_DECODER],
     }
     if floats == "float16":
         for model in models.values():
@@ -137,13 +137,14 @@ def test_what_float16_does_not_hold_is_computed_by_the_portable_decoder(
         {contract.DECODER: GraphRecord(magnitudes={str(read.name): value})}
         for value in (LIMIT / 2, LIMIT * 2)
     )
-    assert may_be_fused(floats, Lifted(), small)
-    assert not may_be_fused(floats, Lifted(), large)
-    assert not may_be_fused(floats, Lifted(exchanged=True), small)
+    decoder = contract.DECODER
+    assert may_be_fused(floats, decoder, Lifted(), small)
+    assert not may_be_fused(floats, decoder, Lifted(), large)
+    assert not may_be_fused(floats, decoder, Lifted(exchanged=True), small)
     lifted = Lifted(operators=frozenset({"decoder/layers.1/fc1/MatMul"}))
-    assert not may_be_fused(floats, lifted, small)
+    assert not may_be_fused(floats, decoder, lifted, small)
     encoder = Lifted(operators=frozenset({"text_encoder/layers.1/fc1/MatMul"}))
-    assert may_be_fused(floats, encoder, small)
+    assert may_be_fused(floats, decoder, encoder, small)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +156,7 @@ def test_what_float16_does_not_hold_is_computed_by_the_portable_decoder(
         (ExportOptions(precision="int8"), False),
     ],
 )
-def test_it_is_made_for_float16_unless_only_the_portable_decoder_is_wanted(
+def test_such_graphs_are_made_for_float16_unless_only_portable_ones_are_wanted(
     tiny_checkpoint: Path, options: ExportOptions, made: bool
 ) -> None:
-    assert read_source("tiny", tiny_checkpoint, options).cuda_decoder is made
+    assert read_source("tiny", tiny_checkpoint, options).cuda_graphs is made

@@ -19,7 +19,7 @@ import numpy as np
 
 from florence_edge import contract
 from florence_edge.backends.base import DecoderSession
-from florence_edge.backends.gpu import CUDA_GRAPHS, FUSED_DECODER
+from florence_edge.backends.gpu import CUDA_GRAPHS, FUSED_GRAPHS
 from florence_edge.bundle import Bundle
 from florence_edge.contract import ModelSize
 from florence_edge.search import Ints
@@ -30,7 +30,7 @@ from .models import measure_asked
 
 WAYS: Mapping[str, Settings] = {"eager": {CUDA_GRAPHS: "0"}, "graph": {}}
 # decoder.onnx, where ONNX Runtime runs a decoder of its own operators otherwise.
-PLAIN: Mapping[str, Settings] = {"plain graph": {FUSED_DECODER: "0"}}
+PLAIN: Mapping[str, Settings] = {"plain graph": {FUSED_GRAPHS: "0"}}
 BEAMS = (3, 1)
 STEPS = 130  # into the third capacity of caches, each of which has graphs of its own
 ANSWERS = 4  # the first two capture, and are not counted

@@ -16,7 +16,7 @@ from typing import Any
 
 from florence_edge import Florence2, GenerationOptions
 from florence_edge.backends.gpu_decoder import MULTI_STEP
-from florence_edge.model import EncodedImage
+from florence_edge.encoded_image import EncodedImage
 from florence_edge_calibration.scenes import draw_scene, generate_scenes
 
 from .figures import Figures, seconds_of

@@ -27,13 +27,13 @@ export TORCHINDUCTOR_CACHE_DIR=$visit/inductor TRITON_CACHE_DIR=$visit/triton # 
 limit() {
     case $1 in
         kernels) echo 45 ;;
-        transformers) echo 140 ;;
+        transformers) echo 130 ;;
         models) echo 110 ;;
         tasks) echo 45 ;;
         steps) echo 45 ;;
-        looks) echo 20 ;;
+        looks) echo 35 ;;
         int8) echo 45 ;;
-        answers) echo 100 ;;
+        answers) echo 95 ;;
         multi-step) echo 25 ;;
         bandwidth) echo 10 ;;
         report) echo 5 ;;

@@ -1,4 +1,4 @@
-"""ONNX Runtime's CUDA provider with the decoder of its own operators, over the scripted CUDA."""
+"""ONNX Runtime's CUDA provider with graphs of its own operators, over the scripted CUDA."""
 
 import shutil
 from dataclasses import replace
@@ -20,32 +20,37 @@ from .scripted_machine import ask, assert_alike
 from .test_ort_cuda import SHORT, Session, fake  # noqa: F401 - a fixture
 
 FUSED = f"{contract.CUDA_DECODER}.onnx"
+VISION = f"{contract.VISION_CUDA}.onnx"
 
 
 @pytest.fixture(scope="module")
 def fused_bundle(
     tiny_bundle: Path, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The tiny bundle with that decoder, in float32, as ONNX Runtime's CPU computes it here."""
+    """The tiny bundle with those graphs, in float32, as ONNX Runtime's CPU computes them here."""
     build = pytest.importorskip("florence_edge_export.graphs.build")
     weights = pytest.importorskip("florence_edge_export.graphs.weights")
+    defaults = pytest.importorskip("florence_edge_export.checkpoint.defaults")
     loader = pytest.importorskip("florence_edge_export.checkpoint.loader")
     onnx_ir = pytest.importorskip("onnx_ir")
     if ort.ort_version() < ort_cuda._FUSED_SINCE:
         pytest.skip("this ONNX Runtime is older than those that run the decoder")
     folder = Path(shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("fused") / "bundle"))
     checkpoint, size = loader.read_checkpoint(tiny_checkpoint), Bundle.load(folder).size
-    constants = weights.GraphWeights(checkpoint, size.image_size, (0.5,) * 3, (0.5,) * 3)
-    model = build.build_cuda_decoder(checkpoint.config, size, constants)
-    onnx_ir.save(model, folder / FUSED)
-    stored = StoredFile((folder / FUSED).stat().st_size, sha256(folder / FUSED))
-    listed = {"bytes": stored.bytes, "sha256": stored.sha256}
-    edit_manifest(folder, lambda manifest: manifest["files"].update({FUSED: listed}))
+    image = defaults.read_image_processing(tiny_checkpoint)
+    constants = weights.GraphWeights(checkpoint, size.image_size, image.mean, image.std)
+    listed = {}
+    for name, model in build.build_cuda_graphs(checkpoint.config, size, constants).items():
+        file = folder / f"{name}.onnx"
+        onnx_ir.save(model, file)
+        stored = StoredFile(file.stat().st_size, sha256(file))
+        listed[file.name] = {"bytes": stored.bytes, "sha256": stored.sha256}
+    edit_manifest(folder, lambda manifest: manifest["files"].update(listed))
     return folder
 
 
-def opened(model: Florence2) -> str:
-    session: Any = model.backend.model.sessions[contract.DECODER]  # type: ignore[attr-defined]
+def opened(model: Florence2, graph: str = contract.DECODER) -> str:
+    session: Any = model.backend.model.sessions[graph]  # type: ignore[attr-defined]
     return Path(session._session.path).name
 
 
@@ -60,6 +65,7 @@ def test_all_15_tasks_are_answered_as_by_the_portable_decoder(
     options = replace(SHORT, num_beams=num_beams)
     model = Florence2.load(fused_bundle, "cuda")
     assert opened(model) == FUSED
+    assert opened(model, contract.VISION_ENCODER) == VISION
     for task in TASKS:
         found = ask(model, task, pictures[0], options)
         assert_alike(found, ask(tiny_model, task, pictures[0], options))
@@ -87,7 +93,7 @@ def test_caches_grow_with_the_rows_that_it_wrote(
     assert "cudaGraphLaunch" in fake.calls
 
 
-def test_the_plain_decoder_runs_where_that_is_wanted_or_the_release_is_older(
+def test_the_plain_graphs_run_where_that_is_wanted_or_the_release_is_older(
     fake: FakeCuda,  # noqa: F811
     fused_bundle: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -96,31 +102,54 @@ def test_the_plain_decoder_runs_where_that_is_wanted_or_the_release_is_older(
     assert opened(Florence2.load(fused_bundle, "cuda")) == "decoder.onnx"
     monkeypatch.setattr(ort_cuda, "ort_version", lambda: (1, 28))
     assert opened(Florence2.load(fused_bundle, "cuda")) == FUSED
-    monkeypatch.setenv("FLORENCE_FUSED_DECODER", "0")
-    assert opened(Florence2.load(fused_bundle, "cuda")) == "decoder.onnx"
-    monkeypatch.setenv("FLORENCE_FUSED_DECODER", "no")
-    with pytest.raises(RequestError, match="FLORENCE_FUSED_DECODER is 'no'; expected 1 or 0"):
+    monkeypatch.setenv("FLORENCE_FUSED_GRAPHS", "0")
+    plain = Florence2.load(fused_bundle, "cuda")
+    assert opened(plain) == "decoder.onnx"
+    assert opened(plain, contract.VISION_ENCODER) == "vision_encoder.onnx"
+    monkeypatch.setenv("FLORENCE_FUSED_GRAPHS", "no")
+    with pytest.raises(RequestError, match="FLORENCE_FUSED_GRAPHS is 'no'; expected 1 or 0"):
         Florence2.load(fused_bundle, "cuda")
 
 
-def test_a_release_that_refuses_it_runs_the_plain_decoder_and_that_is_said(
+@pytest.mark.parametrize("graph", [contract.VISION_ENCODER, contract.DECODER])
+def test_a_release_that_refuses_one_runs_the_plain_one_and_that_is_said(
     fake: FakeCuda,  # noqa: F811
     fused_bundle: Path,
     tiny_model: Florence2,
     pictures: list[Image.Image],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    graph: str,
 ) -> None:
     def refuse(bundle: Bundle, name: str, provider: tuple[str, dict[str, str]]) -> Session:
-        if name == contract.CUDA_DECODER:
-            raise BackendError("Could not find an implementation for GroupQueryAttention.")
+        if name == f"{graph}.cuda":
+            raise BackendError("Could not find an implementation for it.")
         return Session(fake, str(bundle.graph_file(name)), provider[1])
 
     monkeypatch.setattr(ort_cuda, "open_session", refuse)
     model = Florence2.load(fused_bundle, "cuda")
-    assert opened(model) == "decoder.onnx"
+    assert opened(model, graph) == f"{graph}.onnx"
     assert_alike(ask(model, "OD", pictures[0], SHORT), ask(tiny_model, "OD", pictures[0], SHORT))
-    assert caplog.text.count("decoder.onnx runs instead, which is slower. Could not find") == 1
+    said = f"{graph}.onnx runs instead, which is slower. Could not find"
+    assert caplog.text.count(said) == 1
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_its_features_are_those_of_the_plain_encoder(
+    tiny_half_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No CPU computes that Attention in float16."""
+    if ort_cuda.PROVIDER not in ort.available():
+        pytest.skip("run `pytest -m gpu` with onnxruntime-gpu: pip install florence-edge[gpu]")
+    require_gpu()
+    found = {}
+    for wanted in ("1", "0"):
+        monkeypatch.setenv("FLORENCE_FUSED_GRAPHS", wanted)
+        with Florence2.load(tiny_half_bundle, "cuda") as model:
+            side = model.bundle.size.image_size
+            pixels = np.random.default_rng(0).integers(0, 256, (2, side, side, 3), dtype=np.uint8)
+            found[wanted] = np.asarray(model.backend.encode_image(pixels), dtype=np.float32)
+    assert np.abs(found["1"] - found["0"]).max() < 0.05 * found["0"].std()
 
 
 @pytest.mark.gpu
@@ -133,7 +162,7 @@ def test_on_a_gpu_its_scores_are_those_of_the_plain_decoder(
     require_gpu()
     found = {}
     for wanted in ("1", "0"):
-        monkeypatch.setenv("FLORENCE_FUSED_DECODER", wanted)
+        monkeypatch.setenv("FLORENCE_FUSED_GRAPHS", wanted)
         with Florence2.load(tiny_half_bundle, "cuda") as model:
             found[wanted] = logits_of_steps(model, beams)
     np.testing.assert_allclose(found["1"], found["0"], atol=0.05)

@@ -60,12 +60,22 @@ def build_tensorrt_decoders(
     return models
 
 
-def build_cuda_decoder(
+def build_cuda_graphs(
     config: CheckpointConfig, size: ModelSize, weights: GraphWeights
-) -> ir.Model:
-    """The decoder for ONNX Runtime's CUDA provider, in float32 (which that does not run)."""
-    module = CudaDecoder(config.text, own_head=weights.own_head)
-    return build_graph(module, contract.cuda_decoder(size, "float32"), weights)
+) -> dict[str, ir.Model]:
+    """Vision encoder and decoder for ONNX Runtime's CUDA provider, in float32.
+
+    That does not run the decoder before it is float16.
+    """
+    vision = VisionEncoder(config.vision, size.image_size, fused=True)
+    decoder = CudaDecoder(config.text, own_head=weights.own_head)
+    of_vision = contract.graphs(size, "float32")[contract.VISION_ENCODER]
+    return {
+        contract.VISION_CUDA: build_graph(vision, of_vision, weights),
+        contract.CUDA_DECODER: build_graph(
+            decoder, contract.cuda_decoder(size, "float32"), weights
+        ),
+    }
 
 
 def build_graph(

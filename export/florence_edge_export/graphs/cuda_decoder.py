@@ -31,10 +31,8 @@ from .layers import (
     Values,
     activate,
 )
+from .ort_operators import Affine, fused, joined
 from .text import Embedding, PositionTable
-
-MICROSOFT, VERSION = "com.microsoft", 1
-_FLOAT = ir.DataType.FLOAT
 
 
 class Written(NamedTuple):
@@ -53,8 +51,7 @@ class CudaDecoder(Module):
     def __init__(self, config: TextConfig, *, own_head: bool = False) -> None:
         super().__init__("decoder")
         self.width = config.d_model
-        self.embedding_scale = config.d_model**0.5 if config.scale_embedding else 1.0
-        self.shared = Embedding(config.vocab_size, config.d_model)
+        self.shared = Embedding(config)
         self.embed_positions = PositionTable(config)
         self.layernorm_embedding = LayerNorm(config.d_model)
         self.layers = ModuleList([FusedLayer(config) for _ in range(config.decoder_layers)])
@@ -64,8 +61,6 @@ class CudaDecoder(Module):
 
     def forward(self, op: OpBuilder, inputs: Values) -> Values:
         x = self.shared(op, inputs["token_ids"])
-        if self.embedding_scale != 1.0:
-            x = op.Mul(x, self.embedding_scale)
         x = op.Add(x, self.embed_positions(op, inputs["position"]))
         x = self.layernorm_embedding(op, x)
 
@@ -131,12 +126,10 @@ class FusedSelfAttention(Module):
         self, op: OpBuilder, x: ir.Value, past: Cache, written: Written
     ) -> tuple[ir.Value, ir.Value, Cache]:
         """[B, N, D], the bias [D] that is left to add, and the caches with the new row."""
-        linears = [linear(op) for linear in (self.q_proj, self.k_proj, self.v_proj)]
-        weights, biases = zip(*linears, strict=True)
+        weight, bias = joined(op, self.q_proj, self.k_proj, self.v_proj)
         rows = op.Reshape(x, [-1, 1, self.width])  # each beam has caches of its own
-        product = op.MatMul(rows, op.Concat(*weights, axis=1))  # one weight, once it is loaded
-        packed = op.Add(product, op.Concat(*biases, axis=0))
-        attended, key, value = _fused(
+        packed = op.Add(op.MatMul(rows, weight), bias)
+        attended, key, value = fused(
             op,
             "GroupQueryAttention",
             [packed, None, None, *past, *written],
@@ -164,21 +157,9 @@ class FusedCrossAttention(Module):
         """[B, N, D] of what is attended to where `mask` [B, E] int32 is not 0, and the bias [D]."""
         inputs = [self.q_proj(op, x), *cache, None, mask]
         numbers: dict[str, Any] = {"scale": 1.0, "mask_filter_value": MASKED}
-        (attended,) = _fused(op, "MultiHeadAttention", inputs, num_heads=self.heads, **numbers)
+        (attended,) = fused(op, "MultiHeadAttention", inputs, num_heads=self.heads, **numbers)
         weight, bias = self.out_proj(op)
         return op.MatMul(attended, weight), bias
-
-
-class Affine(Module):
-    """Weight and bias of a linear [in, out] or a norm [D], for operators that apply them."""
-
-    def __init__(self, *shape: int) -> None:
-        super().__init__()
-        self.weight = Parameter(list(shape))
-        self.bias = Parameter([shape[-1]])
-
-    def forward(self, op: OpBuilder) -> tuple[ir.Value, ir.Value]:
-        return self.weight, self.bias
 
 
 def _add_and_norm(
@@ -186,16 +167,4 @@ def _add_and_norm(
 ) -> ir.Value:
     """The norm of x + hidden + bias."""
     inputs = [hidden, x, *norm(op), bias]
-    return _fused(op, "SkipLayerNormalization", inputs, epsilon=LAYER_NORM_EPSILON)[0]
-
-
-def _fused(
-    op: OpBuilder, kind: str, inputs: list[ir.Value | None], *, outputs: int = 1, **numbers: Any
-) -> list[ir.Value]:
-    """An operator of com.microsoft; onnx infers no types of those."""
-    node = getattr(op, kind)
-    values = node(*inputs, _domain=MICROSOFT, _version=VERSION, _outputs=outputs, **numbers)
-    found = [values] if isinstance(values, ir.Value) else list(values)
-    for value in found:
-        value.type = ir.TensorType(_FLOAT)
-    return found
+    return fused(op, "SkipLayerNormalization", inputs, epsilon=LAYER_NORM_EPSILON)[0]

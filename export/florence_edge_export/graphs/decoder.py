@@ -39,6 +39,8 @@ from .text import Embedding, PositionTable
 
 Form: TypeAlias = Literal["portable", "tensorrt", "in place"]
 
+_MANY_WORDS = 16_384
+
 
 class Cache(NamedTuple):
     """Keys and values of one layer."""
@@ -75,8 +77,8 @@ class Decoder(Module):
         super().__init__("decoder")
         self.form = form
         self.width = config.d_model
-        self.embedding_scale = config.d_model**0.5 if config.scale_embedding else 1.0
-        self.shared = Embedding(config.vocab_size, config.d_model)
+        self.vocab_size = config.vocab_size
+        self.shared = Embedding(config)
         self.embed_positions = PositionTable(config)
         self.layernorm_embedding = LayerNorm(config.d_model)
         self.layers = ModuleList([DecoderLayer(config, form) for _ in range(config.decoder_layers)])
@@ -87,8 +89,6 @@ class Decoder(Module):
     def forward(self, op: OpBuilder, inputs: Values) -> Values:
         token_ids, position = inputs["token_ids"], inputs["position"]
         x = self.shared(op, token_ids)
-        if self.embedding_scale != 1.0:
-            x = op.Mul(x, self.embedding_scale)
         x = op.Add(x, self.embed_positions(op, position))
         x = self.layernorm_embedding(op, x)
 
@@ -112,29 +112,44 @@ class Decoder(Module):
             rows[written(i, "key")] = row.key
             rows[written(i, "value")] = row.value
         head = self.shared.weight if self.lm_head is None else self.lm_head
-        return scores(op, op.Reshape(x, [-1, self.width]), head, self.final_logits_bias) | rows
+        parts = 1 if self.form == "portable" else _parts(self.vocab_size)
+        x = op.Reshape(x, [-1, self.width])
+        return scores(op, x, head, self.final_logits_bias, parts=parts) | rows
 
     def _mask(self, op: OpBuilder, unwritten: ir.Value) -> ir.Value:
         """[S] of MASKED for rows that are not written yet, and 0 for others."""
         return op.Mul(op.Cast(unwritten, to=ir.DataType.FLOAT), MASKED)
 
 
-def scores(op: OpBuilder, rows: ir.Value, head: ir.Value, bias: ir.Value) -> Values:
+def scores(
+    op: OpBuilder, rows: ir.Value, head: ir.Value, bias: ir.Value, *, parts: int = 1
+) -> Values:
     """Logits of [R, D], their best K, and what makes log-probabilities of them.
 
     A log-softmax over the vocabulary would be written and read once more for the same order, and
-    TensorRT computes it as the logarithm of a quotient: -inf 100 below the best.
+    TensorRT computes it as the logarithm of a quotient: -inf 100 below the best. It also clears a
+    number to sum up a long row in with a kernel of its own, and does not for a sum of `parts`.
     """
     logits = op.Gemm(rows, head, bias, transB=1)
     top_logits, top_ids = op.TopK(logits, [contract.TOP_K], axis=-1, _outputs=2)
     best_logit = op.Slice(top_logits, [0], [1], [1])
     exps = op.Exp(op.Sub(logits, best_logit))
+    if parts > 1:
+        exps = op.ReduceSum(op.Reshape(exps, [0, parts, -1]), [-1], keepdims=0)
     return {
         "top_logits": top_logits,
         "top_ids": top_ids,
         "log_sum_exp": op.Log(op.ReduceSum(exps, [-1], keepdims=0)),
         "logits": logits,
     }
+
+
+def _parts(words: int) -> int:
+    """Into how many equal parts a row of scores is taken: the most up to 256 that divide it.
+
+    The miniature's 2,455 words are summed up at once anyway, Florence-2's 51,289 are not.
+    """
+    return 1 if words < _MANY_WORDS else max(n for n in range(1, 257) if words % n == 0)
 
 
 class DecoderLayer(Module):

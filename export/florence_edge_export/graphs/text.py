@@ -34,8 +34,7 @@ class TextEncoder(Module):
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__("text_encoder")
-        self.embedding_scale = config.d_model**0.5 if config.scale_embedding else 1.0
-        self.shared = Embedding(config.vocab_size, config.d_model)
+        self.shared = Embedding(config)
         self.embed_positions = PositionTable(config)
         self.layernorm_embedding = LayerNorm(config.d_model)
         self.layers = ModuleList([EncoderLayer(config) for _ in range(config.encoder_layers)])
@@ -43,8 +42,6 @@ class TextEncoder(Module):
 
     def forward(self, op: OpBuilder, inputs: Values) -> Values:
         words = self.shared(op, inputs["input_ids"])
-        if self.embedding_scale != 1.0:
-            words = op.Mul(words, self.embedding_scale)
         x = op.Concat(inputs["image_features"], words, axis=1)
 
         length = op.Squeeze(op.Shape(x, start=1, end=2), [0])
@@ -62,14 +59,16 @@ class TextEncoder(Module):
 
 
 class Embedding(Module):
-    """A table of vectors."""
+    """The words' vectors: int64 [B, L] -> [B, L, width], scaled where config.json asks for that."""
 
-    def __init__(self, entries: int, width: int) -> None:
+    def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        self.weight = Parameter([entries, width])
+        self.scale = config.d_model**0.5 if config.scale_embedding else 1.0
+        self.weight = Parameter([config.vocab_size, config.d_model])
 
     def forward(self, op: OpBuilder, ids: ir.Value) -> ir.Value:
-        return op.Gather(self.weight, ids, axis=0)
+        x = op.Gather(self.weight, ids, axis=0)
+        return x if self.scale == 1.0 else op.Mul(x, self.scale)
 
 
 class PositionTable(Module):

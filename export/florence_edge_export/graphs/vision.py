@@ -16,6 +16,7 @@ from onnxscript import OpBuilder
 from onnxscript.nn import Module, ModuleList, Parameter
 
 from ..checkpoint.config import VisionConfig
+from .cuda_vision import FusedWindowAttention
 from .layers import (
     FeedForward,
     LayerNorm,
@@ -34,17 +35,24 @@ class VisionEncoder(Module):
     """pixels [B, S, S, 3] uint8 -> image_features [B, I, d_model].
 
     Without `normalizes` it takes what others' image processors give: pixel_values [B, 3, S, S]
-    float32, normalized.
+    float32, normalized. `fused` attends in windows by an operator of ONNX Runtime's CUDA provider.
     """
 
-    def __init__(self, config: VisionConfig, image_size: int, *, normalizes: bool = True) -> None:
+    def __init__(
+        self,
+        config: VisionConfig,
+        image_size: int,
+        *,
+        normalizes: bool = True,
+        fused: bool = False,
+    ) -> None:
         super().__init__("vision_encoder")
         sides = config.sides(image_size)
         self.normalize = Normalize(config.in_channels) if normalizes else None
         self.convs = ModuleList([ConvEmbed(config, stage) for stage in range(len(sides))])
         self.stages = [
-            ModuleList([Block(config, stage, side) for _ in range(config.depths[stage])])
-            for stage, side in enumerate(sides)
+            ModuleList([Block(config, at, side, fused) for _ in range(config.depths[at])])
+            for at, side in enumerate(sides)
         ]
         self.blocks = ModuleList(list(self.stages))
         self.projector = Projector(config, sides[-1])
@@ -122,9 +130,11 @@ class ConvEmbed(Module):
 class Block(Module):
     """One dual-attention block: over windows of pixels, then over groups of channels."""
 
-    def __init__(self, config: VisionConfig, stage: int, side: int) -> None:
+    def __init__(self, config: VisionConfig, stage: int, side: int, fused: bool) -> None:
         super().__init__()
-        self.spatial_block = MixingBlock(config, stage, WindowAttention(config, stage, side))
+        # Attention wants biases, which every published Florence-2 has.
+        in_windows = FusedWindowAttention if fused and config.qkv_bias else WindowAttention
+        self.spatial_block = MixingBlock(config, stage, in_windows(config, stage, side))
         self.channel_block = MixingBlock(config, stage, ChannelAttention(config, stage, side))
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:

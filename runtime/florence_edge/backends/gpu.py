@@ -29,8 +29,8 @@ from .gpu_decoder import GpuDecoder, requested_steps
 from .gpu_memory import BatchMemory, BatchShape, GpuFeatures, GpuModel, GpuSession
 from .kv_cache import CacheBuckets
 
-# Environment variables: 0 enqueues steps call by call; 0 runs decoder.onnx with ONNX Runtime.
-CUDA_GRAPHS, FUSED_DECODER = "FLORENCE_CUDA_GRAPHS", "FLORENCE_FUSED_DECODER"
+# Environment variables: 0 enqueues steps call by call; 0 runs the plain graphs with ONNX Runtime.
+CUDA_GRAPHS, FUSED_GRAPHS = "FLORENCE_CUDA_GRAPHS", "FLORENCE_FUSED_GRAPHS"
 _KEPT = 4  # shapes of batches, numbers of images and sizes of frames that stay prepared
 
 

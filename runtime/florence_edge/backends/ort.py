@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import contract
 from ..bundle import Bundle
-from ..engine_failures import ENGINE_FAILURES, engine_failure, not_imported
+from ..engine_failures import ENGINE_FAILURES, SEE_DOCTOR, engine_failure, not_imported
 from ..errors import BackendError
 from ..extras import pip_install
 from .base import NamedArrays
@@ -132,7 +132,7 @@ def open_session(
         )
     except RuntimeError as error:  # the provider's, before the graph is read
         doing = f"{_label(provider[0])} did not start in ONNX Runtime {onnxruntime.__version__}"
-        raise engine_failure(doing, error, "florence-doctor looks for the cause.") from error
+        raise engine_failure(doing, error, SEE_DOCTOR) from error
     except Exception as error:  # its classes have no other base
         doing = f"ONNX Runtime {onnxruntime.__version__} cannot open {bundle.graph_file(name)}"
         raise engine_failure(
@@ -261,6 +261,7 @@ def _label(provider: str) -> str:
 def _check_signature(bundle: Bundle, name: str, session: Any) -> None:
     """The graph must have the contract's tensors; otherwise the file is not this bundle's."""
     graphs = contract.graphs(bundle.size, bundle.floats)
+    graphs[contract.VISION_CUDA] = graphs[contract.VISION_ENCODER]
     graphs[contract.CUDA_DECODER] = contract.cuda_decoder(bundle.size, bundle.floats)
     expected = graphs[name]
     for kind, tensors, found in (

@@ -7,14 +7,14 @@ own graphs, which is when it refuses a decoder that it would compute in part on 
 not leave memory to be freed behind a run; then it is told at every run not to capture by itself.
 A decoder that is refused runs without graphs, and that is said.
 
-Bundles in float16 have a decoder of this provider's own operators (contract.CUDA_DECODER), whose
-step is fewer than half as many kernels.
+Bundles in float16 have a vision encoder and a decoder of this provider's own operators
+(contract.VISION_CUDA, CUDA_DECODER), which are fewer kernels.
 Tested over a scripted CUDA, and with the real provider over stand-in libraries
 (tests/cuda_stand_in); nothing of it has run on a GPU yet.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -23,7 +23,7 @@ from ..bundle import Bundle
 from ..cuda.buffers import DeviceView
 from ..cuda.device import Cuda, open_cuda
 from ..errors import BackendError
-from .gpu import CUDA_GRAPHS, FUSED_DECODER, GpuBackend, open_gpu_backend, requested
+from .gpu import CUDA_GRAPHS, FUSED_GRAPHS, GpuBackend, open_gpu_backend, requested
 from .gpu_memory import GraphRun
 from .ort import (
     available,
@@ -40,6 +40,9 @@ logger = logging.getLogger(__name__)
 
 PROVIDER = "CUDAExecutionProvider"
 _FUSED_SINCE = (1, 28)  # the oldest release that the extra `gpu` brings where it brings CUDA 13
+# The encoders' attention, of the kinds that add up in float32 (onnxruntime's AttentionBackend):
+# FLASH_ATTENTION, EFFICIENT_ATTENTION for GPUs without it, and MATH. Those of TensorRT do not.
+ADDS_IN_FLOAT32 = {"sdpa_kernel": str(1 | 2 | 16)}
 
 
 def open_ort_cuda(bundle: Bundle, *, index: int = 0) -> GpuBackend:
@@ -63,31 +66,40 @@ def open_ort_cuda(bundle: Bundle, *, index: int = 0) -> GpuBackend:
             # (microsoft/onnxruntime#28682).
             "enable_skip_layer_norm_strict_mode": "1",
         }
-        sessions = {
-            name: OrtCudaSession(open_session(bundle, name, (PROVIDER, settings)), cuda)
-            for name in contract.GRAPHS
-            if name != contract.DECODER
-        }
+
+        def encoder(name: str) -> OrtCudaSession:
+            provider = (PROVIDER, {**settings, **ADDS_IN_FLOAT32})
+            return OrtCudaSession(open_session(bundle, name, provider), cuda)
+
+        def decoder(name: str) -> OrtCudaSession:
+            return _decoder(bundle, name, settings, cuda)
+
+        sessions: dict[str, OrtCudaSession] = {}
         owned.callback(sessions.clear)  # before the stream: their libraries hold on to it
-        fused = _fused_decoder(bundle, settings, cuda)
-        sessions[contract.DECODER] = fused or _decoder(bundle, contract.DECODER, settings, cuda)
+        vision = _fused(bundle, contract.VISION_CUDA, encoder)
+        sessions[contract.VISION_ENCODER] = vision or encoder(contract.VISION_ENCODER)
+        sessions[contract.TEXT_ENCODER] = encoder(contract.TEXT_ENCODER)
+        fused = _fused(bundle, contract.CUDA_DECODER, decoder)
+        sessions[contract.DECODER] = fused or decoder(contract.DECODER)
         return open_gpu_backend(bundle, cuda, sessions, owned, writes_rows=fused is not None)
 
 
-def _fused_decoder(
-    bundle: Bundle, settings: Mapping[str, str], cuda: Cuda
+def _fused(
+    bundle: Bundle, name: str, open_graph: Callable[[str], "OrtCudaSession"]
 ) -> "OrtCudaSession | None":
-    """The decoder of its own operators, if the bundle has it and this release runs it."""
-    wanted = requested(FUSED_DECODER)
-    there = bundle.graph_file(contract.CUDA_DECODER).name in bundle.files
+    """A graph of its own operators, if the bundle has it and this release runs it."""
+    wanted = requested(FUSED_GRAPHS)
+    there = bundle.graph_file(name).name in bundle.files
     if not (wanted and there) or ort_version() < _FUSED_SINCE:
         return None
     try:
-        return _decoder(bundle, contract.CUDA_DECODER, settings, cuda)
+        return open_graph(name)
     except BackendError as refused:
         logger.warning(
-            "ONNX Runtime does not open the decoder of its own operators: decoder.onnx runs "
+            "ONNX Runtime does not open %s.onnx, which is of its own operators: %s.onnx runs "
             "instead, which is slower. %s",
+            name,
+            name.partition(".")[0],
             str(refused),  # a record may be kept: with the error, all that its frames hold
         )
         return None
