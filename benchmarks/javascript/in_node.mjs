@@ -21,7 +21,7 @@ console.log(
     seconds,
     peak_bytes: peak,
     versions: {
-      onnxruntime: ort.env?.versions?.common ?? "1.30.0",
+      onnxruntime: ort.env.versions.common,
       transformers: transformers.env.version,
     },
   }),

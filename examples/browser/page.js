@@ -97,6 +97,7 @@ function paint(source, width, height) {
   const canvas = $("picture");
   if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
   $("picture").getContext("2d").drawImage(source, 0, 0);
+  $("frame").style.setProperty("--ratio", width / height);
   $("frame").hidden = false;
   $("empty").hidden = true;
   $("stage").classList.add("filled");
@@ -246,6 +247,7 @@ function update() {
   $("ask").disabled = !ready || !size || Boolean(camera) || question() === null;
   $("stop").hidden = !busy || Boolean(camera);
   $("another").hidden = !size;
+  $("another").textContent = camera ? "Stop the camera" : "Another picture";
 }
 
 function fail(message) {

@@ -8,19 +8,22 @@ const LONGEST_BLOCK = 40; // milliseconds that a page may stand still
 /**
  * How one image of a batch is answered.
  *
- * @typedef {{config: object, stop: () => boolean, onTokens: Function | null}} Asked all images of
- *   a batch have the same `num_beams`; the step after which `stop` says so is this image's last,
- *   and what there is its answer
+ * @typedef {{config: object, stop: () => CutOff | null, onTokens: Function | null}} Asked all
+ *   images of a batch have the same `num_beams`; the step after which `stop` says why is this
+ *   image's last, and what there is its answer
  */
 
 /**
- * Whether `maxTime` seconds have passed since this call, or `cancel` is aborted.
+ * Whether `cancel` is aborted, or `maxTime` seconds have passed since this call, and which.
  *
- * @returns {() => boolean}
+ * @returns {() => CutOff | null}
  */
 export function stopAfter(maxTime, cancel) {
   const deadline = maxTime == null ? Infinity : performance.now() + 1000 * maxTime;
-  return () => Boolean(cancel?.aborted) || performance.now() > deadline;
+  return () => {
+    if (cancel?.aborted) return "cancel";
+    return performance.now() > deadline ? "time" : null;
+  };
 }
 
 /**
@@ -75,8 +78,8 @@ function checkFinite(scores) {
   const best = scores.topLogits.map((row) => row[0]);
   if (best.every(Number.isFinite) && scores.logSumExp.every(Number.isFinite)) return;
   throw new BackendError(
-    "The engine's scores are not finite numbers (NaN). In an fp16 or int8 bundle, values inside " +
-      "have left the range of float16: export the checkpoint with --precision fp32. With fp32, the " +
-      "checkpoint's weights give NaN.",
+    "The engine's scores are not finite numbers (NaN). In a bundle of fp16, int8 or int4 values " +
+      "inside have left the range of float16: export the checkpoint with --precision fp32. With " +
+      "fp32, the checkpoint's weights give NaN.",
   );
 }

@@ -1,3 +1,4 @@
+/// <reference lib="dom" />
 /** Florence-2 in JavaScript; names of methods, arguments and fields are those of the Python runtime. */
 
 /** Width and height in pixels. */
@@ -174,6 +175,8 @@ export class Result {
   readonly token_ids: readonly number[];
   readonly token_log_probs: readonly number[];
   readonly status: Status;
+  /** Why a `truncated` answer stopped; null of any other. */
+  readonly cut_off: "length" | "time" | "cancel" | null;
   readonly image_size: Size;
   readonly convention: Convention;
   /** The answer as words; of structured answers too, locations included. */

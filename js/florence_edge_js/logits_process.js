@@ -86,15 +86,14 @@ export class LogitsProcessors {
     for (const token of this.banned(sequence)) scores[token] = -Infinity;
   }
 
-  /** The same for the scores [n] of the tokens `ids` [n]. */
-  processSome(scores, ids, sequence) {
+  /** The same for the scores [n] of the tokens `ids` [n], some of which are `banned`. */
+  processSome(scores, ids, sequence, banned) {
     if (this.penalizes) {
       const said = new Set(sequence);
       ids.forEach((token, at) => {
         if (said.has(token)) scores[at] = this.#penalized(scores[at]);
       });
     }
-    const banned = this.banned(sequence);
     if (banned.size === 0) return;
     ids.forEach((token, at) => {
       if (banned.has(token)) scores[at] = -Infinity;

@@ -87,12 +87,10 @@ class OrtBackend {
   constructor(sessions, bundle, ort, engine) {
     this.#sessions = sessions;
     this.engine = engine;
-    const outputs = graphNames(bundle.size);
-    this.#host = new HostBackend(
-      (graph, inputs) => this.#run(graph, inputs, outputs[graph].outputs, ort),
-      bundle.size,
-      bundle.floats,
-    );
+    const names = graphNames(bundle.size);
+    const run = (graph, feeds) => this.#run(graph, feeds, names[graph].outputs);
+    const tensor = (type, data, dims) => new ort.Tensor(type, data, dims);
+    this.#host = new HostBackend({ run, tensor }, bundle.size, bundle.floats);
   }
 
   encodeImage(pixels, images) {
@@ -109,32 +107,25 @@ class OrtBackend {
     if (sessions) await release(sessions);
   }
 
-  async #run(graph, inputs, outputs, ort) {
+  async #run(graph, feeds, outputs) {
     if (this.#sessions === null) throw new BackendError(MODEL_CLOSED);
-    const feeds = Object.fromEntries(
-      Object.entries(inputs).map(([name, { type, data, dims }]) => [
-        name,
-        new ort.Tensor(type, data, dims),
-      ]),
-    );
-    let made;
     try {
-      made = await this.#sessions[graph].run(feeds, outputs);
+      const made = await this.#sessions[graph].run(feeds, outputs);
+      return made[outputs.at(-1)].type === "float16" ? asBits(made) : made;
     } catch (error) {
       throw failure("ONNX Runtime failed while running", error);
     }
-    return Object.fromEntries(
-      Object.entries(made).map(([name, { type, data, dims }]) => [
-        name,
-        { type, data: type === "float16" ? bitsOf(data) : data, dims },
-      ]),
-    );
   }
 }
 
-/** The bits of halves: newer engines of JavaScript have an array of them, which would convert. */
-function bitsOf(data) {
-  return new Uint16Array(data.buffer, data.byteOffset, data.length);
+/** Halves as their bits: newer engines of JavaScript have an array of them, which would convert. */
+function asBits(made) {
+  return Object.fromEntries(
+    Object.entries(made).map(([name, { type, data, dims }]) => {
+      const bits = () => new Uint16Array(data.buffer, data.byteOffset, data.length);
+      return [name, { type, data: type === "float16" ? bits() : data, dims }];
+    }),
+  );
 }
 
 /** Which engine of ONNX Runtime a device is: `cpu`, `wasm` or `webgpu`. */

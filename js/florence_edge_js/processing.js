@@ -92,6 +92,6 @@ export function readHypothesis(hypothesis, prompt, { tokenizer, config }, about)
   return readAnswer(prompt.task, pieces, {
     ...about,
     text_input: prompt.text_input,
-    truncated: hypothesis.truncated,
+    cut_off: hypothesis.cut_off,
   });
 }

@@ -107,6 +107,8 @@ export class Result {
       scores: this.scores,
       label_scores: this.regions.map((region) => region.label_score),
       status: this.status,
+      cut_off: this.cut_off,
+      image_size: [...this.image_size],
       seconds: { ...this.seconds },
     };
   }
@@ -130,10 +132,10 @@ export class Result {
  * @param {TokenPiece[]} pieces all tokens from the start token on; their texts, joined, are the raw
  *   text
  * @param {{image_size: [number, number], text_input: string | null, convention: string,
- *   truncated: boolean}} about `truncated`: the answer was stopped before its end
+ *   cut_off: string | null}} about `cut_off`: why the answer was stopped before its end, if it was
  */
 export function readAnswer(task, pieces, about) {
-  const { image_size, text_input, convention, truncated } = about;
+  const { image_size, text_input, convention, cut_off } = about;
   const raw_text = pieces.map((piece) => piece.text).join("");
   const scorer = new Scorer(pieces);
   const whole = scorer.whole();
@@ -145,7 +147,8 @@ export function readAnswer(task, pieces, about) {
     raw_text,
     token_ids: Object.freeze(pieces.map((piece) => piece.token_id)),
     token_log_probs: Object.freeze(pieces.map((piece) => piece.log_prob)),
-    status: statusOf(whole !== null, understood, truncated),
+    status: statusOf(whole !== null, understood, cut_off !== null),
+    cut_off,
     image_size,
     convention,
     text: plainText(raw_text, convention),

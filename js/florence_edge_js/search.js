@@ -29,7 +29,7 @@ const OUT = -1e9;
 export class Scores {
   /**
    * @param {Float32Array[]} topLogits of each row, [K]
-   * @param {number[][]} topIds of each row, [K]
+   * @param {(number[] | Int32Array)[]} topIds of each row, [K]
    * @param {Float32Array} logSumExp [rows]
    * @param {() => Float32Array[]} logits of each row, [vocab]; costs a copy and is rarely needed
    */
@@ -64,11 +64,15 @@ export class Scores {
  */
 function choicesOf(scores, rules, sequences, count, onLogits = false) {
   const processed = sequences.map((sequence, row) => {
-    const ids = scores.topIds[row];
-    const logProbs = scores.logProbs(row, scores.topLogits[row]);
-    const values = (onLogits ? scores.topLogits[row] : logProbs).slice();
+    const banned = rules.banned(sequence);
+    // Where tokens are only banned, no others than these can be among the best.
+    const most = rules.penalizes ? undefined : count + banned.size;
+    const ids = scores.topIds[row].slice(0, most);
+    const logits = scores.topLogits[row].slice(0, most);
+    const logProbs = scores.logProbs(row, logits);
+    const values = onLogits ? logits : logProbs.slice();
     const last = values.at(-1);
-    rules.processSome(values, ids, sequence);
+    rules.processSome(values, ids, sequence, banned);
     const kept = values.filter((value) => value >= last && Number.isFinite(value)).length;
     return { scores: values, logProbs, ids, enough: kept >= count };
   });
@@ -86,9 +90,13 @@ function choicesOf(scores, rules, sequences, count, onLogits = false) {
  *
  * @typedef {{tokens: number[], parents: number[], done: boolean}} Step
  *
+ * Why an answer stopped before its end: the longest length, `max_time`, or `cancel`.
+ *
+ * @typedef {"length" | "time" | "cancel"} CutOff
+ *
  * A finished sequence from the start token on, with the log-probability of each next token.
  *
- * @typedef {{token_ids: number[], log_probs: number[], score: number, truncated: boolean}}
+ * @typedef {{token_ids: number[], log_probs: number[], score: number, cut_off: CutOff | null}}
  *   Hypothesis
  */
 
@@ -99,6 +107,7 @@ export class Greedy {
   #rules;
   #tokens;
   #logProbs = [];
+  #last = null;
 
   constructor(config) {
     this.#config = config;
@@ -106,22 +115,23 @@ export class Greedy {
     this.#tokens = [config.decoder_start_token_id];
   }
 
-  advance(scores, last = false) {
+  advance(scores, last = null) {
+    this.#last = last;
     const { token, logProb } = this.#choose(scores);
     this.#tokens.push(token);
     this.#logProbs.push(logProb);
     const full = this.#tokens.length === this.#config.max_length;
-    const done = last || full || this.#config.eos_token_id.includes(token);
+    const done = last !== null || full || this.#config.eos_token_id.includes(token);
     return { tokens: [token], parents: [0], done };
   }
 
   best() {
-    const last = this.#tokens.length - 1;
+    const end = this.#tokens.length - 1;
     return {
       token_ids: this.#tokens,
       log_probs: this.#logProbs,
       score: this.#logProbs.reduce((sum, each) => sum + each, 0),
-      truncated: isCutOff(this.#tokens[last], last, this.#config),
+      cut_off: cutOff(this.#tokens[end], end, this.#config, this.#last),
     };
   }
 
@@ -139,10 +149,12 @@ export class Greedy {
   }
 }
 
-/** Whether a sequence ends with `token`, after `length` others, only because it must. */
-function isCutOff(token, length, config) {
-  if (!config.eos_token_id.includes(token)) return true;
-  return length + 1 === config.max_length && forcedToken(length, config) !== null;
+/** Why a sequence ends with `token`, after `length` others; null where the model ended it. */
+function cutOff(token, length, config, last) {
+  const full = length + 1 === config.max_length;
+  const forced = full && forcedToken(length, config) !== null;
+  if (config.eos_token_id.includes(token) && !forced) return null;
+  return full ? "length" : last;
 }
 
 /**
@@ -172,10 +184,10 @@ export class BeamSearch {
     }));
   }
 
-  advance(scores, last = false) {
+  advance(scores, last = null) {
     const candidates = this.#continuations(scores);
     const ends = this.#ends(candidates, last);
-    this.#finish(candidates, ends);
+    this.#finish(candidates, ends, last);
     const running = this.#goOn(candidates, ends);
     this.#done = this.#isDone(ends);
     return {
@@ -238,12 +250,12 @@ export class BeamSearch {
 
   /** Which candidates are complete: by the end token, or all, if nothing may follow. */
   #ends(candidates, last) {
-    const all = last || this.#length + 1 === this.#config.max_length;
+    const all = last !== null || this.#length + 1 === this.#config.max_length;
     return candidates.map(({ token }) => all || this.#config.eos_token_id.includes(token));
   }
 
   /** Keep the best N complete sequences, among them those of the first N candidates. */
-  #finish(candidates, ends) {
+  #finish(candidates, ends, last) {
     const penalty = this.#penalty(this.#length);
     candidates.slice(0, this.rows).forEach(({ score, parent, token, logProb }, at) => {
       if (!ends[at]) return;
@@ -252,7 +264,7 @@ export class BeamSearch {
         token_ids: [...beam.tokens, token],
         log_probs: [...beam.logProbs, logProb],
         score: fround(score / penalty),
-        truncated: isCutOff(token, this.#length, this.#config),
+        cut_off: cutOff(token, this.#length, this.#config, last),
       });
     });
     this.#finished.sort((one, other) => other.score - one.score); // stable: the earlier first

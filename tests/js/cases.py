@@ -181,7 +181,7 @@ def _results() -> Iterator[Case]:
             about: Any = {
                 "image_size": (640, 479),
                 "convention": ("native", "microsoft")[number % 2],
-                "truncated": number % 5 == 4,
+                "cut_off": ("length", "time", "cancel")[number % 3] if number % 5 == 4 else None,
             }
             result = read_answer(task, pieces, text_input="x", **about)
             expected = result.to_json() | {

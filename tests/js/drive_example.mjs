@@ -1,9 +1,12 @@
 /**
  * Drives examples/browser in a real Chromium and prints what it shows, as JSON; Python judges it.
  *
- *     node drive_example.mjs '{"chromium", "url", "picture", "video", "out", "profile"}'
+ *     node drive_example.mjs '{"chromium", "url", "picture", "video", "out", "profile", "engine"}'
+ *
+ * `engine` is the package.json of the site's onnxruntime-web, which gets another version on the way.
  */
 
+import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { chromium } from "playwright-core";
 
@@ -60,7 +63,6 @@ async function ready(of = page) {
 
 /** A picture dropped on the page, as a visitor's mouse does it. */
 async function drop(file) {
-  const { readFile } = await import("node:fs/promises");
   const content = (await readFile(file)).toString("base64");
   const transfer = await page.evaluateHandle((base64) => {
     const bytes = Uint8Array.from(atob(base64), (each) => each.charCodeAt(0));
@@ -82,6 +84,17 @@ async function blockedState() {
   const state = await ready(blocked);
   await blocked.close();
   return state;
+}
+
+/** The engine's files that the browser has kept, by the name of the cache. */
+async function keptEngines() {
+  const kept = await page.evaluate(async () => {
+    const names = (await caches.keys()).filter((name) => name.includes("engine"));
+    const filesOf = async (name) => (await (await caches.open(name)).keys()).map(({ url }) => url);
+    return Promise.all(names.map(async (name) => [name, await filesOf(name)]));
+  });
+  const fileOf = (url) => url.split("/").at(-1);
+  return Object.fromEntries(kept.map(([name, urls]) => [name, urls.map(fileOf)]));
 }
 
 /** A picture whose first question is stopped, and another asked, while it is being looked at. */
@@ -121,6 +134,14 @@ try {
     await page.mouse.up();
   });
   await shoot("region");
+
+  // The engine is updated on the server.
+  const described = JSON.parse(await readFile(plan.engine, "utf8"));
+  seen.engines = [await keptEngines()];
+  await writeFile(plan.engine, JSON.stringify({ ...described, version: "99.0.0" }));
+  await page.reload();
+  await ready();
+  seen.engines.push(await keptEngines());
 
   // Offline: the same page again, from what the browser has kept.
   await page.request.get(`${plan.url}stop`).catch(() => {});

@@ -67,7 +67,7 @@ export const FUNCTIONS = {
     const agreed = configs.map(() => []);
     const asked = configs.map((config, at) => ({
       config: resolve(null, config, size),
-      stop: () => false,
+      stop: () => null,
       onTokens: (ids) => agreed[at].push([...ids]),
     }));
     const answers = await generateEach(new TableDecoder(scores), asked);

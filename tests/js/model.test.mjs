@@ -109,12 +109,12 @@ test("cancel and max_time end an answer as it is, truncated", async () => {
   let steps = 0;
   const { model } = await opened({ onStep: () => (steps += 1) === 3 && control.abort() });
   const cancelled = await model.run(picture(9), "CAPTION", { cancel: control.signal });
-  assert.equal(cancelled.status, "truncated");
+  assert.deepEqual([cancelled.status, cancelled.cut_off], ["truncated", "cancel"]);
   assert.equal(cancelled.token_ids.length, 4);
   const timed = await model.run(picture(9), "CAPTION", { options: { max_time: 1e-9 } });
-  assert.equal(timed.status, "truncated");
+  assert.deepEqual([timed.status, timed.cut_off], ["truncated", "time"]);
   const longest = await model.run(picture(9), "CAPTION", { options: { max_new_tokens: 5 } });
-  assert.equal(longest.status, "truncated");
+  assert.deepEqual([longest.status, longest.cut_off], ["truncated", "length"]);
   assert.equal(longest.token_ids.length, 6);
 });
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from florence_edge import Florence2
+from florence_edge.files import read_json
 from florence_edge.results import draw
 
 from ..serve.browser.camera_files import image_of, outlined_share, rgb_of, write_y4m
@@ -73,7 +74,10 @@ def example_site(folder: Path, bundle: Path) -> Path:
         if file.suffix in (".html", ".js", ".css"):
             shutil.copy(file, folder)
     (packages / "florence-edge").symlink_to(ROOT / "js")
-    (packages / "onnxruntime-web").symlink_to(HERE / "node_modules" / "onnxruntime-web")
+    engine = HERE / "node_modules" / "onnxruntime-web"
+    (packages / "onnxruntime-web").mkdir()
+    shutil.copy(engine / "package.json", packages / "onnxruntime-web")
+    (packages / "onnxruntime-web" / "dist").symlink_to(engine / "dist")
     (folder / "bundle").symlink_to(bundle)
     return folder
 
@@ -95,6 +99,7 @@ def test_the_example_answers_about_a_picture_a_camera_and_offline(
             "out": str(tmp_path),
             "profile": str(tmp_path / "profile"),
             "region": REGION,
+            "engine": str(tmp_path / "site/node_modules/onnxruntime-web/package.json"),
         }
         seen = json.loads(run_node([HERE / "drive_example.mjs", json.dumps(plan)], timeout=300))
     assert seen["complaints"] == [], seen
@@ -102,6 +107,9 @@ def test_the_example_answers_about_a_picture_a_camera_and_offline(
     assert "threads" in seen["state"]  # the service worker isolates the page, or the server
     assert ("threads" in seen["blockedState"]) == isolated
     assert seen["offlineState"] == seen["state"]
+    version = read_json(HERE / "node_modules/onnxruntime-web/package.json")["version"]
+    for kept, of_version in zip(seen["engines"], (version, "99.0.0"), strict=True):
+        assert kept == {f"florence-edge-engine-{of_version}": ["ort-wasm-simd-threaded.wasm"]}
     with Florence2.load(miniature_bundle, threads=1) as model:
         view = model.encode(picture)
         found = view.run("OD")
