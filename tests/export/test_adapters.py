@@ -17,6 +17,7 @@ from florence_edge_export.checkpoint.names import native_name
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
+safetensors = pytest.importorskip("safetensors.numpy")
 
 Arrays = dict[str, npt.NDArray[np.float32]]
 
@@ -153,3 +154,26 @@ def test_words_that_were_added_come_with_the_adapter(tiny_checkpoint: Path, tmp_
     merged = merge_adapters(read_checkpoint(tiny_checkpoint), [adapter])
     assert merged.config.text.vocab_size == words
     assert_equal(merged, expected)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"target_modules": ["lm_head", "shared", "q_proj"]}], ids=["whole", "both"]
+)
+@pytest.mark.slow
+def test_one_matrix_that_is_stored_under_two_names_counts_once(
+    settings: dict[str, Any], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    config = peft.LoraConfig(**{"r": 4, "target_modules": _ATTENTION, **settings})
+    trained = peft.get_peft_model(base_model(tiny_checkpoint), config)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for name, parameter in trained.named_parameters():
+            if "shared" in name or "lora_" in name:
+                parameter += 0.01 * torch.randn(parameter.shape, generator=generator)
+    folder = tmp_path / "adapter"
+    trained.save_pretrained(folder, save_embedding_layers=True)
+    stored = safetensors.load_file(folder / "adapter_model.safetensors")
+    whole = [name for name in stored if "lora_" not in name]
+    assert sum("shared" in name or "lm_head" in name for name in whole) > 1
+    merged = merge_adapters(read_checkpoint(tiny_checkpoint), [WeightedAdapter("a", folder)])
+    assert_equal(merged, merged_by_peft(tiny_checkpoint, folder))

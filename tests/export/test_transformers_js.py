@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,17 @@ from florence_edge.errors import BackendError, BundleError, RequestError
 from florence_edge.image import pixels
 from florence_edge.tasks import TASKS, Needs, prompt_for
 from florence_edge.tokenizer import Tokenizer
+from florence_edge_calibration.quantization.blockwise import linear_weight
 from florence_edge_calibration.quantization.dataset import scene_samples
 from florence_edge_export.bundle_writer import check_target
 from florence_edge_export.checkpoint.defaults import read_image_processing
 from florence_edge_export.cli import main
 from florence_edge_export.export import ExportOptions, read_source
 from florence_edge_export.transformers_js import layout
+from florence_edge_export.transformers_js.dtypes import named_linears
 from florence_edge_export.transformers_js.export import LayoutOptions, export_layout
 from florence_edge_export.transformers_js.layout import Dtype
+from florence_edge_export.transformers_js.observed import observe_inputs
 from florence_edge_export.transformers_js.ort_backend import Model, open_file, open_files
 from florence_edge_export.transformers_js.writer import Writer
 
@@ -208,6 +212,35 @@ def test_the_lookup_of_words_has_8_bits_in_q4(tiny_checkpoint: Path, tmp_path: P
     }
     files = [writer.write(dtype, layout.EMBED_TOKENS) for dtype in ("q4", "q8")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_what_linears_read_is_counted_and_4_bits_are_rounded_by_it(
+    tiny_checkpoint: Path, tiny_model: Florence2, tmp_path: Path
+) -> None:
+    source = read_source("tiny", tiny_checkpoint, ExportOptions())
+    folder = tmp_path / "new"
+    folder.mkdir()
+    writer = Writer(source, folder, first_step=False)
+    (sample,) = scene_samples(1, image_size=IMAGE_SIZE)
+    asked = replace(sample, prompts=sample.prompts[:1], truths=sample.truths[:1])
+    model = Model(source.size, source.image)
+    grams = observe_inputs(writer.float_graph, tiny_model.bundle, model, [asked], folder)
+    assert list(tmp_path.iterdir()) == [folder]  # nothing is left behind
+    for graph in (layout.VISION_ENCODER, layout.ENCODER, layout.DECODER):
+        linears = {name: linear_weight(node) for node, name in products(writer, graph)}
+        assert linears
+        for name, weight in linears.items():
+            assert grams[name].shape == (len(weight), len(weight))
+            np.testing.assert_allclose(grams[name], grams[name].T, rtol=1e-5)
+            assert np.diag(grams[name]).max() > 0
+    nearest = writer.write("q4", layout.ENCODER).read_bytes()
+    writer.grams = grams
+    assert writer.write("q4", layout.ENCODER).read_bytes() != nearest
+
+
+def products(writer: Writer, graph: str) -> list[tuple[Any, str]]:
+    found = named_linears(writer.float_graph(graph).graph)
+    return [(node, name) for node, name in found if node.op_type != "Gather"]
 
 
 def test_smaller_dtypes_are_smaller(folder: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from florence_edge_calibration.overflow import Lifted
 from florence_edge_calibration.quantization.agreement import Agreement
+from florence_edge_calibration.quantization.blockwise import INT8_ACTIVATIONS
 from florence_edge_export.transformers_js import layout
 from florence_edge_export.transformers_js.fidelity import DtypeFidelity, Fidelity, Recommended
 from florence_edge_export.transformers_js.gate import Gate, Passage
@@ -29,7 +30,10 @@ DECODER = {
     "language_model.decoder.layers.0.fc1": 140,
     "language_model.decoder.layers.0.fc2": 140,
 }
-ENCODER = {name: size for name, size in DECODER.items() if not name.endswith("shared")}
+ENCODER = {f"language_model.encoder.layers.0.self_attn.{name}_proj": 140 for name in "qk"}
+ENCODER |= {f"language_model.encoder.layers.0.{name}": 140 for name in ("fc1", "fc2")}
+# A model whose table of words is small beside its layers.
+SMALL = {**DECODER, "language_model.shared": 200}
 
 
 @pytest.mark.parametrize(
@@ -38,18 +42,34 @@ ENCODER = {name: size for name, size in DECODER.items() if not name.endswith("sh
         (4, VISION, ["the image projection", "the image projection and attention"]),
         (8, VISION, ["", "the image projection", "the image projection and attention"]),
         (4, ENCODER, ["", "attention"]),
-        (4, DECODER, ["", "the table of words"]),
-        (8, DECODER, ["", "the table of words"]),
+        (4, DECODER, ["", "the table of words", "the table of words and cross-attention"]),
+        (8, DECODER, ["", "the table of words", "the table of words and cross-attention"]),
+        (
+            4,
+            SMALL,
+            [
+                "",
+                "the table of words",
+                "the table of words and cross-attention",
+                "the table of words and cross-attention and attention",
+            ],
+        ),
         (8, {"language_model.shared": 390}, [""]),
     ],
 )
-def test_each_rung_is_another_and_half_of_the_weights_keep_their_bits(
+def test_each_rung_is_another_and_a_third_of_the_weights_keeps_its_bits(
     bits: Bits, linears: Mapping[str, int], words: list[str]
 ) -> None:
     usual, other, named = (FOUR, EIGHT, "8 bits") if bits == 4 else (EIGHT, None, "float")
     rungs = ladder(bits, linears)
     expected = [f"{bits} bits; {named}: {each}" if each else f"{bits} bits" for each in words]
+    if bits == 4:
+        last = rungs[-1]
+        assert (last.blocks, last.accuracy_level) == (rungs[-2].blocks, 0)
+        assert last.words == f"{expected[-1]}; inputs are not rounded"
+        rungs = rungs[:-1]
     assert [rung.words for rung in rungs] == expected
+    assert {rung.accuracy_level for rung in rungs} == {INT8_ACTIVATIONS}
     stored = [{name: rung.blocks.of(name) for name in linears} for rung in rungs]
     for forms, after in pairwise(stored):
         assert forms != after
@@ -57,7 +77,7 @@ def test_each_rung_is_another_and_half_of_the_weights_keep_their_bits(
     for forms in stored:
         assert set(forms.values()) <= {usual, other}
         kept = sum(linears[name] for name in linears if forms[name] == usual)
-        assert kept >= sum(linears.values()) / 2
+        assert kept >= sum(linears.values()) / 3
 
 
 def agreement(equal: int) -> Agreement:

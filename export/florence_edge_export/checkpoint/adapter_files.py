@@ -14,7 +14,7 @@ from typing import Any
 from florence_edge.errors import BundleError
 from florence_edge.files import from_json
 
-from .config import read_json
+from .config import checkpoint_in, read_json
 from .tensors import StoredTensor, read_tensors
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -118,9 +118,10 @@ def read_adapter(folder: Path) -> AdapterFiles:
     """
     path = folder / ADAPTER_CONFIG
     if not path.exists():
+        inside = checkpoint_in(folder)
         raise BundleError(
             f"{folder} has no {ADAPTER_CONFIG}, so it is not an adapter as peft saves it. Give the "
-            "folder that save_pretrained wrote."
+            f"folder that save_pretrained wrote{'.' if inside is None else f': {inside}'}"
         )
     raw = read_json(path)
     _check_kind(path, raw)

@@ -28,7 +28,7 @@ from .tensors import FloatArray, StoredTensor
 
 Change = Callable[[FloatArray], FloatArray]  # a weight as an adapter alone makes it
 
-_TIED = (SHARED, DECODER, ENCODER, HEAD)
+_TIED = (SHARED, ENCODER, DECODER, HEAD)  # in the order in which PyTorch loads them
 _SHOWN = 3
 
 
@@ -230,17 +230,20 @@ def _changes(
     grown: Set[str],
 ) -> list[tuple[str, Change]]:
     """What an adapter makes of tensors, by native name; none that earlier ones have `grown`."""
+    layers: dict[str, list[_Layer]] = {}  # that change a weight, by its name
     found: list[tuple[str, Change]] = []
-    for module, parts in adapter.modules.items():
+    apart = {f"{names[module]}.weight" for module in adapter.modules if _is_apart(adapter, module)}
+    for module in sorted(adapter.modules, key=lambda each: _place(names[each])):
+        parts = adapter.modules[module]
         weight, bias = f"{names[module]}.weight", f"{names[module]}.bias"
         layer = _Layer(adapter, module, parts)
         if layer.changes_weight:
             if weight in grown:
                 raise _apart(adapter)
-            alone = adapter.config.saves(module) and not adapter.config.ensure_weight_tying
             layer.check(weight, bases[weight].shape)
-            for name in [weight] if alone else _tied_with(weight, bases):
-                found.append((name, layer.weight))
+            tied = [weight] if weight in apart else set(_tied_with(weight, bases)) - apart
+            for name in tied:
+                layers.setdefault(name, []).append(layer)
         if "bias" in parts or "b_bias" in parts:
             if bias not in bases:
                 raise BundleError(
@@ -248,7 +251,35 @@ def _changes(
                     "Give the model that the adapter was trained on."
                 )
             found.append((bias, layer.bias))
-    return found
+    return [*found, *((name, _InTurn(tuple(of_name))) for name, of_name in layers.items())]
+
+
+def _is_apart(adapter: AdapterFiles, module: str) -> bool:
+    """Whether a module was trained whole, and no more tied to others, as in peft."""
+    return adapter.config.saves(module) and not adapter.config.ensure_weight_tying
+
+
+def _place(name: str) -> int:
+    """Where a module comes among those that may be one matrix."""
+    weight = f"{name}.weight"
+    return _TIED.index(weight) if weight in _TIED else -1
+
+
+@dataclass(frozen=True, slots=True)
+class _InTurn:
+    """What the modules of one adapter that are one matrix make of it, as peft does it.
+
+    Whole weights are loaded first, of which the last one stays; then each module adds its product.
+    """
+
+    layers: tuple["_Layer", ...]
+
+    def __call__(self, base: FloatArray) -> FloatArray:
+        for layer in self.layers:
+            base = layer.loaded(base)
+        for layer in self.layers:
+            base = layer.merged(base)
+        return base
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -300,10 +331,14 @@ class _Layer:
                 "model that the adapter was trained on."
             )
 
-    def weight(self, base: FloatArray) -> FloatArray:
-        """What this module alone makes of the weight."""
+    def loaded(self, base: FloatArray) -> FloatArray:
+        """The weight, or the whole one that the adapter has in its place."""
         if "weight" in self.parts and len(self.parts["weight"].shape) == base.ndim:
-            base = self.parts["weight"].load()
+            return self.parts["weight"].load()
+        return base
+
+    def merged(self, base: FloatArray) -> FloatArray:
+        """The weight with what this module adds to it."""
         if "tokens" in self.parts:
             rows = list(self.adapter.config.tokens_of(self.module) or ())
             base = base.copy()

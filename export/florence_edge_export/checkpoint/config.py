@@ -16,6 +16,9 @@ from florence_edge.contract import ModelSize
 from florence_edge.errors import BundleError, RequestError
 from florence_edge.files import from_json
 
+_CONFIG = "config.json"
+_OF_CHECKPOINTS = (_CONFIG, "adapter_config.json")
+
 PROMPT_ROOM = 32  # encoder positions that a prompt may need beside the image tokens
 
 # Far beyond any model of this architecture, and little enough to build graphs from in seconds.
@@ -141,7 +144,12 @@ def read_config(folder: Path) -> CheckpointConfig:
     Raises:
         BundleError: it is missing, not Florence-2, or lacks a number the graphs need.
     """
-    raw = read_json(folder / "config.json")
+    if not (folder / _CONFIG).exists() and (inside := checkpoint_in(folder)):
+        raise BundleError(
+            f"{folder} is not a checkpoint, but holds some, as a Trainer's output folder does. "
+            f"Name the one that is meant: {inside}"
+        )
+    raw = read_json(folder / _CONFIG)
     if raw.get("model_type") != "florence2":
         raise BundleError(
             f"{folder} holds a model of type {raw.get('model_type')!r}, expected 'florence2'. "
@@ -163,6 +171,17 @@ def read_config(folder: Path) -> CheckpointConfig:
             "the config.json of the checkpoint that this one was tuned from."
         ) from error
     return CheckpointConfig(layout=layout, vision=vision, text=text, raw=raw)
+
+
+def checkpoint_in(folder: Path) -> Path | None:
+    """The checkpoint or adapter in one of a Trainer's folders; of several the last one's."""
+
+    def steps(path: Path) -> int:
+        number = path.name.rpartition("-")[2]
+        return int(number) if number.isascii() and number.isdigit() else -1
+
+    found = [path for name in _OF_CHECKPOINTS for path in folder.glob(f"*/{name}")]
+    return max((path.parent for path in found), key=lambda path: (steps(path), path), default=None)
 
 
 def _layout(vision: Mapping[str, Any]) -> Layout:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
+from florence_edge_calibration import Float32s, Float64s
 from florence_edge_calibration.fp16 import convert_to_float16, with_layers
 from florence_edge_calibration.graph_edit import (
     Insertion,
@@ -24,10 +25,12 @@ from florence_edge_calibration.graph_edit import (
 )
 from florence_edge_calibration.quantization.blockwise import (
     BlockFormat,
+    BlockWeight,
     linear_weight,
     quantize_blocks,
     replace_with_matmul_nbits,
 )
+from florence_edge_calibration.quantization.gptq import quantize_by_inputs
 
 _WEIGHT = ".weight"
 _PLACES = {"MatMul": 1, "Gemm": 1, "Gather": 0}  # of the weight among a node's inputs
@@ -61,12 +64,20 @@ def to_float16(model: ir.Model, lifted: Collection[str] = ()) -> None:
     convert_to_float16(model, frozenset(), lifted=operators, exchanged=True)
 
 
-def to_blocks(model: ir.Model, blocks: Blocks, *, accuracy_level: int = 0) -> None:
+def to_blocks(
+    model: ir.Model,
+    blocks: Blocks,
+    grams: Mapping[str, Float64s] | None = None,
+    *,
+    accuracy_level: int = 0,
+) -> None:
     """Store the weights of a graph's products and its embedding in blocks, in place.
 
     Args:
         model: a float32 graph.
         blocks: which weights in which format.
+        grams: Gram matrices of what linears read, by name, where it was observed: weights of 4 bits
+            are rounded by them (gptq.py).
         accuracy_level: of MatMulNBits.
     """
     graph = model.graph
@@ -77,9 +88,16 @@ def to_blocks(model: ir.Model, blocks: Blocks, *, accuracy_level: int = 0) -> No
         if node.op_type == "Gather":
             _gather_from_blocks(graph, node, form.size)
         else:
-            weight = quantize_blocks(linear_weight(node), form)
+            weight = _in_blocks(linear_weight(node), form, (grams or {}).get(name))
             replace_with_matmul_nbits(graph, node, weight, accuracy_level=accuracy_level)
     drop_unused(graph)
+
+
+def _in_blocks(values: Float32s, form: BlockFormat, gram: Float64s | None) -> BlockWeight:
+    """A weight in blocks; in 8 bits nothing is left to gain from what it reads."""
+    if gram is None or form.bits != 4:
+        return quantize_blocks(values, form)
+    return quantize_by_inputs(values, form, gram)
 
 
 def named_linears(graph: ir.Graph) -> Iterator[tuple[ir.Node, str]]:

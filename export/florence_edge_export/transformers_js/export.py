@@ -2,6 +2,7 @@
 
     checkpoint       -> float32 bundle               the float model, whose answers count
     float32 bundle   -> what float16 cannot hold     find_overflow
+    float32 files    -> what their linears read      observe_inputs, to round 4 bits by
     dtype            -> four files                   write, rung by rung (gate.py)
     four files       -> outputs about probes         finite, and close in float32 and float16
     dtypes that hold -> which file of each graph     recommend
@@ -33,6 +34,7 @@ from florence_edge_calibration.quantization.dataset import (
     folder_samples,
     pictures_in,
     scene_samples,
+    split,
 )
 
 from ..bundle_writer import BundleSource, new_folder, write_contents
@@ -46,6 +48,7 @@ from .fidelity import DtypeFidelity, Fidelity, recommend
 from .gate import Gate, open_gate
 from .graphs import check_one_embedding
 from .layout import DTYPES, Dtype
+from .observed import observe_inputs
 from .ort_backend import Model, open_files
 from .writer import BITS, HALVES, Writer
 
@@ -59,10 +62,10 @@ _SAME = 0.1  # standard deviations that float32 may be off: it adds up in anothe
 class LayoutOptions:
     """What to make of a checkpoint in this layout; `image_size` None means the checkpoint's own.
 
-    `images` is a folder of pictures to judge by; None is for the miniature, which has scenes of
-    its own. `budget` bounds the share of positions, 0 to 1, that a task may lose; None leaves the
-    gate out. `first_step` adds decoder_model, which some open beside decoder_model_merged. `tasks`
-    are the checkpoint's own, beside the 15.
+    `images` is a folder of pictures to judge by, and to round 4 bits by; None is for the miniature,
+    which has scenes of its own. `budget` bounds the share of positions, 0 to 1, that a task may
+    lose; None leaves the gate out. `first_step` adds decoder_model, which some open beside
+    decoder_model_merged. `tasks` are the checkpoint's own, beside the 15.
     """
 
     dtypes: tuple[Dtype, ...] = DTYPES
@@ -143,13 +146,15 @@ def export_layout(model: str, folder: Path, output: Path, options: LayoutOptions
 
 def _write_dtypes(writer: Writer, floats: Bundle, model: Model, options: LayoutOptions) -> Fidelity:
     """The files of all dtypes that serve, and what each costs."""
-    samples = _samples(floats, options)
+    rounding, samples = _samples(floats, options)
     probes = make_probes(floats, samples)
     logger.info("Running the float model on %d pictures, to compare with", len(probes))
     seen = observe(floats, probes)
     if HALVES.intersection(options.dtypes):
         writer.lifted = find_overflow(floats, seen.records)
         log_lifted("overflows there", writer.lifted.layers())
+    if rounding:
+        writer.grams = observe_inputs(writer.float_graph, floats, model, rounding, writer.folder)
     compare = _Comparison(floats, model, probes, seen.outputs)
     found: dict[Dtype, DtypeFidelity] = {}
     with _opened_gate(writer, floats, model, samples, options) as gate:
@@ -269,13 +274,22 @@ def _opened_gate(
         writer.remove("fp32")
 
 
-def _samples(floats: Bundle, options: LayoutOptions) -> list[CalibrationSample]:
-    """Pictures to judge by: the folder's, or scenes of the miniature."""
+def _samples(
+    floats: Bundle, options: LayoutOptions
+) -> tuple[list[CalibrationSample], list[CalibrationSample]]:
+    """Pictures that 4 bits are rounded by, and others to judge by."""
+    rounds = any(BITS.get(dtype) == 4 for dtype in options.dtypes)
     if options.images is not None:
-        return folder_samples(options.images, _PICTURES, options.image_options)
-    if floats.model == MINIATURE:
-        return scene_samples(_PICTURES, image_size=floats.size.image_size)
-    return []
+        if not rounds:
+            return [], folder_samples(options.images, _PICTURES, options.image_options)
+        rounding, judging = split(
+            folder_samples(options.images, 4 * _PICTURES, options.image_options)
+        )
+        return rounding[::3], judging
+    if floats.model != MINIATURE:
+        return [], []
+    scenes = scene_samples(2 * _PICTURES, image_size=floats.size.image_size)
+    return scenes[_PICTURES:] if rounds else [], scenes[:_PICTURES]
 
 
 def _write_rest(folder: Path, source: BundleSource, fidelity: Fidelity, writer: Writer) -> None:

@@ -80,14 +80,10 @@ class EmbedTokens(Module):
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__("text_encoder")
-        self.embedding_scale = config.d_model**0.5 if config.scale_embedding else 1.0
-        self.shared = Embedding(config.vocab_size, config.d_model)
+        self.shared = Embedding(config)
 
     def forward(self, op: OpBuilder, inputs: Values) -> Values:
-        words = self.shared(op, inputs["input_ids"])
-        if self.embedding_scale != 1.0:
-            words = op.Mul(words, self.embedding_scale)
-        return {"inputs_embeds": words}
+        return {"inputs_embeds": self.shared(op, inputs["input_ids"])}
 
 
 class EncoderModel(Module):

@@ -3,13 +3,14 @@
 Found on the miniature: in blocks of 32 with 8 bits it answers as in float32
 (results/transformersjs/miniature.json). With 4 bits the projection from the vision encoder to the
 text's width loses most of what that encoder loses, so it has 8 bits always; then come the table
-of words that an answer's scores are products with, and attention. The table that words are looked
-up in has 8 bits always, too (see dtypes.py).
+of words that an answer's scores are products with, and attention: for their size, the decoder's
+cross-attention loses most, feed-forward layers least. The table that words are looked up in has 8
+bits always, too (see dtypes.py).
 """
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from florence_edge_calibration.quantization.blockwise import INT8_ACTIVATIONS, BlockFormat
@@ -19,30 +20,33 @@ from .dtypes import Blocks
 Bits = Literal[4, 8]
 
 EIGHT = BlockFormat(bits=8, size=32, negative_scales=True)
-FOUR = BlockFormat(bits=4, size=32, symmetric=False)
-# MatMulNBits rounds what it reads to int8, too: the only kernels for 8 bits on a CPU that are
-# faster than turning the weights back into floats.
-ACCURACY_LEVEL = INT8_ACTIVATIONS
+FOUR = BlockFormat(bits=4, size=16, symmetric=False)
 
 # What is stored more finely than the rest, in 8 bits instead of 4 or in float instead of 8, in this
 # order: each rung has what the ones before it have, too.
 _GROUPS = (
     ("the image projection", re.compile(r"image_projection$")),
     ("the table of words", re.compile(r"lm_head$|shared$")),
+    ("cross-attention", re.compile(r"encoder_attn\.")),
     ("attention", re.compile(r"_attn\.|\.proj$")),
 )
 _ALWAYS: dict[Bits, int] = {4: 1, 8: 0}  # the first so many are so on every rung
-# Of a graph's weights, at least those keep the bits of their dtype: with fewer it would be that
-# dtype by name only. So the decoder's attention, half of its layers, has no rung beside its table.
-_MIN_USUAL = 0.5
+# Of a graph's weights, at least a third keeps the bits of its dtype: with fewer it would be that
+# dtype by name only. So in base the decoder's attention has no rung beside its table of words.
+_MIN_USUAL = 1 / 3
 
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """How a graph is stored, and that in words, e.g. `4 bits; 8 bits: the image projection`."""
+    """How a graph is stored, and that in words, e.g. `4 bits; 8 bits: the image projection`.
+
+    MatMulNBits rounds what it reads to int8, too, where `accuracy_level` says so: the only kernels
+    for 8 bits on a CPU that are faster than turning the weights back into floats.
+    """
 
     blocks: Blocks
     words: str
+    accuracy_level: int = INT8_ACTIVATIONS
 
 
 def ladder(bits: Bits, linears: Mapping[str, int]) -> tuple[Rung, ...]:
@@ -52,7 +56,11 @@ def ladder(bits: Bits, linears: Mapping[str, int]) -> tuple[Rung, ...]:
         bits: of the dtype.
         linears: how many weights each linear of the graph has, by its name.
     """
-    return tuple(_rungs(bits, linears))
+    rungs = list(_rungs(bits, linears))
+    if bits == 4:  # what rounding the inputs costs is little, beside what 4 bits leave of a budget
+        words = f"{rungs[-1].words}; inputs are not rounded"
+        rungs.append(replace(rungs[-1], words=words, accuracy_level=0))
+    return tuple(rungs)
 
 
 def _rungs(bits: Bits, linears: Mapping[str, int]) -> Iterator[Rung]:

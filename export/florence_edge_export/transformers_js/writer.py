@@ -6,6 +6,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from florence_edge_calibration import Float64s
 from florence_edge_calibration.overflow import Lifted
 
 from ..bundle_writer import BundleSource
@@ -23,13 +24,15 @@ _MOST_INLINE = 1_900_000_000  # bytes of tensors in one file: protobuf ends at 2
 class Writer:
     """Writes the graphs of a checkpoint into a folder.
 
-    `lifted` is what float16 does not hold; dtypes that compute in it need it first. `external` has
-    the names of files whose tensors lie in `NAME_data` beside.
+    `lifted` is what float16 does not hold; dtypes that compute in it need it first. `grams` are of
+    what linears read, by name (observed.py); without them 4 bits are rounded by the weights alone.
+    `external` has the names of files whose tensors lie in `NAME_data` beside.
     """
 
     def __init__(self, source: BundleSource, folder: Path, *, first_step: bool) -> None:
         self.folder = folder
         self.lifted = Lifted()
+        self.grams: Mapping[str, Float64s] = {}
         self.external: set[str] = set()
         self._source = source
         self._graphs = (*layout.GRAPHS, layout.FIRST_STEP) if first_step else layout.GRAPHS
@@ -64,10 +67,10 @@ class Writer:
 
     def write(self, dtype: Dtype, graph: str, rung: int = 0) -> Path:
         """One file, at a rung of its dtype (see recipes.py); others have none."""
-        model = self._float(graph)
+        model = self.float_graph(graph)
         if dtype in BITS:
-            blocks = self._ladder(graph, BITS[dtype])[rung].blocks
-            to_blocks(model, blocks, accuracy_level=recipes.ACCURACY_LEVEL)
+            chosen = self._ladder(graph, BITS[dtype])[rung]
+            to_blocks(model, chosen.blocks, self.grams, accuracy_level=chosen.accuracy_level)
         if dtype in HALVES:
             to_float16(model, self.lifted.operators)
         path = self.folder / layout.file_of(graph, dtype)
@@ -95,12 +98,12 @@ class Writer:
 
     def _ladder(self, graph: str, bits: recipes.Bits) -> tuple[recipes.Rung, ...]:
         """How finely a graph may be stored."""
-        found = named_linears(self._float(graph).graph)
+        found = named_linears(self.float_graph(graph).graph)
         if graph == layout.EMBED_TOKENS:
             bits = 8  # in all dtypes in blocks
         return recipes.ladder(bits, {name: linear_size(node) for node, name in found})
 
-    def _float(self, graph: str) -> ir.Model:
+    def float_graph(self, graph: str) -> ir.Model:
         """A float32 graph of its own; building one takes longer than all that is done to it."""
         if graph not in self._built:
             self._built[graph] = build_graph(graph, self._source)

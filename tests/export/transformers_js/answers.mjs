@@ -13,5 +13,7 @@ const job = JSON.parse(readFileSync(process.argv[2], "utf8"));
 transformers.env.allowRemoteModels = false;
 transformers.env.localModelPath = dirname(job.folder);
 const found = await answerAll(transformers, basename(job.folder), job, readFileSync);
-const peak_bytes = process.resourceUsage().maxRSS * 1024;
+// maxRSS would be that of the process that started this one, if it was larger.
+const [, kilobytes] = /^VmHWM:\s+(\d+) kB/mu.exec(readFileSync("/proc/self/status", "utf8"));
+const peak_bytes = Number(kilobytes) * 1024;
 process.stdout.write(JSON.stringify({ ...found, peak_bytes }));
