@@ -1,4 +1,4 @@
-"""florence-calibrate: a float bundle's calibration table, and what int8 costs block by block."""
+"""florence-calibrate: a float bundle's calibration table, and what int8 and int4 cost by block."""
 
 import argparse
 import logging
@@ -8,8 +8,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tokenizers import Tokenizer as TokenizerFile
+
 from florence_edge import Florence2, __version__
-from florence_edge.bundle import Bundle, sha256
+from florence_edge.bundle import TOKENIZER, Bundle, sha256
 from florence_edge.command import parsed, plain, run_command
 from florence_edge.errors import FlorenceEdgeError, MissingPackageError, RequestError
 from florence_edge.extras import pip_install
@@ -17,7 +19,7 @@ from florence_edge.image_arguments import add_image_arguments, image_options_fro
 
 from .quantization.dataset import HOW_MANY, CalibrationSample, folder_samples, scene_samples, split
 from .quantization.range_selection import DEFAULT_METHOD, METHODS
-from .quantization.recipe import TARGETS
+from .quantization.recipe import INTEGER_PRECISIONS, TARGETS, Recipe, locations_from, pattern_of
 
 if TYPE_CHECKING:
     from .quantization.calibration_table import CalibrationTable
@@ -122,16 +124,22 @@ def _print_sensitivity(
 ) -> None:
     from .quantization.agreement import TeacherForcing
     from .quantization.dataset import no_progress
-    from .quantization.recipe import Recipe, pattern_of
     from .quantization.sensitivity import sweep
 
     with Florence2.load(bundle.folder) as model:
         teacher_forcing = TeacherForcing(
             model, samples[:_JUDGED_PICTURES], no_progress, max_new_tokens=_MAX_NEW_TOKENS
         )
-    recipe = Recipe(target=arguments.target, method=arguments.method)
+    tokenizer = TokenizerFile.from_file(str(bundle.folder / TOKENIZER))
+    recipe = Recipe(
+        target=arguments.target,
+        precision=arguments.precision,
+        method=arguments.method,
+        locations_from=locations_from(tokenizer, bundle.size.vocab_size),
+    )
     print(
-        "One block at a time in int8, all others float32. Error: of its graph's outputs, relative."
+        f"One block at a time in {recipe.precision}, all others float32. Error: of its graph's "
+        "outputs, relative."
     )
     print(
         f"Loss: of {teacher_forcing.positions} positions along the float model's answers to all "
@@ -168,6 +176,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--sensitivity", action="store_true", help="quantize one block at a time and print its cost"
     )
+    add("--precision", choices=INTEGER_PRECISIONS, default="int8", help="of --sensitivity")
     add("--target", choices=TARGETS, default="tensorrt", help="of --sensitivity")
     add("--method", choices=METHODS, default=DEFAULT_METHOD, help="of --sensitivity")
     add_image_arguments(parser)

@@ -90,7 +90,7 @@ class LinearNode:
 
 
 def find_linears(graph: ir.Graph) -> list[LinearNode]:
-    """All linears that int8 can serve, in the order of the graph."""
+    """All linears that can be quantized, in the order of the graph."""
     return [LinearNode(node) for node in graph if _is_linear(node)]
 
 

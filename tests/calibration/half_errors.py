@@ -44,7 +44,7 @@ class Kind:
         return folder
 
 
-# Some four times of what is measured: see half_errors.json.
+# Twice to five times what is measured: see half_errors.json.
 KINDS = {
     "tiny": Kind(0.02),
     "tiny, outliers of 50": Kind(0.06, outliers=50),

@@ -230,7 +230,9 @@ def test_wrong_usage_ends_with_status_2(arguments: list[str], capsys: Capture) -
     assert "usage: florence-calibrate" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("precision", recipe.INTEGER_PRECISIONS)
 def test_sensitivity_prints_a_line_for_each_block_that_keep_understands(
+    precision: recipe.IntegerPrecision,
     floats: Bundle,
     table: CalibrationTable,
     pictures: Path,
@@ -256,10 +258,12 @@ def test_sensitivity_prints_a_line_for_each_block_that_keep_understands(
     monkeypatch.setattr(cli, "_MAX_NEW_TOKENS", 3)
     arguments = [str(floats.folder), str(pictures), "--sensitivity", "--target", "cpu"]
     arguments += ["--calibration", str(tmp_path / "t.json"), "--method", "minmax"]
+    arguments += ["--precision", precision] if precision == "int4" else []
     assert main(arguments) == 0
     (call,) = swept
-    assert call[2] == recipe.Recipe(target="cpu", method="minmax")
+    assert call[2] == recipe.Recipe(target="cpu", precision=precision, method="minmax")
     lines = capsys.readouterr().out.splitlines()
+    assert f"One block at a time in {precision}, " in "\n".join(lines)
     (header,) = (place for place, line in enumerate(lines) if line.startswith("--keep pattern"))
     assert lines[header].split()[2:] == ["error", "loss", "equal", "saved"]
     rows = [line.split() for line in lines[header + 1 :]]

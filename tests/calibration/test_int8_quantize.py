@@ -14,8 +14,7 @@ import pytest
 
 from florence_edge import contract
 from florence_edge.bundle import Bundle
-from florence_edge_calibration.fp16 import convert_to_float16
-from florence_edge_calibration.graph_edit import drop_unused, find_linears
+from florence_edge_calibration.graph_edit import find_linears
 from florence_edge_calibration.quantization.calibration_table import CalibrationTable
 from florence_edge_calibration.quantization.dataset import CalibrationSample
 from florence_edge_calibration.quantization.equalize import choose
@@ -27,10 +26,8 @@ from florence_edge_calibration.quantization.quantize import (
 )
 from florence_edge_calibration.quantization.range_selection import limit_by_minmax
 from florence_edge_calibration.quantization.recipe import Recipe
-from florence_edge_calibration.quantization.scales import quantize_weight
 from florence_edge_calibration.quantization.weight_only import (
     quantize_dynamically,
-    quantize_embedding,
     quantize_weights,
 )
 from florence_edge_export.bundle_writer import save_graphs
@@ -438,48 +435,6 @@ def test_outputs_keep_their_names_and_nothing_unused_is_left() -> None:
         assert [value.name for value in model.graph.outputs] == ["y"]
         assert "fc.weight" not in model.graph.initializers
         assert all(value.uses() for value in model.graph.initializers.values())
-
-
-@pytest.mark.parametrize(("words", "rows"), [(13, 16), (16, 16)])
-@pytest.mark.parametrize("float16", [False, True])
-def test_an_embedding_is_padded_to_whole_rows_and_gives_the_scores_of_words_alone(
-    words: int, rows: int, float16: bool
-) -> None:
-    """TensorRT would pad the whole of it at each step, in float16."""
-    random = np.random.default_rng(0)
-    table = random.standard_normal((words, 8)).astype(np.float32)
-    bias = random.standard_normal(words).astype(np.float32)
-    model = ir.from_onnx_text(
-        '<ir_version: 9, opset_import: ["" : 20]> g (float[N, 8] x, int64[M] ids, '
-        f"float[{words}, 8] w, float[{words}] b) => (float[N, {words}] y, float[M, 8] found) "
-        "{ z = Gemm<transB = 1>(x, w, b) y = LogSoftmax(z) found = Gather(w, ids) }"
-    )
-    graph = model.graph
-    named = {"w": ("decoder.shared.weight", table), "b": ("decoder.final_logits_bias", bias)}
-    for value in list(graph.inputs)[2:]:
-        name, values = named[str(value.name)]
-        graph.inputs.remove(value)
-        value.name = name
-        value.const_value = ir.tensor(values, name=name)
-        graph.register_initializer(value)
-    for node in graph:
-        node.name = f"decoder/{node.op_type}"
-        node.outputs[0].dtype = FLOAT
-    quantize_embedding(graph, "decoder.shared")
-    drop_unused(graph)
-    if float16:
-        convert_to_float16(model, frozenset({"y", "found"}))
-    tables = [each for each in graph.initializers.values() if each.dtype == INT8]
-    assert {tuple(constant(each).shape) for each in tables} == {(rows, 8)}
-    x, ids = random.standard_normal((5, 8)).astype(np.float32), np.array([0, 12])
-    feeds = {"x": x.astype(np.float16) if float16 else x, "ids": ids}
-    y, found = open_session(model, Path(), threads=1).run(None, feeds)
-    stored = quantize_weight(table, 0)
-    rounded = stored.values * stored.scales[:, None]
-    scores = x @ rounded.T + bias
-    expected = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
-    np.testing.assert_allclose(y, expected, atol=2e-2 if float16 else 1e-4)
-    np.testing.assert_allclose(found, rounded[ids], atol=2e-3 if float16 else 1e-5)
 
 
 # --- every processor

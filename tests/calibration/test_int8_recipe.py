@@ -26,6 +26,7 @@ from ..export import stubs
 
 FLOAT, HALF, INT8 = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT8
 EMBEDDING = "decoder.shared"
+POSITIONS = "decoder.embed_positions"
 
 
 def made(
@@ -60,6 +61,8 @@ def test_everything_is_quantized_that_is_not_kept(
         expected = INT8
         if target == "cpu" and name.endswith(".conv"):
             expected = FLOAT
+        elif name.endswith(".embed_positions"):
+            expected = FLOAT if target == "cpu" else HALF
         elif target == "tensorrt" and not name.startswith(("decoder.", "text_encoder.shared")):
             expected = HALF
         assert stored_as(found, name) == {expected}, name
@@ -234,6 +237,7 @@ def test_every_layer_is_in_one_block(names: list[str]) -> None:
             "vision_encoder.blocks.2.4.channel_block.ffn.*",
         ),
         (EMBEDDING, EMBEDDING, EMBEDDING),
+        (POSITIONS, POSITIONS, POSITIONS),
     ],
 )
 def test_blocks_are_called_as_the_checkpoint_calls_them(

@@ -17,6 +17,7 @@ from florence_edge_calibration.quantization.dataset import CalibrationSample, no
 from florence_edge_calibration.quantization.quantize import layer_names
 from florence_edge_calibration.quantization.recipe import (
     FloatPrecision,
+    KeptPrecision,
     Recipe,
     Target,
     pattern_of,
@@ -59,7 +60,7 @@ def test_every_block_of_every_graph_is_swept_once(
 ) -> None:
     monkeypatch.setattr(sensitivity._FloatGraphs, "compare", lambda *_, timed: (0.5, 0.25))
     monkeypatch.setattr(sensitivity, "quantize_graph", lambda *_: [])
-    blocks = blocks_of(floats)
+    blocks = blocks_of(floats, Recipe(target="portable"))
     for_gpus = blocks_of(floats, Recipe(target="tensorrt"))
     assert not for_gpus["vision_encoder"]  # float16 there
     assert for_gpus["text_encoder"] == ["text_encoder.shared"]
@@ -68,6 +69,11 @@ def test_every_block_of_every_graph_is_swept_once(
     found = list(sweep(floats, table, Recipe(target="portable"), samples[:1]))
     assert [(each.graph, each.block) for each in found] == expected
     assert len(set(expected)) == len(expected) > 30
+    positions = {"text_encoder.embed_positions", "decoder.embed_positions"}  # int4's alone
+    int4 = blocks_of(floats, Recipe(target="portable", precision="int4"))
+    assert {block for graph in int4.values() for block in graph} - {
+        block for _, block in expected
+    } == positions
     assert {(each.error, each.saved) for each in found} == {(0.5, 0.25)}
 
 
@@ -96,16 +102,26 @@ def test_the_decoder_is_compared_at_all_kinds_of_tokens(
 
 
 def test_only_the_block_is_quantized(floats: Bundle) -> None:
-    for graph, blocks in blocks_of(floats).items():
+    for graph, blocks in blocks_of(floats, Recipe(target="portable")).items():
         model = ir.load(floats.graph_file(graph))
         names = layer_names(model.graph)
         for block in blocks:
             alone = _only(block, model, Recipe(target="portable"))
-            assert alone is not None
             assert not alone.float16
             quantized = [name for name in names if alone.kept_as(name) is None]
             whole = Recipe(target="portable", kept={pattern_of(block): "fp32"})
             assert quantized == [name for name in names if whole.kept_as(name) is not None]
+
+
+def test_a_position_table_is_a_block_of_int4(
+    floats: Bundle, table: CalibrationTable, samples: list[CalibrationSample]
+) -> None:
+    kept: dict[str, KeptPrecision] = {"vision_encoder.*": "fp32", "text_encoder.*": "fp32"}
+    kept |= {"decoder.layers.*": "fp32", "decoder.shared": "fp32"}
+    recipe = Recipe(target="portable", precision="int4", kept=kept)
+    (found,) = sweep(floats, table, recipe, samples[:1])
+    assert (found.graph, found.block) == (contract.DECODER, "decoder.embed_positions")
+    assert 0 < found.error < 0.2
 
 
 def test_what_the_recipe_keeps_is_left_out(swept: list[Sensitivity]) -> None:
@@ -126,8 +142,8 @@ def test_one_block_can_be_left_to_sweep(
 
 
 def all_but(block: str, bundle: Bundle) -> dict[str, FloatPrecision]:
-    names = [name for blocks in blocks_of(bundle).values() for name in blocks if name != block]
-    return {pattern_of(name): "fp32" for name in names}
+    blocks = blocks_of(bundle, Recipe(target="portable")).values()
+    return {pattern_of(name): "fp32" for graph in blocks for name in graph if name != block}
 
 
 def test_outliers_show_in_their_blocks_where_they_are_not_evened_out(

@@ -19,16 +19,16 @@ from florence_edge_calibration.graph_edit import (
     find_linears,
 )
 from florence_edge_calibration.quantization.calibration_table import CalibrationTable
+from florence_edge_calibration.quantization.embedding import (
+    embedding_names,
+    quantize_embedding_by_rows,
+)
 from florence_edge_calibration.quantization.equalize import Choice, FoldTarget
 from florence_edge_calibration.quantization.histogram import BINS, ChannelHistogram
 from florence_edge_calibration.quantization.quantize import quantize_graph, quantize_qdq
 from florence_edge_calibration.quantization.recipe import Recipe
 from florence_edge_calibration.quantization.scales import quantize_weight
-from florence_edge_calibration.quantization.weight_only import (
-    embedding_names,
-    quantize_embedding,
-    quantize_weights,
-)
+from florence_edge_calibration.quantization.weight_only import quantize_weights
 
 Change = Callable[[str, ir.Model], None]
 Chosen = Callable[[LinearNode], bool]
@@ -63,7 +63,7 @@ def qdq(name: str, model: ir.Model, *, islands: bool) -> None:
     if not islands:
         quantize_qdq(model.graph, _choices(model.graph, _all))
     for embedding in embedding_names(model.graph):
-        quantize_embedding(model.graph, embedding)
+        quantize_embedding_by_rows(model.graph, embedding)
     convert_to_float16(model, SCORES, kept=(*KEPT_IN_FLOAT32, *kept))
 
 

@@ -179,14 +179,19 @@ def test_unreadable_pictures_are_named(tiny_checkpoint: Path, tmp_path: Path) ->
 
 
 _MOMENTS = [
-    ("florence_edge_export.bundle_writer", "save_graphs", "SIGTERM"),  # of the float bundle
     ("florence_edge_export.quantization.export", "calibrate", "SIGINT"),
+    ("florence_edge_export.bundle_writer", "save_graphs", "SIGTERM"),  # of the float bundle
     ("florence_edge_export.quantization.export", "quantize", "SIGTERM"),
     ("florence_edge_export.bundle_writer", "write_manifest", "SIGINT"),
 ]
+_FIRST_AND_OTHERS = [_MOMENTS[0], *(pytest.param(*m, marks=pytest.mark.slow) for m in _MOMENTS[1:])]
 
 
-@pytest.mark.parametrize(("module", "point", "kind"), _MOMENTS, ids=lambda x: x.rpartition(".")[2])
+@pytest.mark.parametrize(
+    ("module", "point", "kind"),
+    _FIRST_AND_OTHERS,
+    ids=lambda x: x.rpartition(".")[2],
+)
 def test_a_stopped_export_leaves_what_was_there(
     tiny_checkpoint: Path,
     tiny_bundle: Path,
@@ -210,6 +215,7 @@ def test_a_stopped_export_leaves_what_was_there(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_stopped_leaves_nothing_either(
     tiny_checkpoint: Path, pictures: Path, tmp_path: Path
 ) -> None:

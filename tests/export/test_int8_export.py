@@ -27,6 +27,7 @@ from florence_edge_export.quantization import export as int8_export
 from florence_edge_export.quantization import gate
 from florence_edge_export.quantization.export import QuantizationOptions, _samples
 
+from ..helpers.made_once import made_once
 from . import folders
 
 JUDGED, FEW, BUDGET = 4, 500, 0.2  # a task has a few positions only, of which one may turn
@@ -54,15 +55,14 @@ def tiny_int8(
     tiny_checkpoint: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[Target, Bundle]:
     """Random weights: their answers mean nothing, so there is no gate."""
-    folder = tmp_path_factory.mktemp("int8")
-    return {
-        target: export_tiny(
-            tiny_checkpoint,
-            folder / target,
-            QuantizationOptions(target=target, images=pictures, budget=None),
-        )
-        for target in TARGETS
-    }
+
+    def make(folder: Path) -> None:
+        for target in TARGETS:
+            options = QuantizationOptions(target=target, images=pictures, budget=None)
+            export_tiny(tiny_checkpoint, folder / target, options)
+
+    folder = made_once(tmp_path_factory, "tiny-int8", make)
+    return {target: Bundle.load(folder / target) for target in TARGETS}
 
 
 @pytest.fixture(scope="module", params=TARGETS)
@@ -90,11 +90,13 @@ def miniature(
     few_judging_scenes: None, target: Target, tmp_path_factory: pytest.TempPathFactory
 ) -> Bundle:
     """The miniature, judged."""
-    output = tmp_path_factory.mktemp("miniature") / target
     options = QuantizationOptions(target=target, samples=8, budget=BUDGET)
     chosen = ExportOptions(precision="int8", quantization=options)
-    export(MINIATURE, find_checkpoint(MINIATURE), output, chosen)
-    return Bundle.load(output)
+
+    def make(folder: Path) -> None:
+        export(MINIATURE, find_checkpoint(MINIATURE), folder, chosen)
+
+    return Bundle.load(made_once(tmp_path_factory, f"miniature-int8-{target}", make))
 
 
 # --- the bundle
@@ -292,6 +294,7 @@ def test_a_table_of_another_checkpoint_is_refused_and_nothing_written(
     assert not list((tmp_path / "out").iterdir())
 
 
+@pytest.mark.slow
 def test_another_method_gives_other_scales(
     tiny_int8: dict[Target, Bundle], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -17,7 +17,13 @@ from florence_edge.errors import BundleError
 from florence_edge_calibration.quantization import agreement as agreement_module
 from florence_edge_calibration.quantization.agreement import Agreement, Judged
 from florence_edge_calibration.quantization.dataset import scene_samples
-from florence_edge_calibration.quantization.recipe import Recipe, pattern_of
+from florence_edge_calibration.quantization.recipe import (
+    IntegerPrecision,
+    KeptPrecision,
+    Recipe,
+    Target,
+    pattern_of,
+)
 from florence_edge_calibration.quantization.sensitivity import Sensitivity
 from florence_edge_export.checkpoint.loader import MINIATURE, find_checkpoint
 from florence_edge_export.export import ExportOptions, export
@@ -74,7 +80,7 @@ class Scripted:
         self.written: list[int] = []
 
     def lifted(self, recipe: Recipe) -> int:
-        lifted = [name for name in self.blocks if pattern_of(name) in recipe.kept]
+        lifted = [name for name in self.blocks if pattern_of(name) in recipe.finer]
         assert lifted == self.blocks[: len(lifted)]  # the most sensitive first
         return len(lifted)
 
@@ -140,8 +146,9 @@ def test_a_budget_that_half_of_the_blocks_do_not_hold_fails(
     lost = "0.5000" if blocks > 1 else "0.4000"  # of one block, half is none
     message = (
         rf"OD loses {lost} of its positions, where the budget is 0.01, even with the "
-        rf"{blocks // 2} most sensitive of {blocks} blocks in float. .*--budget.*--precision fp16.*"
-        "florence-calibrate --sensitivity"
+        rf"{blocks // 2} most sensitive of {blocks} blocks finer. "
+        r".*--budget.*--precision, such as fp16.*"
+        "florence-calibrate --sensitivity, with the same --precision"
     )
     with pytest.raises(BundleError, match=message):
         scripted.run()
@@ -154,6 +161,52 @@ def test_what_the_user_keeps_stays_kept_as_it_was() -> None:
     assert lifted.kept_as("text_encoder.layers.1.fc2") == "fp16"
     assert lifted.kept_as("text_encoder.layers.11.fc2") is None
     assert RECIPE.kept == {"decoder.shared": "fp32"}
+
+
+def test_what_the_user_keeps_in_int8_is_lifted_to_float() -> None:
+    kept: dict[str, KeptPrecision] = {"decoder.layers.0.*": "int8", "decoder.layers.1.fc2": "fp32"}
+    recipe = Recipe(target="portable", precision="int4", kept=kept)
+    assert recipe.kept_as("decoder.layers.0.fc1") is None
+    lifted = lift(recipe, ["decoder.layers.0.fc", "decoder.layers.1.fc"])
+    assert lifted.kept_as("decoder.layers.0.fc1") == "fp16"
+    assert lifted.kept_as("decoder.layers.0.self_attn.q_proj") is None  # as it was
+    assert lifted.bits_of("decoder.layers.0.self_attn.q_proj") == 8
+    assert lifted.kept_as("decoder.layers.1.fc1") is None
+    assert lifted.bits_of("decoder.layers.1.fc1") == 8
+    assert lifted.kept_as("decoder.layers.1.fc2") == "fp32"  # and is no coarser for it
+
+
+@pytest.mark.parametrize("block", ["decoder.shared", "text_encoder.shared"])
+@pytest.mark.parametrize(
+    ("pattern", "expected"), [("decoder.shared", None), ("text*.shared", None), ("*", "fp16")]
+)
+def test_an_embedding_of_which_a_part_is_kept_in_int8_is_stored_once(
+    block: str, pattern: str, expected: str | None
+) -> None:
+    recipe = Recipe(target="portable", precision="int4", kept={pattern: "int8"})
+    lifted = lift(recipe, [block])
+    for name in ("decoder.shared", "text_encoder.shared"):
+        assert lifted.kept_as(name) == expected
+        assert lifted.bits_of(name) == 8 or expected
+
+
+@pytest.mark.parametrize(("target", "kept"), [("portable", "fp16"), ("cpu", "fp32")])
+def test_position_tables_are_int8_already_and_return_to_float(target: Target, kept: str) -> None:
+    recipe = Recipe(target=target, precision="int4")
+    lifted = lift(recipe, ["decoder.embed_positions"])
+    assert recipe.kept_as("decoder.embed_positions") is None
+    assert lifted.kept_as("decoder.embed_positions") == kept
+    assert lifted.kept_as("text_encoder.embed_positions") is None
+
+
+@pytest.mark.parametrize(("precision", "kept"), [("int8", "fp16"), ("int4", None)])
+def test_the_embedding_returns_in_both_text_models(
+    precision: IntegerPrecision, kept: str | None
+) -> None:
+    lifted = lift(Recipe(target="portable", precision=precision), ["decoder.shared"])
+    for name in ("decoder.shared", "text_encoder.shared"):
+        assert lifted.kept_as(name) == kept
+        assert lifted.bits_of(name) == 8
 
 
 def test_lifted_blocks_are_float32_on_the_cpu() -> None:
@@ -273,7 +326,7 @@ def test_progress_is_told_every_quarter_of_a_minute_with_the_time_left(
 def test_blocks_are_ranked_by_their_errors(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    errors = {"a": 0.1, "b": 0.7, "c": 0.3}
+    errors = {"a": 0.1, "b": 0.7, "decoder.shared": 0.2, "c": 0.3, "text_encoder.shared": 0.4}
     asked: list[Sequence[Any]] = []
 
     def sweep(*arguments: Any) -> Iterator[Sensitivity]:
@@ -288,8 +341,8 @@ def test_blocks_are_ranked_by_their_errors(
     nothing: Any = None
     samples: Any = ["one", "two", "three"]
     gate = Gate(model=model, teacher=nothing, table=nothing, samples=samples, budget=0.0)
-    assert gate.rank_blocks(RECIPE) == ["b", "c", "a"]
-    assert caplog.messages == ["Ranking: 3 of 3 blocks"]
+    assert gate.rank_blocks(RECIPE) == ["b", "text_encoder.shared", "c", "a"]  # one embedding
+    assert caplog.messages == ["Ranking: 5 of 5 blocks"]
     assert asked == [("floats", None, RECIPE, ["one", "two"])]
 
 
@@ -348,6 +401,7 @@ def test_a_bundle_with_lifted_blocks_says_so(
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
+@pytest.mark.slow
 def test_a_budget_that_cannot_be_held_leaves_nothing(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -357,7 +411,7 @@ def test_a_budget_that_cannot_be_held_leaves_nothing(
     monkeypatch.setattr(Gate, "rank_blocks", lambda *_: list(_RANKED))
     monkeypatch.setattr(Gate, "check_trained", lambda *_: None)
     monkeypatch.setattr(Judged, "holds", lambda *_: False)
-    with pytest.raises(BundleError, match="even with the 2 most sensitive of 4 blocks in float"):
+    with pytest.raises(BundleError, match="even with the 2 most sensitive of 4 blocks finer"):
         export_miniature(tmp_path / "b", 0.01, tiny_checkpoint)
     assert not list(tmp_path.iterdir())
 

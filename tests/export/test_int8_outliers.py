@@ -1,4 +1,4 @@
-"""int8 of a model with planted outliers: what it costs, and what the gate returns to float.
+"""int8 and int4 of a model with planted outliers: what they cost, and what the gate returns.
 
 With FLORENCE_EDGE_RECORD=1, what was found is written to results/int8/outliers.json.
 """
@@ -10,12 +10,20 @@ from typing import Any
 
 import pytest
 
-from florence_edge.bundle import FIDELITY
+from florence_edge.bundle import FIDELITY, Bundle
 from florence_edge.errors import BundleError
 from florence_edge_calibration.miniature.evaluate import CHECKPOINT
-from florence_edge_calibration.quantization.recipe import TARGETS, Target
+from florence_edge_calibration.quantization.dataset import no_progress, scene_samples
+from florence_edge_calibration.quantization.observer import calibrate
+from florence_edge_calibration.quantization.recipe import (
+    INTEGER_PRECISIONS,
+    TARGETS,
+    IntegerPrecision,
+    Recipe,
+    Target,
+)
 from florence_edge_export.export import ExportOptions, export
-from florence_edge_export.quantization.export import TABLE, QuantizationOptions
+from florence_edge_export.quantization.export import QuantizationOptions
 
 from ..helpers.circumstances import circumstances
 
@@ -34,56 +42,64 @@ PICTURES = 64  # to calibrate with
 CLOSE = 0.05  # by truth, free-running on 64 scenes: polygons are that noisy
 
 
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the checkpoint, and its calibration table."""
+    folder = tmp_path_factory.mktemp("outliers")
+    plant_outliers(CHECKPOINT, folder / "checkpoint")
+    export("miniature", folder / "checkpoint", folder / "fp32", ExportOptions())
+    floats = Bundle.load(folder / "fp32")
+    samples = scene_samples(PICTURES, image_size=floats.size.image_size)
+    calibrate(floats, samples, no_progress).save(folder / "calibration.json")
+    return folder
+
+
 def export_planted(
-    checkpoint: Path, target: Target, output: Path, table: Path | None
+    planted: Path, precision: IntegerPrecision, target: Target, output: Path
 ) -> dict[str, Any]:
     """What its gate found of a target, or why there is no bundle."""
-    quantization = QuantizationOptions(target=target, samples=PICTURES, budget=BUDGET, table=table)
+    calibrates = Recipe(target=target, precision=precision).rounds_activations
+    quantization = QuantizationOptions(
+        target=target,
+        samples=PICTURES,
+        budget=BUDGET,
+        table=planted / "calibration.json" if calibrates else None,
+    )
+    options = ExportOptions(precision=precision, quantization=quantization)
     try:
-        export(
-            "miniature",
-            checkpoint,
-            output,
-            ExportOptions(precision="int8", quantization=quantization),
-        )
+        export("miniature", planted / "checkpoint", output, options)
     except BundleError as error:
         return {"refused": str(error)}
-    return found_of(output)
-
-
-def found_of(bundle: Path) -> dict[str, Any]:
-    found = json.loads((bundle / FIDELITY).read_text())["against_float"]
+    found = json.loads((output / FIDELITY).read_text())["against_float"]
     return {"gate": found["gate"], "tasks": found["tasks"]}
 
 
-def record(found: dict[str, Any]) -> None:
+def record(precision: IntegerPrecision, target: Target, found: dict[str, Any]) -> None:
+    """Put one bundle's figures into the file, and keep those of the others."""
+    stored = json.loads(RECORD.read_text("utf-8")) if RECORD.exists() else {}
+    bundles = {**stored.get("bundles", {}), f"{precision}, {target}": found}
+    names = [f"{each}, {of}" for each in INTEGER_PRECISIONS for of in TARGETS]
     content = {
         "command": COMMAND,
         **circumstances("onnxruntime", "numpy"),
         "planted": f"{', '.join(KINDS)}; {FACTOR:g} times as large, float32's answers unchanged",
-        "targets": found,
+        "bundles": {name: bundles[name] for name in names if name in bundles},
     }
     RECORD.write_text(json.dumps(content, indent=1) + "\n")
 
 
 @pytest.mark.slow
-def test_the_gate_finds_what_outliers_cost(tmp_path: Path) -> None:
-    planted = tmp_path / "planted"
-    plant_outliers(CHECKPOINT, planted)
-    found: dict[str, Any] = {}
-    table = None
-    for target in ("portable", "cpu", "tensorrt"):
-        output = tmp_path / target
-        kept = None if target == "tensorrt" else table
-        found[target] = export_planted(planted, target, output, kept)
-        if (output / TABLE).exists():
-            table = output / TABLE
-    assert set(found) == set(TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("precision", INTEGER_PRECISIONS)
+def test_the_gate_finds_what_outliers_cost(
+    precision: IntegerPrecision, target: Target, planted: Path, tmp_path: Path
+) -> None:
+    found = export_planted(planted, precision, target, tmp_path / "bundle")
     if "FLORENCE_EDGE_RECORD" in os.environ:
-        record(found)
-    assert "refused" not in found["tensorrt"]  # which rounds no activation
-    for each in found.values():
-        for task in each.get("tasks", {}).values():
-            assert task["loss"] <= BUDGET
-            truth = task["against_truth"]
-            assert truth["int8"] >= truth["float"] - CLOSE
+        record(precision, target, found)
+    if (precision, target) == ("int8", "tensorrt"):
+        assert "refused" not in found  # which rounds no activation
+    for task in found.get("tasks", {}).values():
+        assert task["loss"] <= BUDGET
+        truth = task["against_truth"]
+        assert truth[precision] >= truth["float"] - CLOSE

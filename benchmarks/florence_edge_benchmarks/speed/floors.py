@@ -18,19 +18,15 @@ _WEIGHT_BYTES = {
     **{"int8": 1.0, "int8 weights": 1.0},
     "int4": 0.5625,  # and a float16 scale for each 32
 }
-_HEAD_BYTES = {"int4": 1.0}  # the embedding is int8 there
 _FEED_FORWARD = 4  # times d_model, in both published sizes (their config.json)
 
 
 def floors_of(bundle: Bundle, precision: str) -> Floors:
     """The floors of a bundle's model with weights of this precision."""
     size = bundle.size
-    head = size.vocab_size * size.d_model
-    a_weight = _WEIGHT_BYTES.get(precision, 4.0)
-    of_layers = (decoder_weights(size) - head) * a_weight
     return Floors(
         vision_flop=_VISION_FLOP.get((size.d_model, size.image_size)),
-        step_bytes=of_layers + head * _HEAD_BYTES.get(precision, a_weight),
+        step_bytes=decoder_weights(size) * _WEIGHT_BYTES.get(precision, 4.0),
     )
 
 

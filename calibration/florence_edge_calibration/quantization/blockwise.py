@@ -29,7 +29,7 @@ INT8_ACTIVATIONS = 4  # MatMulNBits' accuracy_level: rows of the input are round
 _SHARES = (0.8, 0.86, 0.9, 0.93, 0.96, 1.0, 1.04, 1.08, 1.12, 1.16, 1.21, 1.27, 1.35)
 _MIN_HALF = np.float32(2.0**-24)  # float16's smallest number
 _CHUNK = 1 << 18  # weights at a time: what a core's cache holds
-_BLOCKS_OPSET = 21  # the first whose DequantizeLinear has blocks
+BLOCKS_OPSET = 21  # the first whose DequantizeLinear has blocks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,7 +180,7 @@ def _quantized(
         best = np.where(fits, gain, best)
         scales = np.where(fits, products / np.maximum(squares, 1e-30), scales)
         zero_points = np.where(fits, zero, zero_points)
-    scales = _as_half_holds(scales)
+    scales = as_half_holds(scales)
     levels = _steps(parts, scales, zero_points, blocks) + zero_points[..., None]
     return levels.astype(np.uint8), scales, zero_points.astype(np.uint8)
 
@@ -218,7 +218,7 @@ def _steps(parts: Float32s, scales: Float32s, zeros: Float32s, blocks: BlockForm
     return steps
 
 
-def _as_half_holds(scales: Float32s) -> Float32s:
+def as_half_holds(scales: Float32s) -> Float32s:
     """The nearest numbers that float16 holds, none of them zero, where it serves them at all."""
     if not fits_half(scales):
         return scales
@@ -245,7 +245,12 @@ def linear_weight(node: ir.Node) -> Float32s:
 
 
 def replace_with_matmul_nbits(
-    graph: ir.Graph, node: ir.Node, weight: BlockWeight, *, accuracy_level: int = 0
+    graph: ir.Graph,
+    node: ir.Node,
+    weight: BlockWeight,
+    *,
+    accuracy_level: int = 0,
+    half_scales: bool = False,
 ) -> ir.Value:
     """Put MatMulNBits in the place of a MatMul or Gemm, in place; a Gemm's bias is added behind.
 
@@ -256,6 +261,7 @@ def replace_with_matmul_nbits(
         node: the product, with the weight that `linear_weight` gave.
         weight: the same in blocks.
         accuracy_level: 0 is ONNX Runtime's choice; INT8_ACTIVATIONS is the fastest on a CPU.
+        half_scales: whether scales are stored as float16, where they fit (see `block_scales`).
 
     Returns:
         The product, which has the name of what it replaces.
@@ -264,7 +270,7 @@ def replace_with_matmul_nbits(
     inputs = [
         node.inputs[0],
         insertion.constant(weight.packed(), "blocks"),
-        insertion.constant(weight.scales, "block_scale"),
+        block_scales(insertion, weight.scales, as_half=half_scales),
     ]
     if not weight.format.symmetric:
         inputs.append(insertion.constant(weight.packed_zero_points(), "block_zero"))
@@ -286,6 +292,18 @@ def replace_with_matmul_nbits(
         product.shape = output.shape
     replace_node(graph, node, product)
     return product
+
+
+def block_scales(insertion: Insertion, scales: Float32s, *, as_half: bool) -> ir.Value:
+    """Scales as a float32 constant; if `as_half`, and float16 holds them, behind a Cast from it.
+
+    ONNX Runtime computes that once, when it loads the graph: half the bytes, the same numbers.
+    """
+    if not as_half or not fits_half(scales):
+        return insertion.constant(scales, "block_scale")
+    stored = insertion.constant(scales.astype(np.float16), "block_scale")
+    floats = ir.DataType.FLOAT
+    return insertion.op("Cast", [stored], floats, {"to": floats}, name="CastScale")
 
 
 def dequantize_in_blocks(graph: ir.Graph, node: ir.Node, weight: BlockWeight) -> ir.Value:
@@ -321,7 +339,7 @@ def dequantize_in_blocks(graph: ir.Graph, node: ir.Node, weight: BlockWeight) ->
     node.replace_input_with(1, value)
     if node.op_type == "Gemm":
         node.attributes["transB"] = ir.AttrInt64("transB", 0)
-    graph.opset_imports[""] = max(graph.opset_imports.get("", 0), _BLOCKS_OPSET)
+    graph.opset_imports[""] = max(graph.opset_imports.get("", 0), BLOCKS_OPSET)
     return value
 
 

@@ -219,16 +219,12 @@ def _reduce(insertion: Insertion, value: ir.Value, channels: int) -> dict[str, i
     """Extremes and sums [C] of all rows, and bins [sampled rows, C] of some."""
     op, constant, float32 = insertion.op, insertion.constant, ir.DataType.FLOAT
     first = constant(np.array([0]), "first")
-    rows = op("Reshape", [value, constant(np.array([-1, channels]), "rows")], float32)
+    rows = _rows(insertion, value, channels)
     reduced = {
         part: op(reduction, [rows, first], float32, {"keepdims": 0})
         for part, reduction in _REDUCTIONS.items()
     }
-    count = op("Shape", [rows], ir.DataType.INT64, {"start": 0, "end": 1})
-    each = op("Div", [count, constant(np.array([_SAMPLED_ROWS]), "sampled")], ir.DataType.INT64)
-    step = op("Max", [each, constant(np.array([1]), "one")], ir.DataType.INT64)
-    last = constant(np.array([2**31 - 1]), "last")
-    sample = op("Slice", [rows, first, last, first, step], float32)
+    sample = _sampled(insertion, rows, _SAMPLED_ROWS)
     logarithms = op("Log", [op("Abs", [sample], float32)], float32)  # -inf of zeros
     scale = constant(np.float32(BINS_AN_OCTAVE / math.log(2)), "scale")
     origin = constant(np.float32(1 - LOWEST_OCTAVE * BINS_AN_OCTAVE), "origin")
@@ -237,6 +233,28 @@ def _reduce(insertion: Insertion, value: ir.Value, channels: int) -> dict[str, i
     inside = op("Clip", [op("Floor", [places], float32), *limits], float32)
     bins = op("Cast", [inside], ir.DataType.UINT8, {"to": ir.DataType.UINT8})
     return {**reduced, "bins": bins}
+
+
+def sampled_rows(insertion: Insertion, value: ir.Value, channels: int, most: int) -> ir.Value:
+    """Some rows [fewer than 2 * most, channels] of an activation [..., channels], evenly spread."""
+    return _sampled(insertion, _rows(insertion, value, channels), most)
+
+
+def _rows(insertion: Insertion, value: ir.Value, channels: int) -> ir.Value:
+    """An activation as [rows, channels]."""
+    shape = insertion.constant(np.array([-1, channels]), "rows")
+    return insertion.op("Reshape", [value, shape], ir.DataType.FLOAT)
+
+
+def _sampled(insertion: Insertion, rows: ir.Value, most: int) -> ir.Value:
+    """Every n-th of [rows, channels], so that fewer than 2 * most are left."""
+    op, constant, int64 = insertion.op, insertion.constant, ir.DataType.INT64
+    count = op("Shape", [rows], int64, {"start": 0, "end": 1})
+    each = op("Div", [count, constant(np.array([most]), "sampled")], int64)
+    step = op("Max", [each, constant(np.array([1]), "one")], int64)
+    first = constant(np.array([0]), "first_row")
+    last = constant(np.array([2**31 - 1]), "last")
+    return op("Slice", [rows, first, last, first, step], ir.DataType.FLOAT)
 
 
 def open_session(model: ir.Model, weights: Path, *, threads: int | None = None) -> Any:

@@ -31,21 +31,20 @@ from ..graph_edit import (
     scopes,
 )
 from .calibration_table import CalibrationTable
+from .embedding import (
+    embedding_name,
+    embedding_names,
+    embedding_nodes,
+    position_nodes,
+    quantize_embedding,
+    quantize_positions,
+)
 from .equalize import Choice, FoldTarget, choose, fold
 from .histogram import mean_squares
 from .range_selection import LEVELS, METHODS
 from .recipe import Recipe
 from .scales import QuantizedWeight, quantize_weight, representable
-from .weight_only import (
-    embedding_name,
-    embedding_names,
-    embedding_nodes,
-    quantize_dynamically,
-    quantize_embedding,
-    quantize_embedding_by_columns,
-    quantize_in_blocks,
-    quantize_weights,
-)
+from .weight_only import quantize_dynamically, quantize_in_blocks, quantize_weights
 
 _INT4_IR_VERSION = 10  # of ONNX 1.16, the first with 4 bits
 
@@ -54,7 +53,7 @@ _FLOAT, _INT8, _UINT8 = ir.DataType.FLOAT, ir.DataType.INT8, ir.DataType.UINT8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantization:
-    """The graphs of an int8 bundle, and what was chosen for each activation of the encoders."""
+    """The graphs of an int8 or int4 bundle, and what was chosen for the encoders' activations."""
 
     graphs: Mapping[str, ir.Model]
     choices: tuple[Choice, ...]
@@ -79,7 +78,7 @@ def check_patterns(bundle: Bundle, recipe: Recipe) -> None:
     """Refuse a recipe that keeps what is not there.
 
     Raises:
-        RequestError: a pattern matches no linear and no embedding of the float bundle.
+        RequestError: a pattern matches no linear and no table of the float bundle.
     """
     models = (ir.load(bundle.graph_file(name)) for name in contract.GRAPHS)
     names = [name for model in models for name in layer_names(model.graph)]
@@ -110,7 +109,8 @@ def quantize_graph(
     cpu = recipe.target == "cpu"
     for embedding in embedding_names(model.graph):
         if recipe.kept_as(embedding) is None:
-            (quantize_embedding_by_columns if cpu else quantize_embedding)(model.graph, embedding)
+            quantize_embedding(model.graph, embedding, recipe)
+    quantize_positions(model.graph, recipe)
     if not rounded:
         _quantize_weights(model, table, recipe, kept)
     elif cpu:
@@ -161,17 +161,22 @@ def _choose(linears: Sequence[LinearNode], table: CalibrationTable, recipe: Reci
 
 
 def _float32_lookups(graph: ir.Graph, recipe: Recipe) -> tuple[str, ...]:
-    """Names of the nodes that read an embedding which stays float32."""
+    """Names of the nodes that read a table which stays float32."""
     return tuple(
         str(node.name)
-        for node, embedding in embedding_nodes(graph)
-        if recipe.kept_as(embedding_name(embedding)) == "fp32"
+        for node, table in [*embedding_nodes(graph), *position_nodes(graph)]
+        if recipe.kept_as(embedding_name(table)) == "fp32"
     )
 
 
 def layer_names(graph: ir.Graph) -> list[str]:
-    """What can be quantized or kept: linears, and the embedding."""
-    return [*embedding_names(graph), *(linear.name for linear in find_linears(graph))]
+    """What can be quantized or kept: the embedding, position tables and linears."""
+    positions = [embedding_name(table) for _, table in position_nodes(graph)]
+    return [
+        *embedding_names(graph),
+        *positions,
+        *(linear.name for linear in find_linears(graph)),
+    ]
 
 
 def quantize_qdq(graph: ir.Graph, choices: Sequence[Choice]) -> tuple[str, ...]:

@@ -8,6 +8,10 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal, TypeGuard
 
+from tokenizers import Tokenizer as TokenizerFile
+
+from florence_edge.regions import LOCATION_BINS
+
 from .range_selection import DEFAULT_METHOD
 
 Target = Literal["tensorrt", "cpu", "portable"]
@@ -29,7 +33,12 @@ _FLOAT_FOR_GPUS = (
     "text_encoder.cross.*",
 )
 
-_TABLES = (".shared", ".lm_head")  # the embedding, and the head where that is not the embedding
+SHARED = ".shared"  # the embedding's module, in each graph that reads it
+_EMBEDDINGS = ("text_encoder.shared", "decoder.shared")  # one table
+_POSITIONS = ".embed_positions"  # the position tables, which int4 bundles have in int8
+# The embedding, the head where that is not the embedding, and the position tables.
+_TABLES = (SHARED, ".lm_head", _POSITIONS)
+_MOST_BEHIND = 64  # tokens behind the locations, such as Florence-2's <cap> and <poly>: 21
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,13 +51,17 @@ class Recipe:
             float32 elsewhere. "portable" is static QDQ in the encoders, int8 weights in the decoder
             and float16 elsewhere, for OpenVINO and ONNX Runtime's CPU.
         precision: "int4" has weights of 4 bits, in blocks, in the text encoder and the decoder,
-            whose activations stay float; embeddings and vision are int8 then, for all targets.
-            "portable" is then for all engines but TensorRT.
+            whose activations stay float, and in the embedding; vision is int8 then, for all
+            targets. "portable" is then for all engines but TensorRT.
         method: how clipping limits are chosen (see range_selection.py).
-        kept: patterns over names of linears, and the float type those stay in, or in an int4
-            bundle "int8" for 8 bits; of several that match, the first counts.
+        kept: patterns over names of linears and tables, and the float type those stay in, or in an
+            int4 bundle "int8" for 8 bits; of several that match, the first counts.
+        finer: patterns of what is a step finer than `kept` and target make it: 8 bits where it has
+            4, else float. What is float there stays as it is.
         equalize: whether outlier channels are evened out.
         float16: whether targets but "cpu" are float16 elsewhere; float32 is for comparing blocks.
+        locations_from: the first location token. In int4 rows of the embedding from there on have 8
+            bits: 4 would exchange a location's row for its neighbour's. None has no such rows.
         lifted: operators (see fp16.py) that stay float32 there, because float16 does not hold what
             they compute; and `exchanged`, whether the features and caches do.
     """
@@ -57,8 +70,10 @@ class Recipe:
     precision: IntegerPrecision = "int8"
     method: str = DEFAULT_METHOD
     kept: Mapping[str, KeptPrecision] = field(default_factory=dict)
+    finer: frozenset[str] = frozenset()
     equalize: bool = True
     float16: bool = True
+    locations_from: int | None = None
     lifted: frozenset[str] = frozenset()
     exchanged: bool = False
 
@@ -73,29 +88,55 @@ class Recipe:
         return self.target != "tensorrt" or self.precision == "int4"
 
     def kept_as(self, name: str) -> FloatPrecision | None:
-        """The float type that a linear or an embedding stays in; None if it is quantized."""
+        """The float type that a linear or a table stays in; None if it is quantized."""
         kept = self._kept(name)
         if kept is not None:
             return None if kept == "int8" else kept
+        if self.precision == "int8" and name.endswith(_POSITIONS):
+            return self._float
         if self.rounds_activations:
             return None
         for_gpus = any(fnmatchcase(name, pattern) for pattern in _FLOAT_FOR_GPUS)
         return "fp16" if for_gpus else None
 
     def bits_of(self, name: str) -> int:
-        """Bits of the weight of a linear of the text models that is quantized: 4 or 8."""
+        """Bits of a weight of the text models that is quantized: 4 or 8."""
         return 8 if self.precision == "int8" or self._kept(name) == "int8" else 4
 
-    def lifted_to(self, block: str) -> KeptPrecision:
-        """What a block returns to where its rounding costs too much: the next finer there is."""
-        text = block.startswith(("text_encoder.", "decoder.")) and not block.endswith(_TABLES)
-        if self.precision == "int4" and text and self.bits_of(block) == 4:
+    def lifted_to(self, name: str) -> KeptPrecision:
+        """What a layer returns to where its rounding costs too much: the next finer there is.
+
+        The embedding is one table, which goes to the same in both text models.
+        """
+        same = _EMBEDDINGS if name in _EMBEDDINGS else (name,)
+        text = name.startswith(("text_encoder.", "decoder.")) and not name.endswith(_POSITIONS)
+        if self.precision == "int4" and text and any(self._asked(each) is None for each in same):
             return "int8"
+        return self._float
+
+    @property
+    def _float(self) -> FloatPrecision:
+        """What all is that is not quantized."""
         return "fp32" if self.target == "cpu" else "fp16"
 
     def _kept(self, name: str) -> KeptPrecision | None:
+        asked = self._asked(name)
+        if asked in (None, "int8") and any(fnmatchcase(name, each) for each in self.finer):
+            return self.lifted_to(name)
+        return asked
+
+    def _asked(self, name: str) -> KeptPrecision | None:
         matching = (kept for pattern, kept in self.kept.items() if fnmatchcase(name, pattern))
         return next(matching, None)
+
+
+def locations_from(tokenizer: TokenizerFile, words: int) -> int | None:
+    """The first location token of a vocabulary that ends with them, as Florence-2's does.
+
+    None where it does not: then no rows of the embedding stand out.
+    """
+    first, last = (tokenizer.token_to_id(f"<loc_{each}>") for each in (0, LOCATION_BINS - 1))
+    return first if last is not None and words - last <= _MOST_BEHIND else None
 
 
 def is_integer(precision: str) -> TypeGuard[IntegerPrecision]:
@@ -112,7 +153,7 @@ def block_of(name: str) -> str:
     """The block that a linear is kept in float with, e.g. `text_encoder.layers.0.self_attn`.
 
     BART's fc1 and fc2 have no module of their own; their block is `text_encoder.layers.0.fc`. An
-    embedding is a block, and so is a head that is not the embedding.
+    embedding is a block, and so are a head that is not the embedding, and each position table.
     """
     if name.endswith(_TABLES):
         return name

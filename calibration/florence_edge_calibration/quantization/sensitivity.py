@@ -48,12 +48,12 @@ class Sensitivity:
     agreement: Agreement | None = None
 
 
-def blocks_of(bundle: Bundle, recipe: Recipe | None = None) -> dict[str, list[str]]:
-    """The blocks of each graph that can be quantized, or that a recipe quantizes, in order."""
+def blocks_of(bundle: Bundle, recipe: Recipe) -> dict[str, list[str]]:
+    """The blocks of each graph that a recipe quantizes, in order."""
     found: dict[str, list[str]] = {}
     for graph in contract.GRAPHS:
         names = layer_names(ir.load(bundle.graph_file(graph)).graph)
-        wanted = [name for name in names if recipe is None or recipe.kept_as(name) is None]
+        wanted = [name for name in names if recipe.kept_as(name) is None]
         found[graph] = list(dict.fromkeys(map(block_of, wanted)))
     return found
 
@@ -76,13 +76,10 @@ def sweep(
             a few seconds a block, in place of minutes for a full-size model.
     """
     graphs = _FloatGraphs(bundle, samples)
-    for graph, blocks in blocks_of(bundle).items():
+    for graph, blocks in blocks_of(bundle, recipe).items():
         for block in blocks:
             model = ir.load(bundle.graph_file(graph))
-            alone = _only(block, model, recipe)
-            if alone is None:
-                continue
-            quantize_graph(graph, model, table, alone)
+            quantize_graph(graph, model, table, _only(block, model, recipe))
             error, saved = graphs.compare(graph, model, timed=teacher_forcing is not None)
             agreement = None
             if teacher_forcing is not None:
@@ -93,11 +90,9 @@ def sweep(
             )
 
 
-def _only(block: str, model: ir.Model, recipe: Recipe) -> Recipe | None:
-    """The recipe for this block alone; None if it keeps the block in float anyway."""
+def _only(block: str, model: ir.Model, recipe: Recipe) -> Recipe:
+    """The recipe for this block alone."""
     names = layer_names(model.graph)
-    if not any(block_of(name) == block and recipe.kept_as(name) is None for name in names):
-        return None
     others: dict[str, KeptPrecision] = {name: "fp32" for name in names if block_of(name) != block}
     return replace(recipe, kept={**others, **recipe.kept}, float16=False)
 

@@ -1,1 +1,1 @@
-"""int8 and int4 bundles: quantize, save and judge in one loop, the gate, and what is written down."""
+"""int8 and int4 bundles: quantize, save and judge in one loop, the gate, and the report."""

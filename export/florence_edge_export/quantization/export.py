@@ -46,6 +46,7 @@ from florence_edge_calibration.quantization.recipe import (
     KeptPrecision,
     Recipe,
     Target,
+    locations_from,
 )
 from florence_edge_calibration.quantization.sensitivity import variant
 from florence_edge_jetson.machine.system import peak_bytes
@@ -163,10 +164,7 @@ def write_quantized(
         RequestError: pictures, table or patterns do not serve.
         BundleError: activations are not finite, or the gate's budget cannot be held.
     """
-    recipe = Recipe(
-        target=options.target, precision=precision, method=options.method, kept=options.kept
-    )
-    check_patterns(floats, recipe)
+    recipe = _recipe(floats, source, options, precision)
     timer = Timer()
     calibrating, judging = _samples(floats, options)
     if recipe.target != "cpu":
@@ -202,6 +200,28 @@ def write_quantized(
         effort=Effort(seconds=timer.seconds, peak_bytes=peak_bytes()),
     )
     _write_report(report, floats.model, folder)
+
+
+def _recipe(
+    floats: Bundle,
+    source: BundleSource,
+    options: QuantizationOptions,
+    precision: IntegerPrecision,
+) -> Recipe:
+    """What the options ask for.
+
+    Raises:
+        RequestError: a pattern matches no layer.
+    """
+    recipe = Recipe(
+        target=options.target,
+        precision=precision,
+        method=options.method,
+        kept=options.kept,
+        locations_from=locations_from(source.tokenizer, floats.size.vocab_size),
+    )
+    check_patterns(floats, recipe)
+    return recipe
 
 
 def _write_report(report: FidelityReport, model: str, folder: Path) -> None:

@@ -24,7 +24,7 @@ from florence_edge.tokenizer import Tokenizer
 from florence_edge_calibration.quantization.agreement import TIE, Judged, TeacherForcing
 from florence_edge_calibration.quantization.calibration_table import CalibrationTable
 from florence_edge_calibration.quantization.dataset import CalibrationSample
-from florence_edge_calibration.quantization.recipe import Recipe, pattern_of
+from florence_edge_calibration.quantization.recipe import SHARED, Recipe, pattern_of
 from florence_edge_calibration.quantization.sensitivity import Sensitivity, blocks_of, sweep
 
 logger = logging.getLogger(__name__)
@@ -113,13 +113,18 @@ class Gate:
             )
 
     def rank_blocks(self, recipe: Recipe) -> list[str]:
-        """The blocks that the recipe quantizes, the most sensitive first."""
+        """The blocks that the recipe quantizes, the most sensitive first.
+
+        The embedding is one table in both text models, so it is there once: where it costs most.
+        """
         count = sum(map(len, blocks_of(self.floats, recipe).values()))
         progress, found = log_progress("Ranking", "blocks"), list[Sensitivity]()
         for each in sweep(self.floats, self.table, recipe, self.samples[:_RANKING_PICTURES]):
             found.append(each)
             progress(len(found), count)
-        return [each.block for each in sorted(found, key=lambda each: -each.error)]
+        ranked = [each.block for each in sorted(found, key=lambda each: -each.error)]
+        embeddings = [block for block in ranked if block.endswith(SHARED)]
+        return [block for block in ranked if block not in embeddings[1:]]
 
 
 def on_cpu(bundle: Bundle) -> Florence2:
@@ -179,8 +184,9 @@ def next_count(trials: Mapping[int, Trial], blocks: int, budget: float) -> int |
     if not held:
         raise BundleError(
             f"{trials[limit].judged.verdict(budget)}, even with the {limit} most sensitive of "
-            f"{blocks} blocks in float. Allow more with --budget, or use --precision "
-            "fp16; florence-calibrate --sensitivity shows what each block costs."
+            f"{blocks} blocks finer. Allow more with --budget, or use another --precision, such as "
+            "fp16; florence-calibrate --sensitivity, with the same --precision and --target, shows "
+            "what each block costs."
         )
     fewest = min(held)
     too_few = max(count for count in trials if count < fewest)
@@ -188,9 +194,12 @@ def next_count(trials: Mapping[int, Trial], blocks: int, budget: float) -> int |
 
 
 def lift(recipe: Recipe, blocks: Sequence[str]) -> Recipe:
-    """The recipe with these blocks in what is finer there: float, or for 4 bits int8."""
-    lifted = {pattern_of(block): recipe.lifted_to(block) for block in blocks}
-    return replace(recipe, kept={**recipe.kept, **lifted})
+    """The recipe with these blocks in what is finer there: float, or for 4 bits int8.
+
+    An embedding that both text models read returns in both, so that it is stored once.
+    """
+    patterns = (f"*{SHARED}" if block.endswith(SHARED) else pattern_of(block) for block in blocks)
+    return replace(recipe, finer=recipe.finer.union(patterns))
 
 
 def measure_cost(floats: Florence2, other: Florence2) -> Cost:

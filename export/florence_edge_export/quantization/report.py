@@ -167,7 +167,7 @@ class FidelityReport:
             f"{self.table.prompts} prompts."
         )
         if self.recipe.precision == "int4":
-            where = "weights of 4 bits in the text encoder and the decoder; vision is int8"
+            where = "weights of 4 bits in the text models and the embedding; the rest is int8"
             return f"{where}, {limits}"
         if self.recipe.rounds_activations:
             return limits
@@ -208,12 +208,12 @@ class FidelityReport:
 
 
 def compare_tasks(
-    floats: Path, int8: Path, samples: Sequence[CalibrationSample]
+    floats: Path, quantized: Path, samples: Sequence[CalibrationSample]
 ) -> dict[str, TaskFidelity]:
     """Free-running answers of both bundles against truth, where the samples have it."""
     if not samples or samples[0].truths is None:
         return {}
-    before, after = (_verdicts(folder, samples) for folder in (floats, int8))
+    before, after = (_verdicts(folder, samples) for folder in (floats, quantized))
     return {
         name: TaskFidelity(verdict.headline, verdict.value, after[name].value)
         for name, verdict in before.items()
