@@ -63,9 +63,12 @@ miniature: $(VENV)/dev.installed  ## Train the miniature again from its seed (an
 # Both precisions for all three targets, an hour on 2 cores: results/int8/miniature.json.
 int8-table: $(VENV)/dev.installed  ## What int8 and int4 cost the miniature: docs/int8.md's table
 	$(BIN)/florence-export miniature --output quantized/float32 --overwrite
-	for target in tensorrt cpu portable; do for precision in int8 int4; do \
-	$(BIN)/florence-export miniature --precision $$precision --target $$target --output quantized/$$precision-$$target --overwrite || exit 1; \
-	done; done
+	$(BIN)/florence-export miniature --precision int8 --target cpu --output quantized/int8-cpu --overwrite
+	$(BIN)/florence-export miniature --precision int8 --target tensorrt --output quantized/int8-tensorrt --overwrite
+	for each in int8-portable int4-tensorrt int4-cpu int4-portable; do \
+	$(BIN)/florence-export miniature --precision $${each%-*} --target $${each#*-} --calibration quantized/int8-cpu/calibration.json \
+	--output quantized/$$each --overwrite || exit 1; \
+	done
 	$(BIN)/python -m florence_edge_calibration.miniature.publish --bundle quantized/float32 \
 	--int8 "int8 tensorrt=quantized/int8-tensorrt" "int8 cpu=quantized/int8-cpu" "int8 portable=quantized/int8-portable" \
 	"int4 tensorrt=quantized/int4-tensorrt" "int4 cpu=quantized/int4-cpu" "int4 portable=quantized/int4-portable"

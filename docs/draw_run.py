@@ -23,15 +23,16 @@ BANDS = (
         ("options.py", "What the caller left open is filled in from the checkpoint."),
     )),
     ("SEE", "#0b7a75", "#ebf7f6", (
+        ("image_file.py", "Which formats are opened, how large; decoded, turned upright."),
         ("processing.py", "Pictures to squares, prompts to ids, and tokens to results."),
         ("image.py", "The picture as RGB, resized as transformers does."),
-        ("image_file.py", "Which formats are opened, how large; decoded, turned upright."),
         ("files.py", "A file is opened if it is one, and no pipe or device."),
         ("backends/host.py", "Runs the encoders, owns the decoder's caches.", "a cache row moves"),
         ("backends/ort.py", "Runs one graph in ONNX Runtime, without a copy."),
     )),
     ("WRITE", "#9a5b00", "#fdf5e8", (
         ("bundle.py", "Whether the mapped weights are still those that were opened."),
+        ("encoded_image.py", "A picture with its features, and what it can be asked."),
         ("questions.py", "A batch of questions, each with an end and an error of its own."),
         ("tokenizer.py", "Text to ids before the loop, ids to text behind it."),
         ("generate.py", "Starts the clock, then loops: the decoder scores, the search chooses."),

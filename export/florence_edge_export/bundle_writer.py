@@ -47,7 +47,7 @@ class BundleSource:
     """A checkpoint, read and checked: what every bundle of it is made from.
 
     `model` is what the user called it; `tensorrt_decoders` is whether bundles get the decoders for
-    TensorRT, too, and `cuda_decoder` whether they may get the one for ONNX Runtime's CUDA provider.
+    TensorRT, too, and `cuda_graphs` whether they may get those for ONNX Runtime's CUDA provider.
     """
 
     model: str
@@ -57,7 +57,7 @@ class BundleSource:
     tokenizer: TokenizerFile
     defaults: GenerationDefaults
     tensorrt_decoders: bool = False
-    cuda_decoder: bool = False
+    cuda_graphs: bool = False
     tasks: tuple[Task, ...] = ()
     """Its own, beside the 15."""
 
@@ -100,6 +100,23 @@ def new_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
             raise BundleError(
                 f"Writing {target} failed: {error}. Nothing was changed there."
             ) from error
+
+
+@contextmanager
+def kept_if_refused(folder: Path, aside: Path | None) -> Iterator[None]:
+    """Move the bundle in `folder` to `aside`, if that is given, where the block refuses it.
+
+    Raises:
+        BundleError: what the block raised, and where the bundle is.
+    """
+    try:
+        yield
+    except BundleError as error:
+        if aside is None:
+            raise
+        with folder_beside(aside):
+            replace_folder(folder, aside)
+        raise BundleError(f"{error} The bundle that was refused is in {aside}.") from error
 
 
 def check_target(target: Path, *, overwrite: bool) -> None:
@@ -155,7 +172,9 @@ def save_bundle(
     vision = graphs[contract.VISION_ENCODER]
     if form.target not in ("cpu", "onnxruntime"):
         graphs = {**graphs, contract.VISION_TENSORRT: for_tensorrt(vision)}
-    drop_island_casts(vision.graph)  # TensorRT needs them, and has its own graph
+    for name in (contract.VISION_ENCODER, contract.VISION_CUDA):
+        if name in graphs:
+            drop_island_casts(graphs[name].graph)  # TensorRT needs them, and has its own graph
     for path in folder.glob("*.onnx"):
         if path.stem not in graphs:  # of an earlier round, whose weights go
             path.unlink()

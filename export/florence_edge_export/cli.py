@@ -86,7 +86,7 @@ def _run(arguments: argparse.Namespace) -> None:
     )
     if not is_integer(arguments.precision) and quantization != QuantizationOptions():
         raise RequestError(
-            f"There are options for int8, but the precision is {arguments.precision}. Add "
+            f"There are options for int8 and int4, but the precision is {arguments.precision}. Add "
             "--precision int8 or int4, or leave them out."
         )
     options = ExportOptions(
@@ -94,6 +94,7 @@ def _run(arguments: argparse.Namespace) -> None:
         image_size=arguments.image_size,
         overwrite=arguments.overwrite,
         verify=arguments.verify,
+        keep_failed=arguments.keep_failed,
         quantization=quantization,
         tensorrt_decoders=not arguments.portable_decoder,
         adapters=_found(arguments.adapter),
@@ -114,7 +115,7 @@ def _export_layout(arguments: argparse.Namespace) -> None:
 
     usual = _parser().get_default
     of_quantization = ("target", "calibration", "samples", "method", "keep")
-    for name in ("precision", *of_quantization, "portable_decoder", "verify"):
+    for name in ("precision", *of_quantization, "portable_decoder", "verify", "keep_failed"):
         if getattr(arguments, name) != usual(name):
             raise RequestError(
                 f"--{name.replace('_', '-')} is for bundles. With --layout transformers.js there "
@@ -203,6 +204,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="compare every graph and the answers to all tasks with transformers",
     )
     parser.add_argument(
+        "--keep-failed",
+        action="store_true",
+        help="keep a bundle that --verify refuses, as OUTPUT.failed",
+    )
+    parser.add_argument(
         "--portable-decoder",
         action="store_true",
         help="leave out the decoders for TensorRT, which then copies its caches at each step, and "
@@ -264,8 +270,8 @@ def _add_layout_options(parser: argparse.ArgumentParser) -> None:
         "--dtypes",
         type=_names,
         metavar="NAME,NAME",
-        help="of fp32, fp16, q8, q4 and q4f16 (default: all); those with q are judged as int8 is, "
-        "by --calibration-images and --budget, or not with --no-gate",
+        help="of fp32, fp16, q8, q4 and q4f16 (default: all); those with q are judged as int8 and "
+        "int4 are, by --calibration-images and --budget, or not with --no-gate",
     )
     add(
         "--with-decoder-model",

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from florence_edge import contract
 from florence_edge.backends.ort import open_ort
 from florence_edge.bundle import FIDELITY, PRECISIONS, Bundle
 from florence_edge.errors import MissingPackageError, RequestError
@@ -23,6 +22,8 @@ from florence_edge_calibration.quantization.recipe import Recipe, is_integer
 from .bundle_writer import (
     BundleFormat,
     BundleSource,
+    check_target,
+    kept_if_refused,
     new_folder,
     save_bundle,
     write_manifest,
@@ -33,7 +34,7 @@ from .checkpoint.defaults import read_generation, read_image_processing
 from .checkpoint.loader import read_checkpoint
 from .checkpoint.tokenizer import complete_tokenizer
 from .float16 import write_float16
-from .graphs.build import build_cuda_decoder, build_graphs, build_tensorrt_decoders
+from .graphs.build import build_cuda_graphs, build_graphs, build_tensorrt_decoders
 from .graphs.weights import GraphWeights
 from .quantization.export import QuantizationOptions, check_quantization_options, write_quantized
 from .smoke_test import check_decoders, smoke_test
@@ -50,12 +51,14 @@ class ExportOptions:
     """What to make of a checkpoint; `image_size` None means the checkpoint's own.
 
     `tensorrt_decoders` adds those that TensorRT runs instead of the portable one, if it can run
-    the bundle, and in float16 the one for ONNX Runtime's CUDA provider; they share its weights.
+    the bundle, and in float16 the graphs for ONNX Runtime's CUDA provider; they share its weights.
     """
 
     precision: str = "fp32"
     image_size: int | None = None
     verify: bool = False
+    keep_failed: bool = False
+    """Whether a bundle that `verify` refuses is kept, as OUTPUT.failed."""
     overwrite: bool = False
     quantization: QuantizationOptions = field(default_factory=QuantizationOptions)
     tensorrt_decoders: bool = True
@@ -79,6 +82,9 @@ def export(model: str, folder: Path, output: Path, options: ExportOptions) -> No
         RequestError: an option does not fit, or `output` exists and may not be replaced.
     """
     check_options(model, options)
+    failed = output.with_name(f"{output.name}.failed")
+    if options.keep_failed:
+        check_target(failed, overwrite=options.overwrite)
     with new_folder(output, overwrite=options.overwrite) as temporary:
         source = read_source(model, folder, options)
         logger.info("It generates with %s", source.defaults.summary())
@@ -93,7 +99,8 @@ def export(model: str, folder: Path, output: Path, options: ExportOptions) -> No
         logger.info("Writing %s", output)
         _run_once(temporary)
         if options.verify:
-            _verify(temporary, source, strict=options.precision == "fp32")
+            with kept_if_refused(temporary, failed if options.keep_failed else None):
+                _verify(temporary, source, strict=options.precision == "fp32")
         write_manifest(temporary)  # once more, with the files that were added
 
 
@@ -115,6 +122,8 @@ def check_options(model: str, options: ExportOptions) -> None:
             "not installed. Install it with: "
             f"{pip_install('cpu')}"
         )
+    if options.keep_failed and not options.verify:
+        raise RequestError("--keep-failed is for a bundle that --verify refuses. Give both.")
     if options.verify:
         if options.adapters:
             raise RequestError(
@@ -145,7 +154,7 @@ def read_source(model: str, folder: Path, options: ExportOptions) -> BundleSourc
         ),
         defaults=read_generation(folder, checkpoint.config),
         tensorrt_decoders=options.tensorrt_decoders and _for_tensorrt(options),
-        cuda_decoder=options.tensorrt_decoders and options.precision == "fp16",
+        cuda_graphs=options.tensorrt_decoders and options.precision == "fp16",
         tasks=options.tasks,
     )
 
@@ -158,7 +167,7 @@ def _for_tensorrt(options: ExportOptions) -> bool:
 
 
 def _float_graphs(source: BundleSource) -> dict[str, ir.Model]:
-    """The three graphs in float32, and the decoders for TensorRT if they are wanted."""
+    """The three graphs in float32, and those for one engine if they are wanted."""
     side = source.size.image_size
     logger.info("Building the graphs for %d x %d pixels", side, side)
     weights = GraphWeights(source.checkpoint, side, source.image.mean, source.image.std)
@@ -166,8 +175,8 @@ def _float_graphs(source: BundleSource) -> dict[str, ir.Model]:
     graphs = build_graphs(config, size, weights)
     if source.tensorrt_decoders:
         graphs |= build_tensorrt_decoders(config, size, weights)
-    if source.cuda_decoder:
-        graphs[contract.CUDA_DECODER] = build_cuda_decoder(config, size, weights)
+    if source.cuda_graphs:
+        graphs |= build_cuda_graphs(config, size, weights)
     if unused := weights.unused({name for graph in graphs.values() for name in _parameters(graph)}):
         logger.warning(
             "The checkpoint has tensors that Florence-2 has no place for, and transformers would "

@@ -8,18 +8,29 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from florence_edge import Device, GenerationOptions, RequestError, __version__
+from florence_edge import (
+    TASKS,
+    Bundle,
+    Device,
+    GenerationOptions,
+    Needs,
+    RequestError,
+    Task,
+    __version__,
+)
 from florence_edge.batch import MAX_BATCH
 from florence_edge.cli.progress import StatusLine
 from florence_edge.command import parsed, printable, run_command
 from florence_edge.image_arguments import add_image_arguments, image_options_from
+from florence_edge.task_arguments import tasks_by_needs
+from florence_edge.tasks import find_task, is_usual_task
 
 from .export import ExportOptions, export
 from .formats import FORMATS
 from .look import page
 from .merge import merge
 from .ontology import questions_for, read_ontology
-from .plan import RunFolder, Slice
+from .plan import OWN_TASKS, RunFolder, Slice
 from .run import Labelled, LabelRequest, Say, label
 from .sources.find import SourceOptions, find_source
 from .supervised import PATIENCE
@@ -91,8 +102,9 @@ def _request(options: argparse.Namespace) -> LabelRequest:
     if options.no_ray and options.address is not None:
         raise RequestError("--no-ray and --address exclude each other.")
     ontology = {} if options.ontology is None else read_ontology(options.ontology)
-    tasks = [name for part in options.task for name in part.split(",") if name.strip()]
+    tasks = _tasks(options)
     questions = questions_for(tasks, options.text, ontology)
+    own = {task.name: task.answer.value for task in tasks if task.name not in TASKS}
     nms = _OVERLAP if options.nms is None and ontology else options.nms
     Thresholds.parse(options.min_score, nms)
     source_options = SourceOptions(
@@ -114,6 +126,7 @@ def _request(options: argparse.Namespace) -> LabelRequest:
             "max_pixels": options.max_pixels,
             "deep_range": options.deep_range,
             "column": options.column,
+            **({OWN_TASKS: own} if own else {}),
         },
         device=device,
         options=GenerationOptions(
@@ -136,6 +149,13 @@ def _request(options: argparse.Namespace) -> LabelRequest:
         one_gpu=":" in options.device,
         retry_errors=options.retry_errors,
     )
+
+
+def _tasks(options: argparse.Namespace) -> list[Task]:
+    """The tasks that are named, of the bundle's own, too."""
+    names = [name for part in options.task for name in part.split(",") if name.strip()]
+    own = () if all(map(is_usual_task, names)) else Bundle.load(options.bundle).tasks
+    return [find_task(name, own) for name in names]
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -221,7 +241,8 @@ def _add_questions(group: argparse._ArgumentGroup) -> None:
         action="append",
         default=[],
         metavar="T,T",
-        help="tasks, such as OD,CAPTION,OCR; with an ontology by default OPEN_VOCABULARY_DETECTION",
+        help="tasks, with commas or again; with an ontology by default OPEN_VOCABULARY_DETECTION. "
+        + tasks_by_needs(Needs.NOTHING, Needs.TEXT),
     )
     group.add_argument(
         "--ontology", type=Path, metavar="FILE", help="JSON or YAML: a class for each phrase"

@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from florence_edge import FlorenceEdgeError, RequestError
-from florence_edge.tasks import find_task
 
 from .formats import FORMATS
 from .formats.view import ExportView, PictureMode, with_classes
@@ -76,10 +75,11 @@ def _task(labelled: LabelledSet, wanted: str | None) -> str | None:
     """The task whose regions are exported; None where none gives any."""
     if wanted is None:
         return next(iter(labelled.region_tasks), None)
-    name = find_task(wanted).name
-    if name not in labelled.region_tasks:
+    asked = wanted.strip().removeprefix("<").removesuffix(">").upper()
+    name = next((each for each in labelled.region_tasks if each.upper() == asked), None)
+    if name is None:
         raise RequestError(
-            f"{name} was not asked, or gives no regions. There are: "
+            f"{wanted} was not asked, or gives no regions. There are: "
             f"{', '.join(labelled.region_tasks) or 'none'}."
         )
     return name

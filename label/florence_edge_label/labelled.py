@@ -7,7 +7,6 @@ from itertools import groupby
 from pathlib import Path
 
 from florence_edge import AnswerKind, RequestError
-from florence_edge.tasks import TASKS
 
 from . import arrow
 from .parts import ERROR, Row, part_path, read_part
@@ -69,7 +68,8 @@ class LabelledSet:
     @property
     def region_tasks(self) -> list[str]:
         """Those whose answers are regions."""
-        return [name for name in self.tasks if TASKS[name].answer is not AnswerKind.PURE_TEXT]
+        kinds = {name: self.plan.answer_kind(name) for name in self.tasks}
+        return [name for name, kind in kinds.items() if kind is not AnswerKind.PURE_TEXT]
 
     def pictures(self, columns: Sequence[str] | None = None) -> Iterator[LabelledPicture]:
         """All pictures, shard by shard; few are in memory at a time.

@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from florence_edge import MissingPackageError, Needs, RequestError, Task, request_for
+from florence_edge import MissingPackageError, Needs, RequestError, Task, TaskLike, request_for
 from florence_edge.extras import pip_install
 from florence_edge.files import open_plain, read_json
 from florence_edge.tasks import find_task
@@ -102,12 +102,13 @@ def _not_an_ontology(path: Path, why: str) -> RequestError:
 
 
 def questions_for(
-    tasks: Sequence[str], text: str | None, ontology: Mapping[str, str]
+    tasks: Sequence[TaskLike], text: str | None, ontology: Mapping[str, str]
 ) -> tuple[Question, ...]:
     """What every picture is asked: each task once, and those that take a phrase once a phrase.
 
     Args:
-        tasks: names; none means open-vocabulary detection of the ontology.
+        tasks: those of a bundle's own as `Task`; none means open-vocabulary detection of the
+            ontology.
         text: for the tasks that take one, where there is no ontology.
         ontology: the classes by phrase; may be empty.
 
@@ -119,7 +120,7 @@ def questions_for(
         raise RequestError("--ontology says what to look for: leave --text out.")
     if not tasks and not ontology:
         raise RequestError("There is nothing to ask: give --task, or --ontology.")
-    found = tuple(find_task(name) for name in tasks or [_USUAL])
+    found = tuple(map(find_task, tasks or [_USUAL]))
     _check(found, bool(ontology))
     request_for(found, text or next(iter(ontology), None))
     return tuple(each for task in found for each in _of_task(task, text, ontology))

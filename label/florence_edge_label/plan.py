@@ -10,21 +10,24 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from filecmp import cmp
 from pathlib import Path
 from typing import Any
 
-from florence_edge import FlorenceEdgeError, RequestError, __version__
+from florence_edge import TASKS, AnswerKind, FlorenceEdgeError, RequestError, __version__
 from florence_edge.cli.answers_file import Origin
 from florence_edge.files import from_json, put_in_place, read_json
 
 from .own_file import draft_of, own_file
 from .parts import finished
-from .picture_list import check_same, write_list
+from .picture_list import Entry, check_same, write_list
 from .sources.coco import Category
 from .sources.find import Source
+
+OWN_TASKS = "own_tasks"
+"""The option that says how answers to a bundle's own tasks are read, by name; absent without."""
 
 _KEY = "florence-label"
 _DIGITS = 16  # of a hash
@@ -53,6 +56,11 @@ class Plan:
         """Of tables: the column that holds the pictures, where it was named."""
         column: str | None = self.options.get("column")
         return column
+
+    def answer_kind(self, task: str) -> AnswerKind:
+        """How the answers to a task of the run are read; it may be one of the bundle's own."""
+        own: Mapping[str, str] = self.options.get(OWN_TASKS) or {}
+        return AnswerKind(own[task]) if task in own else TASKS[task].answer
 
     @property
     def shards(self) -> int:
@@ -194,14 +202,15 @@ def begin(
     may have it open, and on NFS they could not read on in one that was replaced (ESTALE).
 
     Raises:
-        RequestError: another bundle, other options or other pictures; the difference is named.
+        RequestError: another bundle, other options or other pictures; the difference is named. Or
+            the source cannot be read.
         FlorenceEdgeError: the folder cannot be written.
     """
     folder.check_usable()
     try:
         folder.parts.mkdir(parents=True, exist_ok=True)
         with draft_of(folder.pictures) as unfinished:
-            found = write_list(unfinished, source.list_entries())
+            found = write_list(unfinished, _entries(source))
             if not found.count:
                 raise RequestError(f"There is no picture in {source.given}.")
             plan = Plan(
@@ -229,6 +238,18 @@ def begin(
             f"Cannot write {folder.path}: {error}. Make room, or choose another --output."
         ) from error
     return plan
+
+
+def _entries(source: Source) -> Iterator[Entry]:
+    try:
+        yield from source.list_entries()
+    except OSError as error:
+        if isinstance(error, FlorenceEdgeError):
+            raise
+        raise RequestError(
+            f"The pictures of {source.given} cannot be listed: {error}. See that it is there and "
+            "may be read; the same command goes on."
+        ) from error
 
 
 def _check_same_answers(

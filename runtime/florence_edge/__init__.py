@@ -17,6 +17,7 @@ from .bundle import Bundle, StoredFile
 from .contract import ModelSize
 from .cuda.frame import DeviceImage
 from .devices import Device, EngineSettings
+from .encoded_image import EncodedImage
 from .errors import (
     BackendError,
     BundleError,
@@ -32,8 +33,8 @@ from .errors import (
     SourceNotFoundError,
 )
 from .image import ImageLike
-from .image_file import DeepRange, ImageOptions
-from .model import EncodedImage, Florence2
+from .image_file import Color, DeepRange, ImageOptions
+from .model import Florence2
 from .options import EarlyStopping, GenerationConfig, GenerationOptions
 from .processing import PreparedImages, prepare_images
 from .questions import Answer, Question
@@ -41,6 +42,7 @@ from .regions import Box, BoxLike, Convention, Region, RegionShape, RelativeBox,
 from .results.formats import ClassIds
 from .results.parse import parse
 from .results.result import DECODE, IMAGE, PARSE, PREFILL, STAGES, VISION, Result, Status
+from .search import CutOff
 from .tasks import (
     TASKS,
     AnswerKind,
@@ -49,7 +51,9 @@ from .tasks import (
     RegionEach,
     Request,
     Task,
+    TaskLike,
     TaskList,
+    TaskName,
     TasksLike,
     TextEach,
     request_for,
@@ -88,7 +92,9 @@ __all__ = [
     "BundleNotFoundError",
     "CameraMode",
     "ClassIds",
+    "Color",
     "Convention",
+    "CutOff",
     "DeepRange",
     "Device",
     "DeviceImage",
@@ -127,7 +133,9 @@ __all__ = [
     "Status",
     "StoredFile",
     "Task",
+    "TaskLike",
     "TaskList",
+    "TaskName",
     "TasksLike",
     "TextEach",
     "VideoFrame",

@@ -9,14 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby
-from numbers import Integral
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeAlias, TypeVar, cast
 
+from .counts import check_count
+from .encoded_image import EncodedImage
 from .errors import RequestError
 from .image import ImageLike
-from .image_file import ImageOptions
-from .model import EncodedImage, Florence2
+from .image_file import Color, check_color
+from .model import Florence2
 from .options import GenerationOptions
 from .processing import PreparedImages, join_images, prepare_images
 from .regions import BoxLike
@@ -28,6 +29,7 @@ AHEAD = 2  # pictures in memory beside those at hand: one that is ready, one in 
 MAX_BATCH = 1024  # pictures at once; engines are fastest with far fewer
 
 _Item = TypeVar("_Item")
+_Prepared: TypeAlias = tuple[ImageLike, PreparedImages | RequestError]
 _END = object()
 
 
@@ -51,26 +53,42 @@ def run_many(  # noqa: PLR0913 - the door; all but three are named by the caller
     text: str | None = None,
     *,
     region: BoxLike | None = None,
+    color: Color = "rgb",
     options: GenerationOptions | None = None,
     batch: int = 1,
 ) -> Iterator[Answered]:
     """Answer the same tasks about any number of pictures, in order, `batch` of them at once.
 
     The next ones are read meanwhile, and few are in memory at a time. One that cannot be read is
-    `Answered` with its error. Of several tasks, text and region go to those that take them.
+    `Answered` with its error. Of several tasks, text and region go to those that take them. Arrays
+    are in RGB order, or with `color` "bgr" in OpenCV's.
 
     Raises:
         RequestError: at once, for what holds for all pictures: a task, its text, an option.
     """
-    if isinstance(images, str | bytes | Path) or not isinstance(images, Iterable):
-        raise RequestError(
-            f"run_many takes several pictures, got {images!r:.80}. Put it into a list, or use "
-            "model.run for one picture."
-        )
+    _check_several(images)
     request = request_for(with_own(tasks, model.bundle.tasks), text, region)
     model.generation_config(options)
     check_batch(batch)
-    return _answers(model, images, request, options, batch)
+    check_color(color)
+    prepared = _prepare_each(model, images, color)
+    return _answers(model, prepared, request, options, batch)
+
+
+def _check_several(images: object) -> None:
+    """Refuse one picture, which might be iterated by its letters, lines or rows."""
+    one = isinstance(images, str | bytes | Path) or hasattr(images, "read")
+    if one or not isinstance(images, Iterable) or getattr(images, "ndim", 4) != 4:
+        folder = "; of a folder give its files: sorted(Path(...).glob('*.jpg'))"
+        raise RequestError(
+            f"run_many takes several pictures, got {_said(images)}. Put it into a list, or use "
+            f"model.run for one picture{folder if isinstance(images, str | Path) else ''}."
+        )
+
+
+def _said(images: object) -> str:
+    shape = getattr(images, "shape", None)
+    return f"{images!r:.80}" if shape is None else f"an array of shape {list(shape)}"
 
 
 def check_batch(batch: int) -> None:
@@ -79,22 +97,26 @@ def check_batch(batch: int) -> None:
     Raises:
         RequestError: it is out of range; the message says which range.
     """
-    if not isinstance(batch, Integral) or isinstance(batch, bool) or not 1 <= batch <= MAX_BATCH:
-        raise RequestError(
-            f"batch is {batch!r:.40}; it must be a whole number from 1 to {MAX_BATCH}. Any number "
-            "of pictures may be given; this many are in memory, and answered, at once."
-        )
+    any_number = (
+        "Any number of pictures may be given; this many are in memory, and answered, at once."
+    )
+    check_count("batch", batch, most=MAX_BATCH, hint=any_number)
+
+
+def _prepare_each(
+    model: Florence2, images: Iterable[ImageLike], color: Color
+) -> Iterator[_Prepared]:
+    """Each picture as it was given, and ready for the model or why it is not."""
+    return ((image, _prepared(model, image, color)) for image in images)
 
 
 def _answers(
     model: Florence2,
-    images: Iterable[ImageLike],
+    ready: Iterator[_Prepared],
     request: Request,
     options: GenerationOptions | None,
     batch: int,
 ) -> Iterator[Answered]:
-    side = model.bundle.size.image_size
-    ready = ((image, _prepared(image, side, model.image_options)) for image in images)
     with closing(read_ahead(ready, AHEAD + batch - 1)) as pictures:
         for some in in_batches(pictures, batch):
             good = [each for _, each in some if isinstance(each, PreparedImages)]
@@ -143,9 +165,10 @@ def read_ahead(items: Iterator[_Item], depth: int) -> Generator[_Item, None, Non
         thread.shutdown(cancel_futures=True)
 
 
-def _prepared(image: ImageLike, side: int, options: ImageOptions) -> PreparedImages | RequestError:
+def _prepared(model: Florence2, image: ImageLike, color: Color) -> PreparedImages | RequestError:
+    side = model.bundle.size.image_size
     try:
-        return prepare_images([image], side, options)
+        return prepare_images([image], side, model.image_options, color=color)
     except RequestError as error:
         return error
 

@@ -18,6 +18,9 @@ _OF_MEMORY = (
 )
 _OF_THREADS = ("can't start new thread", "pthread_create", "resource temporarily unavailable")
 
+SEE_DOCTOR = "florence-doctor looks for the cause."
+"""What to do where the machine is to blame; the doctor itself leaves it out."""
+
 # What importing an engine raises where its libraries are absent, or find no memory or threads.
 ENGINE_FAILURES = (ImportError, MemoryError, OSError, RuntimeError)
 

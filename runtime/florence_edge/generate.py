@@ -12,9 +12,9 @@ import numpy as np
 from .backends.base import AheadDecoder, DecoderSession
 from .errors import BackendError
 from .options import GenerationConfig
-from .search import Hypothesis, Ints, Scores, Search, open_search
+from .search import CutOff, Hypothesis, Ints, Scores, Search, open_search
 
-Stop = Callable[[], bool]
+Stop = Callable[[], CutOff | None]
 # Called after each step with the tokens [L] that an answer is certain to begin with, and at its end
 # with all of them and True.
 OnTokens = Callable[[Ints, bool], None]
@@ -22,9 +22,8 @@ Outcome: TypeAlias = Hypothesis | BackendError
 """What becomes of one image of a batch; the error says that its scores were not numbers."""
 
 
-def never() -> bool:
+def never() -> None:
     """Let every answer come to its end."""
-    return False
 
 
 def stop_after(
@@ -33,12 +32,18 @@ def stop_after(
     *,
     clock: Callable[[], float] = time.monotonic,
 ) -> Stop:
-    """Whether `max_time` seconds have passed since this call, or `cancel` is set.
+    """Whether `cancel` is set, or `max_time` seconds have passed since this call, and which.
 
     None for either means that it stops nothing.
     """
     deadline = math.inf if max_time is None else clock() + max_time
-    return lambda: (cancel is not None and cancel.is_set()) or clock() > deadline
+
+    def stop() -> CutOff | None:
+        if cancel is not None and cancel.is_set():
+            return "cancel"
+        return "time" if clock() > deadline else None
+
+    return stop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +53,7 @@ class Asked:
     config: GenerationConfig
     """All images of a batch have the same `num_beams`."""
     stop: Stop = never
-    """The step after which it says so is this image's last, and what there is its answer."""
+    """The step after which it says why is this image's last, and what there is its answer."""
     on_tokens: OnTokens | None = None
     on_done: Callable[[Outcome], None] | None = None
     """Called with the answer as soon as it is complete, while others are still at work."""
@@ -64,7 +69,7 @@ def generate(
 ) -> list[Hypothesis]:
     """Answers for a batch of `images`, one search each; an answer is what the image gets alone.
 
-    The step after which `stop` says so is the last, and what an image has by then is its answer.
+    The step after which `stop` says why is the last, and what an image has by then is its answer.
     `on_tokens` is for a single image.
 
     Raises:
@@ -119,7 +124,7 @@ def generate_each(decoder: DecoderSession, asked: Sequence[Asked]) -> list[Outco
 
 
 def _advance(
-    search: Search, scores: Scores, tokens: Ints, parents: Ints, *, last: bool
+    search: Search, scores: Scores, tokens: Ints, parents: Ints, *, last: CutOff | None
 ) -> Outcome | None:
     """One step of an image's search, into its rows of `tokens` and `parents`.
 
@@ -139,8 +144,9 @@ def _not_finite(scores: Scores) -> BackendError | None:
     if np.isfinite(scores.top_logits[:, 0]).all() and np.isfinite(scores.log_sum_exp).all():
         return None
     return BackendError(
-        "The engine's scores are not finite numbers (NaN). In an fp16 or int8 bundle, values "
-        "inside have left the range of float16: export the checkpoint with --precision fp32. "
+        "The engine's scores are not finite numbers (NaN). In a bundle of fp16, int8 or int4 "
+        "values inside have left the range of float16: export the checkpoint with --precision "
+        "fp32. "
         "With fp32, try device='cpu'; if that gives NaN, too, the checkpoint's weights do."
     )
 

@@ -12,7 +12,15 @@ from PIL import ExifTags, Image, ImageOps
 from .backends.base import Pixels
 from .cuda.frame import DeviceFrame, DeviceImage, frame_of, is_on_gpu
 from .errors import ImageError, ImageTooLargeError, RequestError
-from .image_file import ImageOptions, check_undecoded, decode, quiet_pillow, warn_of_darkness
+from .image_file import (
+    Color,
+    ImageOptions,
+    check_color,
+    check_undecoded,
+    decode,
+    quiet_pillow,
+    warn_of_darkness,
+)
 
 HostImage: TypeAlias = str | Path | bytes | IO[bytes] | Image.Image | npt.NDArray[Any]
 
@@ -22,21 +30,25 @@ _INFINITE = 1e300  # further than any float32, and finite after arithmetic
 _VALUES_AT_ONCE = 1 << 20
 
 
-def load_image(source: HostImage, options: ImageOptions = _DEFAULT) -> Image.Image:
+def load_image(
+    source: HostImage, options: ImageOptions = _DEFAULT, color: Color = "rgb"
+) -> Image.Image:
     """An RGB picture, turned upright as its EXIF orientation says; of several, the first.
 
-    Arrays are HxWx3 uint8 in RGB order; an open file is read from where it stands. Other modes
-    become RGB as Pillow, and so transformers, converts them, alpha dropped; only deep grey is
-    scaled to 8 bits, where Pillow would clip it. Colours of 16 bits keep their upper 8, as in
-    Pillow. Files and bytes are opened if they are of one of `image_file.FORMATS` and within
-    `options.max_pixels`.
+    Arrays are HxWx3 uint8 in the order that `color` says; an open file is read from where it
+    stands. Other modes become RGB as Pillow, and so transformers, converts them, alpha dropped;
+    only deep grey is scaled to 8 bits, where Pillow would clip it. Colours of 16 bits keep their
+    upper 8, as in Pillow. Files and bytes are opened if they are of one of `image_file.FORMATS` and
+    within `options.max_pixels`.
 
     Raises:
         ImageError: the source cannot be read, is too large, has no pixels, does not fit into
             memory, or is an array of another kind.
+        RequestError: there is no such order of channels.
     """
+    check_color(color)
     if isinstance(source, np.ndarray):
-        return _from_array(source)
+        return _from_array(source, color)
     source = _plain(source)
     name = _name(source)
     try:
@@ -100,19 +112,20 @@ def _plain(source: object) -> str | Path | bytes | Image.Image:
         return _read(source)
     raise ImageError(
         "A picture is expected as a path, bytes, an open file, a PIL image or an HxWx3 uint8 "
-        f"array, got {type(source).__name__}."
+        f"array in RGB order, got {type(source).__name__}."
     )
 
 
-def _from_array(array: npt.NDArray[Any]) -> Image.Image:
+def _from_array(array: npt.NDArray[Any], color: Color) -> Image.Image:
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
         raise ImageError(
-            f"An array image is expected as HxWx3 uint8 RGB, got {array.dtype} "
-            f"{list(array.shape)}. Convert it first (OpenCV: cv2.cvtColor(x, cv2.COLOR_BGR2RGB))."
+            f"An array image is expected as HxWx3 uint8 in RGB order (OpenCV's BGR: color='bgr'), "
+            f"got {array.dtype} {list(array.shape)}. Convert it first."
         )
     if 0 in array.shape:
         raise ImageError(f"The image has no pixels: its shape is {list(array.shape)}.")
-    return Image.fromarray(np.ascontiguousarray(array))
+    rgb = array[..., ::-1] if color == "bgr" else array
+    return Image.fromarray(np.ascontiguousarray(rgb))
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -193,7 +206,8 @@ def _rows(image: Image.Image) -> Iterator[tuple[int, npt.NDArray[Any]]]:
 
 
 ImageLike: TypeAlias = HostImage | DeviceImage
-"""A path, bytes, a PIL image, an HxWx3 uint8 RGB array, or such an array on the GPU."""
+"""A path, bytes, an open file, a PIL image, an HxWx3 uint8 array in RGB order (OpenCV's BGR with
+`color="bgr"`), or an RGB array on the GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,13 +221,13 @@ Picture: TypeAlias = Image.Image | DeviceFrame | PictureSize
 
 
 def load_pictures(
-    images: Sequence[ImageLike], options: ImageOptions = _DEFAULT
+    images: Sequence[ImageLike], options: ImageOptions = _DEFAULT, color: Color = "rgb"
 ) -> Sequence[Picture]:
     """The pictures of one batch, all on the host or all on the GPU.
 
     Raises:
         ImageError: a picture cannot be read.
-        RequestError: the batch has some of each.
+        RequestError: the batch has some of each, or frames on the GPU that are not in RGB order.
     """
     on_gpu = [image for image in images if _may_be_on_gpu(image) and is_on_gpu(image)]
     if on_gpu and len(on_gpu) < len(images):
@@ -221,9 +235,15 @@ def load_pictures(
             f"{len(on_gpu)} of {len(images)} pictures are on the GPU. Encode them in two batches, "
             "or bring all to one side."
         )
+    if on_gpu and color != "rgb":
+        raise RequestError(
+            "Frames on the GPU are read in RGB order, and color is 'bgr'. Turn them there "
+            "(CuPy: cupy.ascontiguousarray(frame[..., ::-1]), torch: frame.flip(-1)) and leave "
+            "color out."
+        )
     on_host = [] if on_gpu else [cast(HostImage, image) for image in images]
     return [frame_of(image) for image in on_gpu] or [
-        load_image(image, options) for image in on_host
+        load_image(image, options, color) for image in on_host
     ]
 
 

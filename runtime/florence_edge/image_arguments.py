@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import get_args
 
 from .image_file import MAX_PIXELS, DeepRange, ImageOptions
-from .regions import RelativeBox
 
 _MAX_DIGITS = 18  # of a number of pixels
 
@@ -47,22 +46,6 @@ def source_argument(text: str) -> str:
     """An argument that names pictures, a camera or a video; the empty one as in `picture_path`."""
     picture_path(text)
     return text
-
-
-def region_argument(text: str) -> tuple[float, ...]:
-    """Left, top, right, bottom in pixels, or as a `RelativeBox` where all are in percent."""
-    parts = text.split(",")
-    relative = all(part.strip().endswith("%") for part in parts)
-    try:
-        numbers = tuple(float(part.strip().removesuffix("%" if relative else "")) for part in parts)
-    except ValueError:
-        numbers = ()
-    if len(numbers) != 4:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a region; expected four numbers such as 10,20,200,180, or "
-            "10%,20%,50%,60%"
-        )
-    return RelativeBox(*(number / 100 for number in numbers)) if relative else numbers
 
 
 def _pixels(text: str) -> int:

@@ -56,6 +56,9 @@ DeepRange = Literal["full", "own"]
 """What becomes white where a channel has more than 8 bits: the format's largest value, or the
 picture's own (and its smallest value black)."""
 
+Color = Literal["rgb", "bgr"]
+"""The order of an array's channels; OpenCV has blue first. Other pictures know theirs."""
+
 
 _DARK = 16383  # the largest value of 14 bits
 _told_of_darkness: list[str] = []  # of which picture; a folder may have thousands
@@ -84,6 +87,18 @@ class ImageOptions:
                 f"deep_range is {self.deep_range!r}; it must be 'full' (65535 of 16 bits is white) "
                 "or 'own' (the picture's largest value is)."
             )
+
+
+def check_color(color: str) -> None:
+    """Refuse an order of channels that does not exist.
+
+    Raises:
+        RequestError: naming the two that do.
+    """
+    if color not in get_args(Color):
+        raise RequestError(
+            f"color is {color!r:.40}; it must be 'rgb', or 'bgr' for OpenCV's arrays."
+        )
 
 
 def decode(source: str | Path | bytes, name: str, options: ImageOptions) -> Image.Image:

@@ -9,26 +9,24 @@
 Many pictures: `batch.run_many`. A camera, a stream or a video: `video.watch.watch`.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Event
 from typing import overload
 
-from PIL import Image
-
-from .backends.base import Backend, Features
+from .backends.base import Backend
 from .backends.open import open_engine, within_engine
 from .bundle import TOKENIZER, Bundle
 from .devices import Device, EngineSettings
+from .encoded_image import EncodedImage
 from .engine_lock import EngineLock
 from .errors import RequestError
-from .image import ImageLike, Picture, to_pil
-from .image_file import MAX_PIXELS, DeepRange, ImageOptions
+from .image import ImageLike
+from .image_file import MAX_PIXELS, Color, DeepRange, ImageOptions, check_color
 from .options import GenerationConfig, GenerationOptions, resolve
 from .processing import PreparedImages, encode_prompts, prepare_images
 from .questions import Answer, Engine, OnAnswer, Question, raise_error
-from .regions import BoxLike, Convention, check_convention
+from .regions import Convention, check_convention
 from .results.result import VISION, Result
 from .search import Ints
 from .selftest import self_test
@@ -36,18 +34,14 @@ from .tasks import (
     Prompt,
     RegionEach,
     Task,
+    TaskLike,
     TaskList,
     TextEach,
-    find_task,
-    free_prompt,
     listed,
-    prompt_for,
     requests_for,
     with_own,
 )
 from .tokenizer import OnText, Tokenizer
-
-_CAPTION_TASKS = {1: "CAPTION", 2: "DETAILED_CAPTION", 3: "MORE_DETAILED_CAPTION"}
 
 
 class Florence2:
@@ -70,10 +64,14 @@ class Florence2:
         self.image_options = image_options or ImageOptions()
         self.engine_settings: EngineSettings | None = None  # what `load` has set up
         self._tokenizer = tokenizer
-        self._engine = Engine(
-            bundle=bundle, backend=backend, tokenizer=tokenizer, convention=convention
-        )
         self._lock = EngineLock()
+        self._engine = Engine(
+            bundle=bundle,
+            backend=backend,
+            tokenizer=tokenizer,
+            convention=convention,
+            lock=self._lock,
+        )
 
     @staticmethod
     def load(  # noqa: PLR0913 - the door; all but two are named by the caller
@@ -126,32 +124,35 @@ class Florence2:
     # One picture and one task give a result, lists give lists. (A str is a Sequence to mypy.)
     # fmt: off
     @overload
-    def run(self, image: ImageLike, task: str | Task,  # type: ignore[overload-overlap]
-            text: TextEach = None, *, region: RegionEach = None,
+    def run(self, image: ImageLike, task: TaskLike,  # type: ignore[overload-overlap]
+            text: TextEach = None, *, region: RegionEach = None, color: Color = "rgb",
             options: GenerationOptions | None = None, cancel: Event | None = None,
             on_text: OnText | None = None) -> Result: ...
     @overload
-    def run(self, image: ImageLike, task: "TaskList",  # type: ignore[overload-overlap]
-            text: TextEach = None, *, region: RegionEach = None,
+    def run(self, image: ImageLike, task: TaskList,  # type: ignore[overload-overlap]
+            text: TextEach = None, *, region: RegionEach = None, color: Color = "rgb",
             options: GenerationOptions | None = None,
             cancel: Event | None = None) -> list[Result]: ...
     @overload
-    def run(self, image: Sequence[ImageLike], task: str | Task, text: TextEach = None, *,
-            region: RegionEach = None, options: GenerationOptions | None = None,
+    def run(self, image: Sequence[ImageLike], task: TaskLike, text: TextEach = None, *,
+            region: RegionEach = None, color: Color = "rgb",
+            options: GenerationOptions | None = None,
             cancel: Event | None = None) -> list[Result]: ...
     @overload
-    def run(self, image: Sequence[ImageLike], task: "TaskList", text: TextEach = None, *,
-            region: RegionEach = None, options: GenerationOptions | None = None,
+    def run(self, image: Sequence[ImageLike], task: TaskList, text: TextEach = None, *,
+            region: RegionEach = None, color: Color = "rgb",
+            options: GenerationOptions | None = None,
             cancel: Event | None = None) -> list[list[Result]]: ...
     # fmt: on
 
     def run(  # noqa: PLR0913 - the door; all but three are named by the caller
         self,
         image: ImageLike | Sequence[ImageLike],
-        task: "str | Task | TaskList",
+        task: TaskLike | TaskList,
         text: TextEach = None,
         *,
         region: RegionEach = None,
+        color: Color = "rgb",
         options: GenerationOptions | None = None,
         cancel: Event | None = None,
         on_text: OnText | None = None,
@@ -160,13 +161,15 @@ class Florence2:
 
         Args:
             image: a path, bytes, an open file, a PIL image or an HxWx3 uint8 array in RGB order;
-                on the GPU, an array with `__cuda_array_interface__` (PyCUDA, CuPy, torch, numba).
+                on the GPU, an RGB array with `__cuda_array_interface__` (PyCUDA, CuPy, torch, ...).
                 A list of them is one batch, and so is an NxHxWx3 array or what a generator gives;
                 each answer is what the picture gets alone.
             task: one of the 15, `OD` or `<OD>`; several share one encoding.
             text: what the task takes beside the picture; region tasks take four `<loc_n>`. One
                 for all pictures, or a list with one for each; for the tasks that take one.
             region: left, top, right, bottom in pixels, or `RelativeBox`; one, or one for each.
+            color: the order of an array's channels: "bgr" for those of OpenCV (`cv2.imread`,
+                `VideoCapture.read`). Pictures of other kinds know theirs.
             options: how to generate; what they leave open is the checkpoint's.
             cancel: once another thread sets it, the answer is what is complete by then, and its
                 status is `truncated`, as with `GenerationOptions.max_time`.
@@ -185,7 +188,7 @@ class Florence2:
             raise RequestError("on_text needs one picture and one task, not lists of them.")
         asked, count = with_own(task, self.bundle.tasks), None if one_image else len(images)
         requests = requests_for(asked, text, region, images=count)
-        views, _ = listed(self.encode(images, options=options))
+        views, _ = listed(self.encode(images, options=options, color=color))
         prompts = [each.prompts(view.size) for each, view in zip(requests, views, strict=True)]
         rows = self.answer_each(views, prompts, cancel=cancel, on_text=on_text)
         results = [row[0] for row in rows] if one_task else rows
@@ -196,36 +199,46 @@ class Florence2:
         image: ImageLike,
         prompt: str,
         *,
+        color: Color = "rgb",
         options: GenerationOptions | None = None,
         cancel: Event | None = None,
         on_text: OnText | None = None,
     ) -> Result:
-        """Answer a prompt in the user's own words (VQA and other fine-tunes)."""
-        return self.encode(image, options=options).ask(prompt, cancel=cancel, on_text=on_text)
+        """Answer a prompt in the user's own words (VQA and other fine-tunes); else as `run`."""
+        view = self.encode(image, options=options, color=color)
+        return view.ask(prompt, cancel=cancel, on_text=on_text)
 
     # fmt: off
     @overload
-    def encode(self, image: ImageLike, *,  # type: ignore[overload-overlap]
-               options: GenerationOptions | None = None) -> "EncodedImage": ...
+    def encode(self, image: ImageLike, *, color: Color = "rgb",  # type: ignore[overload-overlap]
+               options: GenerationOptions | None = None) -> EncodedImage: ...
     @overload
-    def encode(self, image: Sequence[ImageLike], *,
-               options: GenerationOptions | None = None) -> "list[EncodedImage]": ...
+    def encode(self, image: Sequence[ImageLike], *, color: Color = "rgb",
+               options: GenerationOptions | None = None) -> list[EncodedImage]: ...
     # fmt: on
 
     def encode(
-        self, image: ImageLike | Sequence[ImageLike], *, options: GenerationOptions | None = None
-    ) -> "EncodedImage | list[EncodedImage]":
+        self,
+        image: ImageLike | Sequence[ImageLike],
+        *,
+        color: Color = "rgb",
+        options: GenerationOptions | None = None,
+    ) -> EncodedImage | list[EncodedImage]:
         """Run the vision encoder once; the view answers any number of tasks about the picture.
 
-        Several pictures are encoded in one run, and give a list. `options` hold for questions that
-        bring none of their own. Errors are those of `run`.
+        Several pictures are encoded in one run, and give a list. Arrays are in RGB order, or with
+        `color` "bgr" in OpenCV's. `options` hold for questions that bring none of their own. Errors
+        are those of `run`.
         """
         images, one_image = listed(image)
         self.generation_config(options)  # what cannot be generated should not cost an encoding
+        check_color(color)
         if not images:
             return []
-        side = self.bundle.size.image_size
-        views = self.encode_prepared(prepare_images(images, side, self.image_options), options)
+        prepared = prepare_images(
+            images, self.bundle.size.image_size, self.image_options, color=color
+        )
+        views = self.encode_prepared(prepared, options)
         return views[0] if one_image else views
 
     def self_test(self) -> dict[str, float]:
@@ -255,14 +268,14 @@ class Florence2:
 
     def encode_prepared(
         self, prepared: PreparedImages, options: GenerationOptions | None = None
-    ) -> "list[EncodedImage]":
+    ) -> list[EncodedImage]:
         """A view of each picture that `processing.prepare_images` has made ready, in one run."""
         timer, count = prepared.timer, len(prepared.pictures)
         with self._lock.held(), timer.stage(VISION):
             features = self.backend.encode_image(prepared.pixels)
         return [
             EncodedImage(
-                model=self,
+                engine=self._engine,
                 picture=picture,
                 features=features[i : i + 1],
                 options=options,
@@ -273,7 +286,7 @@ class Florence2:
 
     def answer_each(
         self,
-        views: "Sequence[EncodedImage]",
+        views: Sequence[EncodedImage],
         prompts: Sequence[Sequence[Prompt]],
         *,
         cancel: Event | None = None,
@@ -288,7 +301,7 @@ class Florence2:
 
     def answer(
         self,
-        views: "Sequence[EncodedImage]",
+        views: Sequence[EncodedImage],
         prompts: Sequence[Prompt],
         options: GenerationOptions | None = None,
         *,
@@ -319,144 +332,4 @@ class Florence2:
         Raises:
             BackendError: the engine failed: what was not handed out yet has no answer.
         """
-        with self._lock.held():
-            return self._engine.answer(questions, on_answer)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)  # arrays have no one truth value
-class EncodedImage:
-    """A picture with its image features: ask it as many tasks as you like.
-
-        view = model.encode("street.jpg")
-        view.caption(detail=2).text
-        view.segment(region=(10, 20, 200, 180)).draw(view.image)
-
-    `options` hold for every question that brings none of its own.
-    """
-
-    model: Florence2
-    picture: Picture
-    features: Features = field(repr=False)  # [1, image tokens, d_model]
-    options: GenerationOptions | None
-    seconds: Mapping[str, float]
-
-    @property
-    def image(self) -> Image.Image:
-        """The picture as PIL's; a frame on the GPU is copied from there as it is now."""
-        return to_pil(self.picture)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height in pixels."""
-        return self.picture.size
-
-    def question(
-        self,
-        task: str | Task | Prompt,
-        text: str | None = None,
-        *,
-        region: BoxLike | None = None,
-        options: GenerationOptions | None = None,
-        cancel: Event | None = None,
-        on_text: OnText | None = None,
-    ) -> Question:
-        """A question for `Florence2.answer_questions`; the arguments are those of `run`.
-
-        Raises:
-            RequestError: the task does not exist, or text or region do not fit it.
-        """
-        return Question(
-            features=self.features,
-            image_size=self.size,
-            prompt=task if isinstance(task, Prompt) else self._prompt(task, text, region),
-            options=options or self.options,
-            cancel=cancel,
-            on_text=on_text,
-            seconds=self.seconds,
-        )
-
-    def run(
-        self,
-        task: str | Task,
-        text: str | None = None,
-        *,
-        region: BoxLike | None = None,
-        options: GenerationOptions | None = None,
-        cancel: Event | None = None,
-        on_text: OnText | None = None,
-    ) -> Result:
-        """Answer one of the 15 tasks; the arguments are those of `Florence2.run`.
-
-        Raises:
-            RequestError: the task does not exist, or text, region or options do not fit it.
-        """
-        prompt, chosen = self._prompt(task, text, region), options or self.options
-        return self.model.answer([self], [prompt], chosen, cancel=cancel, on_text=on_text)[0]
-
-    def _prompt(self, task: str | Task, text: str | None, region: BoxLike | None) -> Prompt:
-        return prompt_for(find_task(task, self.model.bundle.tasks), text, region, self.size)
-
-    def ask(
-        self,
-        prompt: str,
-        *,
-        options: GenerationOptions | None = None,
-        cancel: Event | None = None,
-        on_text: OnText | None = None,
-    ) -> Result:
-        """Answer a prompt in the user's own words (VQA and other fine-tunes)."""
-        asked, chosen = free_prompt(prompt), options or self.options
-        return self.model.answer([self], [asked], chosen, cancel=cancel, on_text=on_text)[0]
-
-    def caption(self, detail: int = 1) -> Result:
-        """Describe the picture: 1 in a sentence, 2 in detail, 3 in a paragraph."""
-        if detail not in _CAPTION_TASKS:
-            raise RequestError(f"detail is {detail}; it must be 1, 2 or 3.")
-        return self.run(_CAPTION_TASKS[detail])
-
-    def detect(self, phrases: str | Sequence[str] | None = None) -> Result:
-        """Find objects: all that the model knows, or those that `phrases` name."""
-        if phrases is None:
-            return self.run("OD")
-        if not phrases:
-            raise RequestError("detect got no phrase. Name what to find, or leave phrases out.")
-        text = phrases if isinstance(phrases, str) else "<and>".join(phrases)
-        return self.run("OPEN_VOCABULARY_DETECTION", text)
-
-    def ground(self, caption: str) -> Result:
-        """Find the things that a caption speaks of."""
-        return self.run("CAPTION_TO_PHRASE_GROUNDING", caption)
-
-    def segment(
-        self, what: str | BoxLike | None = None, *, region: BoxLike | None = None
-    ) -> Result:
-        """Outline what a phrase refers to, or what lies in a region."""
-        if (what is None) == (region is None):
-            raise RequestError("segment() needs a phrase or a region, one of the two.")
-        if isinstance(what, str):
-            return self.run("REFERRING_EXPRESSION_SEGMENTATION", what)
-        return self.run("REGION_TO_SEGMENTATION", region=region if what is None else what)
-
-    def ocr(self, regions: bool = False) -> Result:
-        """Read the text of the whole picture; with `regions`, where each piece of it stands."""
-        return self.run("OCR_WITH_REGION" if regions else "OCR")
-
-    def read(self, region: BoxLike) -> Result:
-        """Read the text in a region."""
-        return self.run("REGION_TO_OCR", region=region)
-
-    def describe(self, region: BoxLike) -> Result:
-        """Describe what lies in a region."""
-        return self.run("REGION_TO_DESCRIPTION", region=region)
-
-    def categorize(self, region: BoxLike) -> Result:
-        """Name the category of what lies in a region."""
-        return self.run("REGION_TO_CATEGORY", region=region)
-
-    def propose(self) -> Result:
-        """Propose regions that hold something, without naming it."""
-        return self.run("REGION_PROPOSAL")
-
-    def dense_captions(self) -> Result:
-        """Find objects and describe each."""
-        return self.run("DENSE_REGION_CAPTION")
+        return self._engine.answer(questions, on_answer)

@@ -18,7 +18,7 @@ from .backends.base import Pixels
 from .contract import ModelSize
 from .errors import RequestError
 from .image import ImageLike, Picture, PictureSize, load_pictures, squares
-from .image_file import ImageOptions
+from .image_file import Color, ImageOptions
 from .logits_process import forced_token
 from .options import GenerationConfig
 from .regions import Convention
@@ -77,17 +77,23 @@ class PreparedImages:
 
 
 def prepare_images(
-    images: Sequence[ImageLike], side: int, options: ImageOptions | None = None
+    images: Sequence[ImageLike],
+    side: int,
+    options: ImageOptions | None = None,
+    *,
+    color: Color = "rgb",
 ) -> PreparedImages:
     """Decode images, as `options` say, and squash them to squares of `side` pixels.
 
+    Arrays are in RGB order, or with `color` "bgr" in OpenCV's.
+
     Raises:
         ImageError: an image cannot be read.
-        RequestError: some are on the host and some on the GPU.
+        RequestError: some are on the host and some on the GPU, or `color` does not fit.
     """
     timer = Timer()
     with timer.stage(IMAGE):
-        pictures = load_pictures(images, options or ImageOptions())
+        pictures = load_pictures(images, options or ImageOptions(), color)
         pixels = squares(pictures, side)
     return PreparedImages(pictures=pictures, pixels=pixels, timer=timer)
 
@@ -168,7 +174,7 @@ def read_hypothesis(
         image_size=image_size,
         text_input=prompt.text_input,
         convention=convention,
-        truncated=hypothesis.truncated,
+        cut_off=hypothesis.cut_off,
     )
 
 

@@ -16,6 +16,7 @@ from typing import TypeAlias
 
 from .backends.base import Backend, Features, join_features
 from .bundle import Bundle
+from .engine_lock import EngineLock
 from .errors import FlorenceEdgeError, RequestError
 from .generate import Asked, Outcome, generate_each, stop_after
 from .options import GenerationConfig, GenerationOptions, resolve
@@ -58,14 +59,30 @@ class Engine:
     backend: Backend
     tokenizer: Tokenizer
     convention: Convention
+    lock: EngineLock
 
     def answer(self, questions: Sequence[Question], on_answer: OnAnswer | None) -> list[Answer]:
         """The answers in the order of the questions; `on_answer` gets each as soon as it is there.
 
         Raises:
-            BackendError: the engine failed.
+            BackendError: the engine failed, or is closed.
         """
-        tell: OnAnswer = on_answer or (lambda _, answer: None)
+        with self.lock.held():
+            return self._answer(questions, on_answer or (lambda _, answer: None))
+
+    def answer_one(self, question: Question) -> Result:
+        """The answer to one question.
+
+        Raises:
+            RequestError: the prompt or an option does not fit the model.
+            BackendError: the engine failed, or is closed.
+        """
+        [answer] = self.answer([question], None)
+        if isinstance(answer, FlorenceEdgeError):
+            raise answer
+        return answer
+
+    def _answer(self, questions: Sequence[Question], tell: OnAnswer) -> list[Answer]:
         answers: dict[int, Answer] = {}
         rows: dict[int, _Row] = {}
         for number, question in enumerate(questions):

@@ -18,6 +18,7 @@ import numpy as np
 from .errors import RequestError
 
 LOCATION_BINS = 1000
+_POINTS_OF_A_TRIANGLE = 3
 
 Convention = Literal["native", "microsoft"]
 """Whose coordinates: the whole numbers of transformers, or the fractions of the original code."""
@@ -72,6 +73,35 @@ class Region:
         if not xs:
             return 0, 0, 0, 0
         return min(xs), min(ys), max(xs), max(ys)
+
+    @property
+    def area(self) -> float:
+        """Square pixels: of the box, or of all rings together."""
+        return sum(ring_area(ring, self.shape) for ring in self.rings)
+
+
+def has_area(ring: Ring, shape: RegionShape) -> bool:
+    """Whether a ring covers anything: it is wide and high, and a polygon has three points.
+
+    Its extent decides: `ring_area` is 0 for a quad whose sides cross, of a word that is there.
+    """
+    xs, ys = ring[0::2], ring[1::2]
+    if shape == "polygon" and len(xs) < _POINTS_OF_A_TRIANGLE:
+        return False
+    return min(xs) < max(xs) and min(ys) < max(ys)
+
+
+def ring_area(ring: Ring, shape: RegionShape) -> float:
+    """Square pixels: of a box's two corners, or of a polygon's by the shoelace formula."""
+    if shape == "box":
+        left, top, right, bottom = ring
+        return abs((right - left) * (bottom - top))
+    xs, ys = ring[0::2], ring[1::2]
+    twice = sum(
+        x * next_y - next_x * y
+        for x, y, next_x, next_y in zip(xs, ys, (*xs[1:], *xs[:1]), (*ys[1:], *ys[:1]), strict=True)
+    )
+    return abs(twice) / 2
 
 
 def location_tokens(box_xyxy: Sequence[float], image_size: tuple[int, int]) -> str:

@@ -8,7 +8,7 @@ they continue (`parents`); it never sees the model or its cache.
         scores = decoder.step(step.tokens, step.parents)
     search.best()
 
-`advance` chooses the next token of every row, with `last` the final ones; `best` is the
+`advance` chooses the next token of every row, with `last` the final ones, and why; `best` is the
 answer, once a step was `done`. `agreed` is what the answer is certain to begin with.
 
 The rules for what may come next are those of `logits_process`. Hugging Face applies them to logits
@@ -18,7 +18,7 @@ log-probabilities that the model gave.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +72,11 @@ class Step:
     done: bool
 
 
+CutOff = Literal["length", "time", "cancel"]
+"""Why an answer stopped before its end: it has the longest length, its `max_time` was up, or its
+`cancel` was set."""
+
+
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
     """A finished sequence from the start token on, with the log-probability of each next token."""
@@ -79,7 +84,12 @@ class Hypothesis:
     token_ids: tuple[int, ...]
     log_probs: tuple[float, ...]  # one fewer than token_ids: the start token has none
     score: float
-    truncated: bool  # ended only because the length or the time was used up
+    cut_off: CutOff | None  # None where the model ended it
+
+    @property
+    def truncated(self) -> bool:
+        """Whether it stopped before its end."""
+        return self.cut_off is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,22 +138,24 @@ class Greedy:
         self._tokens[0] = generation.decoder_start_token_id
         self._log_probs: list[float] = []
         self._length = 1
+        self._last: CutOff | None = None
 
-    def advance(self, scores: Scores, *, last: bool = False) -> Step:
+    def advance(self, scores: Scores, *, last: CutOff | None = None) -> Step:
         token, log_prob = self._choose(scores)
         self._tokens[self._length] = token
         self._log_probs.append(log_prob)
         self._length += 1
+        self._last = last
         done = last or token in self._generation.eos_token_id or self._is_full()
         return Step(np.array([token]), np.zeros(1, dtype=np.int64), bool(done))
 
     def best(self) -> Hypothesis:
-        last = self._length - 1
+        end = self._length - 1
         return Hypothesis(
             token_ids=tuple(self._tokens[: self._length].tolist()),
             log_probs=tuple(self._log_probs),
             score=float(np.sum(self._log_probs, dtype=np.float64)),
-            truncated=_is_cut_off(int(self._tokens[last]), last, self._generation),
+            cut_off=_cut_off(int(self._tokens[end]), end, self._generation, self._last),
         )
 
     def agreed(self) -> Ints:
@@ -163,11 +175,15 @@ class Greedy:
         return self._length == self._generation.max_length
 
 
-def _is_cut_off(token: int, length: int, generation: GenerationConfig) -> bool:
-    """Whether a sequence ends with `token`, after `length` others, only because it must."""
-    if token not in generation.eos_token_id:
-        return True
-    return length + 1 == generation.max_length and forced_token(length, generation) is not None
+def _cut_off(
+    token: int, length: int, generation: GenerationConfig, last: CutOff | None
+) -> CutOff | None:
+    """Why a sequence ends with `token`, after `length` others; None where the model ended it."""
+    is_full = length + 1 == generation.max_length
+    forced = is_full and forced_token(length, generation) is not None
+    if token in generation.eos_token_id and not forced:
+        return None
+    return "length" if is_full else last
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,10 +231,10 @@ class BeamSearch:
         self._finished: list[Hypothesis] = []
         self._done = False
 
-    def advance(self, scores: Scores, *, last: bool = False) -> Step:
+    def advance(self, scores: Scores, *, last: CutOff | None = None) -> Step:
         candidates = self._continuations(scores)
-        ends = self._ends(candidates, last)
-        self._finish(candidates, ends)
+        ends = self._ends(candidates, last is not None)
+        self._finish(candidates, ends, last)
         running = self._go_on(candidates, ends)
         self._done = self._is_done(ends)
         return Step(running.tokens, running.parents, self._done)
@@ -265,7 +281,9 @@ class BeamSearch:
         ends = [token in self._generation.eos_token_id for token in candidates.tokens.tolist()]
         return np.array(ends, dtype=np.bool_)
 
-    def _finish(self, candidates: _Candidates, ends: npt.NDArray[np.bool_]) -> None:
+    def _finish(
+        self, candidates: _Candidates, ends: npt.NDArray[np.bool_], last: CutOff | None
+    ) -> None:
         """Keep the best N complete sequences, among them those of the first N candidates."""
         final = candidates.scores / self._penalty(self._length)
         for i in np.flatnonzero(ends[: self.rows]):
@@ -277,7 +295,7 @@ class BeamSearch:
                     float(candidates.log_probs[i]),
                 ),
                 score=float(final[i]),
-                truncated=_is_cut_off(int(token), self._length, self._generation),
+                cut_off=_cut_off(int(token), self._length, self._generation, last),
             )
             self._finished.append(hypothesis)
         self._finished.sort(key=lambda hypothesis: -hypothesis.score)  # stable: the earlier first

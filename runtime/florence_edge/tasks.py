@@ -10,15 +10,31 @@ from dataclasses import dataclass
 from enum import Enum
 from numbers import Real
 from string import Formatter
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from .errors import RequestError
 from .regions import BoxLike, RelativeBox, check_region, is_location_text, location_tokens
 
-TasksLike: TypeAlias = "str | Task | Request | Sequence[str | Task]"
+TaskName = Literal[
+    "CAPTION",
+    "DETAILED_CAPTION",
+    "MORE_DETAILED_CAPTION",
+    "OCR",
+    "OCR_WITH_REGION",
+    "OD",
+    "DENSE_REGION_CAPTION",
+    "REGION_PROPOSAL",
+    "CAPTION_TO_PHRASE_GROUNDING",
+    "OPEN_VOCABULARY_DETECTION",
+    "REFERRING_EXPRESSION_SEGMENTATION",
+    "REGION_TO_SEGMENTATION",
+    "REGION_TO_CATEGORY",
+    "REGION_TO_DESCRIPTION",
+    "REGION_TO_OCR",
+]
+"""The 15 tasks, as editors complete them and type checkers hold them."""
+TasksLike: TypeAlias = "TaskLike | Request | Sequence[TaskLike]"
 """A task, several of them, or a `Request` that is made already."""
-TaskList: TypeAlias = "list[str] | list[Task] | tuple[str | Task, ...]"
-"""Several tasks."""
 TextEach: TypeAlias = str | Sequence[str | None] | None
 """A text for all pictures, or a list with one for each."""
 RegionEach: TypeAlias = BoxLike | Sequence[BoxLike | None] | None
@@ -77,6 +93,11 @@ class Task:
             raise RequestError(f"{self.token} needs {wanted}. {_HOW_TO_GIVE[self.needs]}")
         return self.template.format(input=text)
 
+
+TaskLike: TypeAlias = TaskName | str | Task
+"""A task: one of the 15, in other spellings (`<OD>`, `od`), too; or one of a bundle's own."""
+TaskList: TypeAlias = list[TaskName] | list[str] | list[Task] | tuple[TaskLike, ...]
+"""Several tasks."""
 
 _HOW_TO_GIVE = {
     Needs.TEXT: "Pass text='...' (on the command line: --text '...').",
@@ -160,7 +181,7 @@ TASKS: dict[str, Task] = {task.name: task for task in _TABLE}
 """The 15 tasks by name, such as `OD`."""
 
 
-def find_task(name: str | Task, own: Iterable[Task] = ()) -> Task:
+def find_task(name: TaskLike, own: Iterable[Task] = ()) -> Task:
     """The task called `name`, written `OD`, `od` or `<OD>`; `own` are those of a bundle.
 
     Raises:
@@ -252,7 +273,7 @@ class Prompt:
 
 
 def prompt_for(
-    task: str | Task,
+    task: TaskLike,
     text: str | None,
     region: Sequence[float] | None,
     image_size: tuple[int, int] | None,
@@ -408,7 +429,7 @@ def listed(value: Any) -> tuple[Sequence[Any], bool]:
     return [value], True
 
 
-def _find_tasks(tasks: "str | Task | Sequence[str | Task]") -> tuple[Task, ...]:
+def _find_tasks(tasks: TaskLike | Sequence[TaskLike]) -> tuple[Task, ...]:
     one = isinstance(tasks, str) or not isinstance(tasks, Iterable)
     named: Any = [tasks] if one else tasks
     found = tuple(map(find_task, named))

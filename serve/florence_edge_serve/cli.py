@@ -10,6 +10,7 @@ from florence_edge import (
     Bundle,
     Florence2,
     MissingPackageError,
+    Needs,
     RequestError,
     __version__,
     request_for,
@@ -18,6 +19,7 @@ from florence_edge.command import parsed, run_command
 from florence_edge.extras import pip_install
 from florence_edge.files import open_plain
 from florence_edge.image_arguments import add_image_arguments
+from florence_edge.task_arguments import tasks_by_needs
 from florence_edge.tasks import is_usual_task, with_own
 
 from .hosts import local_names
@@ -161,7 +163,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"florence-edge {__version__}")
     camera = parser.add_argument_group("camera")
     camera.add_argument("--source", help="a camera's number, a URL such as rtsp://..., a video")
-    camera.add_argument("--task", default="OD", help="what its frames are asked (default OD)")
+    camera.add_argument(
+        "--task",
+        default="OD",
+        help=f"what its frames are asked (default OD). {tasks_by_needs(Needs.NOTHING, Needs.TEXT)}",
+    )
     camera.add_argument("--text", help="what goes with the task")
     limits = parser.add_argument_group("limits")
     limits.add_argument("--batch", type=int, default=8, metavar="N", help="answers at once (8)")

@@ -29,6 +29,8 @@ _ANSWER = {
     "scores": [0.93],
     "label_scores": [0.81],
     "status": "ok",
+    "cut_off": None,
+    "image_size": [640, 480],
     "seconds": {"image": 0.01, "vision": 0.2, "prefill": 0.05, "decode": 0.3, "parse": 0.001},
     "text": "car<loc_53><loc_333><loc_932><loc_774>",
     "score": 0.9,

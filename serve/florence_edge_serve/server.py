@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -18,6 +19,12 @@ from .settings import Settings
 logger = logging.getLogger(__name__)
 
 _GRACE = 30  # seconds that answers may take after SIGTERM
+_SWITCH_INTERVAL = 0.0005
+"""Seconds after which a thread that computes in Python lets another one in (Python's own: 0.005).
+
+The engine's thread leaves the interpreter at every step of the decoder, and wants it back a
+millisecond or two later; it should not wait longer for it than the step took.
+"""
 
 
 def serve(
@@ -29,6 +36,7 @@ def serve(
     key: Path | None = None,
 ) -> None:
     """Serve at a bound socket until SIGTERM or Ctrl-C; over TLS with a certificate."""
+    sys.setswitchinterval(_SWITCH_INTERVAL)
     app = create_app(model, settings)
     config = uvicorn.Config(
         app,

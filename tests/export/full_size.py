@@ -70,8 +70,19 @@ def export_without_torch(checkpoint: Path, bundle: Path) -> ExportFigures:
 
 
 @dataclass(frozen=True)
-class Parity:
+class Compared:
     """Largest errors in standard deviations, and whether the answer has equal ids."""
+
+    vision_encoder: float
+    text_encoder: float
+    decoder: float
+    answer: str
+    answer_tokens: int
+
+
+@dataclass(frozen=True)
+class Parity:
+    """`Compared`, and what it took."""
 
     model: str
     export: ExportFigures
@@ -95,23 +106,32 @@ def measure(architecture: str, folder: Path) -> Parity:
     checkpoint, bundle = folder / "checkpoint", folder / "bundle"
     synthetic.write_checkpoint(checkpoint, architecture)
     figures = export_without_torch(checkpoint, bundle)
-    read = read_checkpoint(checkpoint)
-    pair = Pair(Florence2.load(bundle), Reference(read), read)
-    pixels = pair.noise(1)
-    expected = pair.reference.image_features(pair.normalized(pixels))
-    found = pair.model.backend.encode_image(pixels)
-    answers = _answer(pair, found, expected)
+    compared = compare(checkpoint, bundle)
     return Parity(
         model=f"{architecture}, random weights",
         export=figures,
-        vision_encoder=error(found, expected),
-        text_encoder=pair.text_error(LENGTHS, expected),
-        decoder=pair.decoder_error(LENGTHS, 2, steps=4, features=expected),
-        answer=answers.verdicts[0],
-        answer_tokens=answers.lengths[0],
+        **asdict(compared),
         seconds=time.monotonic() - start,
         gigabytes=(peak_bytes() or 0) / 2**30,
     )
+
+
+def compare(checkpoint: Path, bundle: Path) -> Compared:
+    """A float32 bundle's three graphs and an answer beside transformers."""
+    read = read_checkpoint(checkpoint)
+    with Florence2.load(bundle) as model:
+        pair = Pair(model, Reference(read), read)
+        pixels = pair.noise(1)
+        expected = pair.reference.image_features(pair.normalized(pixels))
+        found = pair.model.backend.encode_image(pixels)
+        answers = _answer(pair, found, expected)
+        return Compared(
+            vision_encoder=error(found, expected),
+            text_encoder=pair.text_error(LENGTHS, expected),
+            decoder=pair.decoder_error(LENGTHS, 2, steps=4, features=expected),
+            answer=answers.verdicts[0],
+            answer_tokens=answers.lengths[0],
+        )
 
 
 def _answer(pair: Pair, found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> Answers:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from florence_edge import Florence2, GenerationOptions, contract
 from florence_edge.backends.host import HostBackend
-from florence_edge.model import EncodedImage
+from florence_edge.encoded_image import EncodedImage
 from florence_edge.tasks import prompt_for
 from florence_edge_calibration.scenes import ask_everything, draw_scene, generate_scene
 from florence_edge_export import synthetic
@@ -179,10 +179,15 @@ def assert_equal(answers: Sequence[Answers]) -> None:
     assert verdicts.count("tie") <= len(verdicts) * MAX_TIES
 
 
-def open_pair(checkpoint: Path, bundle: Path, image_size: int | None = None) -> Pair:
-    export("test", checkpoint, bundle, ExportOptions(image_size=image_size))
+def pair_of(checkpoint: Path, bundle: Path) -> Pair:
+    """A bundle that is there already, and the checkpoint that it was exported from."""
     read = read_checkpoint(checkpoint)
     return Pair(Florence2.load(bundle, threads=1), Reference(read), read)
+
+
+def open_pair(checkpoint: Path, bundle: Path, image_size: int | None = None) -> Pair:
+    export("test", checkpoint, bundle, ExportOptions(image_size=image_size))
+    return pair_of(checkpoint, bundle)
 
 
 def write_variant(source: Path, folder: Path, edit: Any) -> Path:

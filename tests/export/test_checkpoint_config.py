@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from florence_edge.errors import BundleError, RequestError
+from florence_edge_export.checkpoint.adapter_files import read_adapter
 from florence_edge_export.checkpoint.config import CheckpointConfig, Layout, model_size, read_config
 from florence_edge_export.checkpoint.loader import read_checkpoint
 
@@ -278,3 +279,19 @@ def _published(asset: Asset, tmp_path: Path, name: str) -> CheckpointConfig:
 
 def _set_sources(config: dict[str, Any], sources: list[str]) -> None:
     config["vision_config"]["image_feature_source"] = sources
+
+
+@pytest.mark.parametrize("name", ["config.json", "adapter_config.json"])
+def test_of_a_trainers_folder_the_last_checkpoint_is_named(tmp_path: Path, name: str) -> None:
+    for inside in ("checkpoint-500", "checkpoint-1000", "runs"):
+        (tmp_path / inside).mkdir()
+    for inside in ("checkpoint-500", "checkpoint-1000"):
+        (tmp_path / inside / name).write_text("{}")
+    with pytest.raises(BundleError, match=r"Trainer's output .*/checkpoint-1000$"):
+        read_config(tmp_path)
+    with pytest.raises(BundleError, match=r"not an adapter .* wrote: .*/checkpoint-1000$"):
+        read_adapter(tmp_path)
+    for inside in ("checkpoint-500", "checkpoint-1000"):
+        (tmp_path / inside / name).unlink()
+    with pytest.raises(BundleError, match=r"config\.json is missing"):
+        read_config(tmp_path)

@@ -5,7 +5,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -180,15 +180,23 @@ def test_a_hub_id_without_network_gives_one_clear_message(tmp_path: Path) -> Non
     assert not (tmp_path / "b").exists()
 
 
-@pytest.mark.parametrize("kind", ["SIGINT", "SIGTERM", "SIGHUP"])
-@pytest.mark.parametrize(
-    ("module", "point"),
-    [
-        ("export", "build_graphs"),
-        ("bundle_writer", "save_graphs"),
-        ("bundle_writer", "write_manifest"),
-    ],
-)
+_MOMENTS = [
+    ("export", "build_graphs"),
+    ("bundle_writer", "save_graphs"),
+    ("bundle_writer", "write_manifest"),
+]
+_SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"]
+
+
+def _stops() -> Iterator[Any]:
+    """Each signal once and each moment once; the other pairs where there is time."""
+    for row, moment in enumerate(_MOMENTS):
+        for column, kind in enumerate(_SIGNALS):
+            marks = () if row == column else (pytest.mark.slow,)
+            yield pytest.param(*moment, kind, marks=marks)
+
+
+@pytest.mark.parametrize(("module", "point", "kind"), _stops())
 def test_a_stopped_export_leaves_what_was_there(
     tiny_checkpoint: Path, tiny_bundle: Path, tmp_path: Path, module: str, point: str, kind: str
 ) -> None:
@@ -210,7 +218,15 @@ def test_a_stopped_export_leaves_what_was_there(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("limit", [100, 20_000, 200_000, 1_000_000])
+@pytest.mark.parametrize(
+    "limit",
+    [
+        pytest.param(100, marks=pytest.mark.slow),
+        20_000,
+        pytest.param(200_000, marks=pytest.mark.slow),
+        1_000_000,
+    ],
+)
 def test_a_full_disk_leaves_what_was_there(
     tiny_checkpoint: Path, tiny_bundle: Path, tmp_path: Path, limit: int
 ) -> None:

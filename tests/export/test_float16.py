@@ -180,6 +180,7 @@ def test_openvino_answers_the_same(floats: Bundle, halves: Bundle) -> None:
     assert answers(halves, "openvino") == answers(floats)
 
 
+@pytest.mark.slow
 def test_tensorrt_takes_the_islands(halves: Bundle, tmp_path: Path) -> None:
     """Typed networks have casts around them; it builds without a GPU, and without a warning."""
     pytest.importorskip("tensorrt_rtx_bindings")
@@ -191,7 +192,7 @@ def test_tensorrt_takes_the_islands(halves: Bundle, tmp_path: Path) -> None:
     assert set(outcome.built) == set(contract.GRAPHS)
 
 
-@pytest.mark.parametrize("target", ["tensorrt", "portable"])
+@pytest.mark.parametrize("target", ["tensorrt", pytest.param("portable", marks=pytest.mark.slow)])
 def test_an_int8_bundle_lifts_the_same(
     checkpoint: Path,
     floats: Bundle,

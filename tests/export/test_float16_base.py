@@ -26,7 +26,7 @@ _SIDE = 768
 
 @pytest.mark.slow
 def test_both_forms_of_bases_vision_encoder_follow_float32(tmp_path: Path) -> None:
-    """Random weights were 0.01 standard deviations off, of the 0.25 that an export may be."""
+    """Those of results/parity/half_errors.json are 0.01 standard deviations off; 0.25 may be."""
     synthetic.write_checkpoint(tmp_path / "base", "base", seed=3)
     pixels = np.asarray(draw_scene(generate_scene(11), _SIDE), dtype=np.uint8)[None]
 

@@ -27,7 +27,7 @@ transformers = pytest.importorskip("transformers")
 
 SIDE, CROPS, TOKENS, ROUNDS = 64, 128, 20, 3
 RECORDED = Path(__file__).parents[2] / "results" / "parity" / "icon_crops.json"
-_COMMAND = "FLORENCE_EDGE_RECORD=1 pytest -m slow tests/export/test_icon_crops.py"
+_COMMAND = "FLORENCE_EDGE_RECORD=1 python -m pytest -m slow tests/export/test_icon_crops.py"
 
 
 @pytest.mark.slow

@@ -1,13 +1,14 @@
 """Large with 4,096 positions: exported in each precision, and an answer of 3,000 tokens.
 
-Each export and each answer is a process of its own, so that its memory is its own. With
-FLORENCE_EDGE_RECORD the figures go to results/memory/large_4096.json.
+Float32 is compared with transformers. Each export and each answer is a process of its own, so that
+its memory is its own. With FLORENCE_EDGE_RECORD the figures go to results/memory/large_4096.json.
 """
 
 import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,15 @@ import pytest
 
 from ..helpers.assets import Asset
 from ..helpers.circumstances import circumstances
+from .full_size import compare
 
 POSITIONS, TOKENS = 4096, 3000
 RECORDED = Path(__file__).parents[2] / "results" / "memory" / "large_4096.json"
-_COMMAND = "FLORENCE_EDGE_RECORD=1 pytest -m slow tests/export/test_large_long.py"
+_COMMAND = "FLORENCE_EDGE_RECORD=1 python -m pytest -m slow tests/export/test_large_long.py"
 
 # Options of florence-export; int8 is calibrated on photographs, as its encoders are integers.
 PRECISIONS = {
-    "fp32": ["--verify"],
+    "fp32": [],
     "int8": ["--precision", "int8", "--target", "cpu", "--no-gate", "--samples", "8"],
     "fp16": ["--precision", "fp16"],
 }
@@ -76,6 +78,11 @@ def test_large_with_4096_positions_answers_in_3000_tokens(tmp_path: Path, asset:
         size = sum(file.stat().st_size for file in bundle.iterdir())
         answered = _run(_ANSWER, str(bundle), str(TOKENS))
         found[precision] = _figures(size, exported, answered)
+        if precision == "fp32":
+            compared = compare(checkpoint, bundle)
+            found[precision]["beside_transformers"] = asdict(compared)
+            assert max(compared.vision_encoder, compared.text_encoder, compared.decoder) < 1e-4
+            assert compared.answer in ("equal", "tie")
         for file in bundle.iterdir():  # three of them do not fit everywhere
             file.unlink()
         if os.environ.get("FLORENCE_EDGE_RECORD"):
@@ -104,9 +111,7 @@ def _run(program: str, *arguments: str) -> dict[str, Any]:
     return figures
 
 
-def _figures(
-    size: int, exported: dict[str, Any], answered: dict[str, Any]
-) -> dict[str, float | int]:
+def _figures(size: int, exported: dict[str, Any], answered: dict[str, Any]) -> dict[str, Any]:
     return {
         "bundle_gigabytes": round(size / 1e9, 2),
         "export_seconds": round(exported["seconds"]),

@@ -3,6 +3,7 @@
 Trained weights matter: random ones never end an answer and hardly ever read a picture.
 """
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from florence_edge.tasks import TASKS
 from florence_edge_calibration.scenes import ask_everything, draw_scene, generate_scene
 from florence_edge_export.checkpoint.loader import MINIATURE, find_checkpoint
 
-from .parity import Answers, Pair, assert_equal, open_pair
+from .parity import Answers, Pair, assert_equal, pair_of
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -25,8 +26,8 @@ PICTURE = (320, 200)  # neither square nor of the model's size
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    return open_pair(find_checkpoint(MINIATURE), tmp_path_factory.mktemp("miniature") / "bundle")
+def pair(miniature_bundle: Path) -> Pair:
+    return pair_of(find_checkpoint(MINIATURE), miniature_bundle)
 
 
 def test_the_graphs_equal_transformers(pair: Pair) -> None:
@@ -40,7 +41,10 @@ def test_the_decoder_equals_transformers_when_its_cache_grows(pair: Pair) -> Non
     assert pair.decoder_error([4], 1, steps=2 * contract.MIN_CACHE_CAPACITY + 3) < TOLERANCE
 
 
-@pytest.mark.parametrize("beams", [1, 3, 5])
+@pytest.mark.parametrize(
+    "beams",
+    [pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(5, marks=pytest.mark.slow)],
+)
 def test_answers_to_all_15_tasks_equal_transformers(pair: Pair, beams: int) -> None:
     answers = [pair.answers(beams, MAX_NEW_TOKENS, scene) for scene in (SCENE, SCENE + 1)]
     assert_equal(answers)

@@ -17,7 +17,7 @@ from florence_edge_export.export import ExportOptions, export
 from ..helpers.assets import Asset
 from . import folders
 from .microsoft_twin import write_twin
-from .parity import Pair, assert_equal, error, open_pair, write_variant
+from .parity import Pair, assert_equal, error, open_pair, pair_of, write_variant
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -26,10 +26,13 @@ TOLERANCE = 1e-4
 
 MAX_NEW_TOKENS = 24
 
+# Each checkpoint with other beams; with all of them where there is time.
+_SLOW = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
-def pair(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    return open_pair(tiny_checkpoint, tmp_path_factory.mktemp("pair") / "bundle")
+def pair(tiny_checkpoint: Path, tiny_bundle: Path) -> Pair:
+    return pair_of(tiny_checkpoint, tiny_bundle)
 
 
 @pytest.fixture(scope="module")
@@ -74,19 +77,19 @@ def test_the_assets_graphs_equal_transformers(native_asset: Pair, microsoft_asse
         assert pair.decoder_error([4, 7], 2, steps=4) < TOLERANCE
 
 
-@pytest.mark.parametrize("beams", [1, 3, 5])
+@pytest.mark.parametrize("beams", [pytest.param(1, marks=_SLOW), 3, pytest.param(5, marks=_SLOW)])
 def test_answers_to_all_15_tasks_equal_transformers(pair: Pair, beams: int) -> None:
     answers = [pair.answers(beams, MAX_NEW_TOKENS, scene) for scene in (11, 12)]
     assert_equal(answers)
     assert sum(len(several.verdicts) for several in answers) == 30
 
 
-@pytest.mark.parametrize("beams", [1, 3, 5])
+@pytest.mark.parametrize("beams", [pytest.param(1, marks=_SLOW), pytest.param(3, marks=_SLOW), 5])
 def test_the_assets_answers_equal_transformers(native_asset: Pair, beams: int) -> None:
     assert_equal([native_asset.answers(beams, MAX_NEW_TOKENS)])
 
 
-@pytest.mark.parametrize("beams", [1, 3, 5])
+@pytest.mark.parametrize("beams", [1, pytest.param(3, marks=_SLOW), pytest.param(5, marks=_SLOW)])
 def test_the_microsoft_assets_answers_equal_transformers(microsoft_asset: Pair, beams: int) -> None:
     answers = microsoft_asset.answers(beams, 12)
     assert_equal([answers])
@@ -232,6 +235,7 @@ def test_a_final_logits_bias_is_honoured(microsoft: Path, tmp_path: Path) -> Non
     assert _first_scores(pair.model).argmax() != _first_scores(plain.model).argmax()
 
 
+# What config.json may say, each alone; together they are tried in `_TOGETHER`, in fewer exports.
 _VARIANTS: dict[str, tuple[Callable[[dict[str, Any]], object], int]] = {
     "96 pixels: windows are padded": (lambda c: None, 96),
     "160 pixels: windows are padded": (lambda c: None, 160),
@@ -268,11 +272,28 @@ _VARIANTS: dict[str, tuple[Callable[[dict[str, Any]], object], int]] = {
 }
 
 
-@pytest.mark.parametrize("variant", _VARIANTS)
+_TOGETHER = (
+    ("96 pixels: windows are padded", "windows of 5", "qkv without bias", "gelu_new"),
+    ("192 pixels: some are, some are not", "narrow MLP", "padded vocabulary", "few positions"),
+    ("norms after the convolutions", "groups unlike heads", "scaled embedding", "relu"),
+    ("other depths", "other patches", "encoder unlike decoder", "silu"),
+    ("three stages", "tanh gelu"),
+)
+
+
+@pytest.mark.parametrize(
+    "variants",
+    [*_TOGETHER, *(pytest.param((each,), marks=_SLOW) for each in _VARIANTS)],
+    ids=", ".join,
+)
 def test_what_config_json_says_is_built(
-    tiny_checkpoint: Path, tmp_path: Path, variant: str
+    tiny_checkpoint: Path, tmp_path: Path, variants: tuple[str, ...]
 ) -> None:
-    edit, image_size = _VARIANTS[variant]
+    def edit(config: dict[str, Any]) -> None:
+        for variant in variants:
+            _VARIANTS[variant][0](config)
+
+    image_size = _VARIANTS[variants[0]][1]
     folder = write_variant(tiny_checkpoint, tmp_path / "variant", edit)
     pair = open_pair(folder, tmp_path / "bundle", image_size)
     assert pair.vision_error(2) < TOLERANCE
@@ -284,9 +305,9 @@ def test_what_config_json_says_is_built(
     "sources",
     [
         ["spatial_avg_pool"],
-        ["temporal_avg_pool"],
-        ["last_frame"],
-        ["temporal_avg_pool", "spatial_avg_pool"],
+        pytest.param(["temporal_avg_pool"], marks=_SLOW),
+        pytest.param(["last_frame"], marks=_SLOW),
+        pytest.param(["temporal_avg_pool", "spatial_avg_pool"], marks=_SLOW),
         ["spatial_avg_pool", "temporal_avg_pool", "last_frame"],
     ],
     ids=str,

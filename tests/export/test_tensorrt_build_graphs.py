@@ -52,7 +52,7 @@ def build(bundle: Bundle, options: EngineOptions, engine_dir: Path) -> BuildOutc
 @pytest.mark.parametrize(
     ("precision", "target"),
     [
-        ("fp16", "tensorrt"),
+        pytest.param("fp16", "tensorrt", marks=pytest.mark.slow),
         ("int8", "tensorrt"),
         pytest.param("fp32", "tensorrt", marks=pytest.mark.slow),
         pytest.param("int8", "portable", marks=pytest.mark.slow),

@@ -38,7 +38,7 @@ def _briefly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_briefly")
-@pytest.mark.parametrize("layout", ["native", "microsoft"])
+@pytest.mark.parametrize("layout", [pytest.param("native", marks=pytest.mark.slow), "microsoft"])
 def test_a_bundle_that_equals_transformers_says_so(
     request: pytest.FixtureRequest, tmp_path: Path, layout: str
 ) -> None:
@@ -63,9 +63,18 @@ def test_a_bundle_that_equals_transformers_says_so(
     ("tensor", "graph"),
     [
         ("model.vision_tower.blocks.2.0.channel_block.norm2.bias", "vision_encoder"),
-        ("model.language_model.encoder.layers.1.fc1.bias", "text_encoder"),
-        ("model.language_model.decoder.layers.0.encoder_attn.v_proj.weight", "text_encoder"),
-        ("model.language_model.decoder.layers.1.encoder_attn.out_proj.weight", "decoder"),
+        pytest.param(
+            *("model.language_model.encoder.layers.1.fc1.bias", "text_encoder"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            *("model.language_model.decoder.layers.0.encoder_attn.v_proj.weight", "text_encoder"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            *("model.language_model.decoder.layers.1.encoder_attn.out_proj.weight", "decoder"),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_one_changed_weight_fails_and_names_the_graph(
@@ -77,7 +86,7 @@ def test_one_changed_weight_fails_and_names_the_graph(
     assert not (tmp_path / "b").exists()
 
 
-@pytest.mark.usefixtures("_briefly")
+@pytest.mark.usefixtures("verify_briefly")
 def test_fp16_is_reported_and_does_not_fail(native: Path, tmp_path: Path) -> None:
     options = ExportOptions(verify=True, precision="fp16")
     export("x", native, tmp_path / "b", options)
@@ -179,7 +188,11 @@ def test_a_tie_is_judged_where_the_answers_part(
 
 
 @pytest.mark.usefixtures("verify_briefly")
-@pytest.mark.parametrize("setting", [{"repetition_penalty": 5.0}, {"max_new_tokens": 3}], ids=str)
+@pytest.mark.parametrize(
+    "setting",
+    [{"repetition_penalty": 5.0}, pytest.param({"max_new_tokens": 3}, marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_a_generation_setting_that_was_lost_is_noticed(
     native: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: dict[str, float]
 ) -> None:
@@ -214,17 +227,23 @@ def test_hypotheses_are_scored_as_transformers_scores_them(
     assert score == pytest.approx(float(found.sequences_scores[0]), rel=1e-5)
 
 
-def test_hypotheses_of_equal_scores_are_a_tie(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Though one is the beginning of the other, or their first difference is large."""
+def test_a_hypothesis_that_the_reference_scores_as_high_is_a_tie(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Though one is the beginning of the other, or their first difference is large.
+
+    A better one is, too: two random checkpoints had -525.32 in place of transformers' -525.44, and
+    under 1e-7 of noise on its features transformers itself gave it.
+    """
     verdicts = []
-    for difference in (0.0, compare.TIE / 2, compare.TIE * 2, float("nan")):
+    for difference in (0.0, compare.TIE / 2, -0.12, compare.TIE * 2, float("nan")):
         comparison = object.__new__(compare._Comparison)
         monkeypatch.setattr(compare._Comparison, "_gap", lambda *_: float("inf"))
         scores = iter((-1.0, -1.0 + difference))
         monkeypatch.setattr(compare._Comparison, "score", lambda *_, scores=scores: next(scores))
         own = transformers.GenerationConfig(num_beams=3)
         verdicts.append(comparison._verdict(np.zeros(1), [2, 0, 5, 2], [2, 0, 4, 2], own))
-    assert verdicts == ["tie", "tie", "different", "different"]
+    assert verdicts == ["tie", "tie", "tie", "different", "different"]
     own = transformers.GenerationConfig(num_beams=1)
     assert comparison._verdict(np.zeros(1), [2, 0, 5, 2], [2, 0, 4, 2], own) == "different"
     assert comparison._verdict(np.zeros(1), [2, 0, 5, 2], [2, 0, 5, 2], own) == "equal"

@@ -11,8 +11,20 @@ from typing import Any
 import pytest
 
 from florence_edge import files
+from florence_edge.files import folder_beside, replace_folder
 
 Event = tuple[str, str]  # "sync", "rename to" or "exchange with", and the path
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def put(target: Path, text: str) -> None:
+    with folder_beside(target) as new:
+        (new / "inner").mkdir()
+        (new / "inner" / "text").write_text(text)
+        replace_folder(new, target)
 
 
 @contextmanager

@@ -7,10 +7,11 @@ import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
-from florence_edge import errors
+from florence_edge import engine_failures, errors
 from florence_edge.bundle import Bundle
 from florence_edge.devices import Device
 from florence_edge.tensorrt.install import TensorRT
@@ -126,6 +127,28 @@ def test_for_tensorrt_engines_that_do_not_fit_stop_a_quick_start(
     no_gpu = errors.BackendError("There is no NVIDIA driver here.")
     (finding,) = checks_bundle.check_engines(Bundle.load(tiny_bundle), no_gpu, needed=True)
     assert finding.state == "fail"
+    assert "--device cpu" in finding.fix
+
+
+def test_the_doctor_never_sends_anybody_to_the_doctor(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = engine_failures.engine_failure(
+        "The CPU did not start in ONNX Runtime 1.20", RuntimeError("no"), engine_failures.SEE_DOCTOR
+    )
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise refused
+
+    bundle = Bundle.load(tiny_bundle)
+    monkeypatch.setattr(checks_bundle, "open_engine", refuse)
+    no_gpu = errors.BackendError("There is no NVIDIA driver here.")
+    for finding in (
+        checks_bundle.check_answers(bundle, Device.parse("cpu")),
+        *checks_bundle.check_engines(bundle, no_gpu, needed=True),
+    ):
+        assert finding.state == "fail"
+        assert "florence-doctor" not in finding.found + finding.fix
 
 
 def test_a_quick_examination_is_of_a_bundle() -> None:

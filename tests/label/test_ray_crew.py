@@ -28,7 +28,9 @@ class RayError(Exception):
 
 
 class RayTaskError(RayError):
-    pass
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(f"ray::_Actor.answer()\nTraceback (most recent call last):\n{cause}")
+        self.cause = cause
 
 
 class ScriptedRay:
@@ -41,6 +43,7 @@ class ScriptedRay:
         self.killed: list[Any] = []
         self.dies = dies
         self.start = ""
+        self.mistake: Exception | None = None
         self.checked: list[str] = []
         self.devices: list[str] = []
         self.free = {"CPU": 1.0}
@@ -94,6 +97,8 @@ class ScriptedRay:
             raise RayError("The actor is dead.")
         if isinstance(what, str):
             return what
+        if self.mistake is not None:
+            raise RayTaskError(self.mistake)
         if self.dies(number, what.number):
             self.made[number].alive = False
             raise RayError("The actor died.")
@@ -129,6 +134,18 @@ def test_what_a_lost_actor_had_goes_to_another() -> None:
     ray = ScriptedRay(lambda actor, shard: (actor, shard) == (0, 4))
     assert sorted(answer(ray)) == list(range(9))
     assert len(ray.made) == 3
+
+
+def test_an_error_of_ours_that_ray_wraps_is_told_in_its_own_words() -> None:
+    ray = ScriptedRay()
+    ray.mistake = BackendError("The engine failed. Do this.")
+    with pytest.raises(BackendError) as raised:
+        answer(ray)
+    assert str(raised.value) == "The engine failed. Do this."
+    assert ray.killed == ray.made
+    ray.mistake = ZeroDivisionError("a mistake in our own code")
+    with pytest.raises(RayTaskError, match="Traceback"):
+        answer(ray)
 
 
 def test_without_room_for_another_the_rest_goes_on_alone() -> None:

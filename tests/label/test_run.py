@@ -1,20 +1,25 @@
 """Runs: what is resumed, what is refused, machines that share, and what failed."""
 
+import errno
 import json
+import os
 import re
 import shutil
 import socket
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from florence_edge import TASKS, AnswerKind, Task
 from florence_edge_label import run as running
 from florence_edge_label.cli import main
 from florence_edge_label.labeller import Part
 from florence_edge_label.parts import part_path
 from florence_edge_label.plan import RunFolder, Slice, default_shard_size
 
+from ..helpers.own_tasks import bundle_with_tasks, written
 from .conftest import Command, draw
 
 pytestmark = pytest.mark.usefixtures("in_process")
@@ -274,6 +279,51 @@ def test_an_ontology_names_what_its_phrases_find(
         assert [each["text_input"] for each in answers] == ["a person", "hard hat"]
         for answer, label_ in zip(answers, ("person", "helmet"), strict=True):
             assert {region["label"] for region in answer["regions"]} <= {label_}
+
+
+def test_a_bundles_own_task_is_asked_and_its_answers_are_exported(
+    tiny_bundle: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = [
+        Task("<FIND_DEFECTS>", TASKS["OD"].template, AnswerKind.BOXES_WITH_LABELS),
+        Task("<judge>", TASKS["CAPTION"].template, AnswerKind.PURE_TEXT),
+    ]
+    bundle = bundle_with_tasks(tiny_bundle, tmp_path / "tuned", [written(each) for each in own])
+    out, short = tmp_path / "out", ("--max-new-tokens", "5", "--workers", "1")
+    given = [str(bundle), str(photos), "--output", str(out), *short]
+    assert main([*given, "--task", "find_defects,judge,CAPTION", "--format", "jsonl"]) == 0
+    lines = (out / "labels.jsonl").read_text().splitlines()
+    answers = [answer for line in lines for answer in json.loads(line)["answers"]]
+    assert [each["task"] for each in answers] == ["FIND_DEFECTS", "judge", "CAPTION"] * 6
+    assert {each["text"] for each in answers if each["task"] == "judge"} == {
+        each["text"] for each in answers if each["task"] == "CAPTION"
+    }
+    assert main(["export", str(out), "--format", "coco", "--task", "<find_defects>"]) == 0
+    assert main(["export", str(out), "--format", "coco", "--task", "judge"]) == 1
+    assert "There are: FIND_DEFECTS." in capsys.readouterr().err
+    assert main(["look", str(out)]) == 0
+
+
+def test_a_source_that_cannot_be_listed_is_no_fault_of_the_output(
+    label: Command,
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scandir = os.scandir
+
+    def refuse_cats(folder: str) -> Any:
+        if str(folder).endswith("cats"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse_cats)
+    assert label(photos, tmp_path / "out") == 1
+    said = capsys.readouterr().err
+    assert f"The pictures of {photos} cannot be listed" in said
+    assert "Permission denied" in said
+    assert "Cannot write" not in said
 
 
 def test_shards_depend_on_the_list_alone() -> None:

@@ -210,6 +210,7 @@ def test_a_stage_that_hangs_is_stopped_at_its_limit(visit: Visit) -> None:
     assert "== no time is left for python -m gpu.decode_steps" in log
 
 
+@pytest.mark.slow
 def test_the_second_call_goes_on_with_the_figures_of_the_first(visit: Visit) -> None:
     visit.run("kernels")
     shutil.rmtree(visit.out)  # as it is emptied there
@@ -310,6 +311,7 @@ def test_steps_and_looks_run_on_a_cpu(program: Callable[..., dict[str, Any]]) ->
     assert found["steps"]["tiny fp16 floor bytes"]["weights"] > 4 * 64 * 2560  # the vocabulary
 
 
+@pytest.mark.slow
 def test_the_opponent_runs_on_a_cpu(program: Callable[..., dict[str, Any]]) -> None:
     pytest.importorskip("transformers")
     found = program("opponents", "--no-compile")["transformers"]

@@ -1,3 +1,4 @@
+import io
 import threading
 import time
 import tracemalloc
@@ -287,7 +288,10 @@ def test_the_thread_ends_with_its_consumer() -> None:
     assert list(read_ahead(iter([]), 2)) == []
 
 
-@pytest.mark.parametrize("images", ["street.jpg", b"bytes", Path("street.jpg"), 5])
+@pytest.mark.parametrize(
+    "images",
+    ["street.jpg", b"bytes", Path("street.jpg"), 5, io.BytesIO(), np.zeros((9, 9, 3), np.uint8)],
+)
 def test_one_picture_is_not_several(tiny_model: Florence2, images: object) -> None:
     with pytest.raises(RequestError, match="run_many takes several pictures"):
         run_many(tiny_model, images, "OD")  # type: ignore[arg-type]

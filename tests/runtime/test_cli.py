@@ -16,6 +16,7 @@ from PIL import Image
 
 from florence_edge import TASKS, Florence2, GenerationOptions, __version__
 from florence_edge.cli.main import main
+from florence_edge.results.result import Result
 
 from ..helpers.disk import check_synced_before_it_got_its_name, recorded
 from ..helpers.paused import let_hang_ups_count
@@ -23,7 +24,7 @@ from ..helpers.paused import let_hang_ups_count
 SIZE = (80, 60)
 KEYS = [
     *("image", "task", "text_input", "raw_text", "token_ids"),
-    *("result", "scores", "label_scores", "status", "seconds", "engine"),
+    *("result", "scores", "label_scores", "status", "cut_off", "image_size", "seconds", "engine"),
 ]
 
 Run = Callable[..., tuple[int, str, str]]
@@ -152,7 +153,39 @@ def test_without_json_an_answer_is_a_text_for_people(run: Run, photo: Path) -> N
     status, out, _ = run(photo, "--task", "REGION_PROPOSAL")
     assert status == 0
     assert "{" not in out
-    assert "(cut off: the answer reached its longest length, or its time was up)" in out
+    assert out.startswith("<REGION_PROPOSAL>:\n")
+    assert "(cut off: it reached the longest length of an answer, max_new_tokens)" in out
+
+
+def test_boxes_stand_under_a_legend(run: Run, photo: Path, pointing_bundle: Path) -> None:
+    _, out, _ = run(photo, "--task", "REGION_PROPOSAL", bundle=pointing_bundle)
+    assert out.splitlines()[1].split() == ["score", "x1", "y1", "x2", "y2", "label"]
+    assert len(out.splitlines()[2].split()) == 5
+
+
+def test_an_answer_whose_time_was_up_says_so(run: Run, photo: Path) -> None:
+    _, out, _ = run(photo, "--task", "CAPTION", "--max-time", "1e-9")
+    assert out.endswith("(cut off: its time was up, max_time)\n")
+    (line,) = lines(run(photo, "--task", "CAPTION", "--max-time", "1e-9", "--json")[1])
+    assert (line["status"], line["cut_off"]) == ("truncated", "time")
+
+
+def test_regions_without_an_area_are_left_out_on_request(
+    run: Run, photo: Path, pointing_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[Result] = []
+    clean = Result.clean
+
+    def noted(result: Result) -> Result:
+        taken.append(result)
+        return clean(result)
+
+    monkeypatch.setattr(Result, "clean", noted)
+    asked = (photo, "--task", "REGION_PROPOSAL", "--json")
+    run(*asked, bundle=pointing_bundle)
+    assert not taken
+    (line,) = lines(run(*asked, "--clean", bundle=pointing_bundle)[1])
+    assert line["result"] == clean(taken[0]).to_hf()
 
 
 def test_several_pictures_are_told_apart(run: Run, photos: Path) -> None:
@@ -600,7 +633,7 @@ def test_an_answer_without_a_region_that_scores_enough_says_so(
 ) -> None:
     status, out, _ = run(photo, "--task", "OD", "--min-score", "1", bundle=pointing_bundle)
     assert status == 0
-    assert "no region scores high enough" in out or "cut off" in out
+    assert "no region was kept" in out or "cut off" in out
 
 
 @pytest.mark.parametrize("score", ["-0.1", "1.5", "nan", "high"])

@@ -92,7 +92,7 @@ def test_a_video_stands_where_pictures_do_and_its_answers_go_to_a_file(
     assert file.read_bytes() == before
 
 
-def test_each_of_several_tasks_is_named(run: Run, video: Path) -> None:
+def test_each_task_is_named(run: Run, video: Path) -> None:
     _, out, _ = run(video, "--task", "REGION_PROPOSAL,CAPTION", "--every", "9")
     assert out.startswith("frame 0:\n<REGION_PROPOSAL>:\n")
     assert "\n<CAPTION>:\n" in out
@@ -131,8 +131,10 @@ def test_tracks_are_in_the_json(run: Run, video: Path, monkeypatch: pytest.Monke
 
 
 def test_the_answers_are_saved_on_the_frames(run: Run, video: Path, tmp_path: Path) -> None:
-    status, out, _ = run("--source", video, "--task", "OD,CAPTION", "--save", tmp_path / "out.mp4")
+    saved = tmp_path / "out.mp4"
+    status, out, err = run("--source", video, "--task", "OD,CAPTION", "--save", saved)
     assert (status, out) == (0, "")
+    assert err.endswith(f"florence-run: Wrote the video in {saved}.\n")
     plain, drawn = read_video(video), read_video(tmp_path / "out.mp4")
     assert [time for time, _ in drawn] == pytest.approx([time for time, _ in plain], abs=2e-3)
     assert drawn[3][1].shape == plain[3][1].shape

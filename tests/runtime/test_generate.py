@@ -114,7 +114,7 @@ def test_decoding_stops_after_the_step_at_which_the_time_is_up(
     answers = generate(decoder, generation, images=2, stop=stop)
     assert len(decoder.parents) == steps
     assert [len(answer.token_ids) for answer in answers] == [1 + steps] * 2
-    assert all(answer.truncated for answer in answers)
+    assert {answer.cut_off for answer in answers} == {"time"}
 
 
 def test_what_was_complete_before_the_time_was_up_is_not_truncated() -> None:
@@ -123,10 +123,12 @@ def test_what_was_complete_before_the_time_was_up_is_not_truncated() -> None:
 
     decoder = Scripted([ends_at_once, random_script(1, VOCABULARY, eos=-9)])
     count = iter(range(99))
-    complete, cut = generate(decoder, GREEDY, images=2, stop=lambda: next(count) == 3)
+    complete, cut = generate(
+        decoder, GREEDY, images=2, stop=lambda: "time" if next(count) == 3 else None
+    )
     assert complete.token_ids[-1] == EOS
     assert not complete.truncated
-    assert cut.truncated
+    assert cut.cut_off == "time"
     assert len(cut.token_ids) == 1 + 4
 
 
@@ -136,4 +138,4 @@ def test_an_event_stops_as_a_deadline_does() -> None:
     decoder = Scripted([random_script(0, VOCABULARY, eos=-9)])
     (answer,) = generate(decoder, BEAMS, images=1, stop=stop_after(None, cancel))
     assert len(decoder.parents) == 1
-    assert answer.truncated
+    assert answer.cut_off == "cancel"

@@ -1,17 +1,13 @@
 """Which files are opened as pictures, how large they may be, and which a folder has."""
 
 import io
-import logging
 import os
 import re
 import stat
 import struct
 import subprocess
 import sys
-import threading
-import warnings
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,39 +25,15 @@ from florence_edge.image_file import (
     SUFFIXES,
     ImageOptions,
     pictures_in,
-    quiet_pillow,
 )
 
 from ..helpers.assets import Asset
+from ..helpers.pictures import PNG, assert_equal, chunk, encoded, noise
 
 POSTSCRIPT = (
     b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n%%EndComments\n"
     b"1 0 0 setrgbcolor 0 0 100 100 rectfill showpage\n"
 )
-ORIENTATION = 0x0112  # EXIF
-
-
-def noise(width: int = 40, height: int = 30) -> Image.Image:
-    random = np.random.default_rng(5)
-    return Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8))
-
-
-def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format, **options)
-    return buffer.getvalue()
-
-
-def assert_equal(found: Image.Image, expected: Image.Image) -> None:
-    np.testing.assert_array_equal(np.asarray(found), np.asarray(expected.convert("RGB")))
-
-
-def chunk(kind: bytes, content: bytes) -> bytes:
-    return (
-        struct.pack(">I4s", len(content), kind)
-        + content
-        + struct.pack(">I", zlib.crc32(kind + content))
-    )
 
 
 def png_of(width: int, height: int, *, bits: int = 8, colour: int = 0) -> bytes:
@@ -71,20 +43,6 @@ def png_of(width: int, height: int, *, bits: int = 8, colour: int = 0) -> bytes:
     rows = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
     head = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
     return PNG + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-
-
-PNG = b"\x89PNG\r\n\x1a\n"
-
-
-@pytest.fixture
-def told() -> Iterator[None]:
-    """What is said once was not said yet."""
-    from florence_edge import image_file
-
-    before = list(image_file._told_of_darkness)
-    image_file._told_of_darkness.clear()
-    yield
-    image_file._told_of_darkness[:] = before
 
 
 # Formats, by content.
@@ -333,122 +291,6 @@ def test_only_the_first_picture_of_several_is_decoded(monkeypatch: pytest.Monkey
             assert_equal(load_image(several), expected)
 
 
-# Metadata.
-
-
-def test_a_png_with_megabytes_of_text_is_read(asset: Asset) -> None:
-    assert load_image(asset("cases") / "bigtext.png").size == (256, 256)
-
-
-def png_with(photo: Image.Image, info: PngImagePlugin.PngInfo, **options: Any) -> bytes:
-    return encoded(photo, "PNG", pnginfo=info, **options)
-
-
-def test_texts_and_profiles_of_any_length_do_not_keep_a_png_from_being_read(tmp_path: Path) -> None:
-    photo, words = noise(), "word " * 700_000
-    compressed, plain, many = (PngImagePlugin.PngInfo() for _ in range(3))
-    compressed.add_text("Comment", words, zip=True)
-    plain.add_itxt("Comment", words, zip=True)
-    for index in range(70):
-        many.add_text(f"Comment{index}", "a" * 1_000_000, zip=True)
-    contents = [png_with(photo, info) for info in (compressed, plain, many)]
-    contents.append(encoded(photo, "PNG", icc_profile=bytes(2_000_000)))
-    behind = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(words.encode()))
-    whole = encoded(photo, "PNG")
-    contents.append(whole[:-12] + behind + whole[-12:])
-    limits = PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY
-    for content in contents:
-        with (
-            pytest.raises(ValueError, match=r"[Dd]ata [Tt]oo [Ll]arge|Too much"),
-            Image.open(io.BytesIO(content)) as image,
-        ):
-            image.load()
-        assert_equal(load_image(content), photo)
-        path = tmp_path / "texts.png"
-        path.write_bytes(content)
-        assert_equal(load_image(path), photo)
-    assert limits == (PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY)
-
-
-@pytest.mark.parametrize("kept", ["exif chunk", "xmp", "raw profile"])
-def test_a_png_with_too_much_text_is_turned_as_it_says(kept: str) -> None:
-    photo, info, options = noise(), PngImagePlugin.PngInfo(), {}
-    exif = Image.Exif()
-    exif[ORIENTATION] = 6
-    if kept == "exif chunk":
-        options["exif"] = exif
-    elif kept == "xmp":
-        xmp = '<x:xmpmeta xmlns:tiff="t"><a tiff:Orientation="6"/></x:xmpmeta>'
-        info.add_itxt("XML:com.adobe.xmp", xmp)
-    else:
-        raw = exif.tobytes()
-        profile = f"\nexif\n{len(raw):8d}\n{raw.hex()}\n"
-        info.add_text("Raw profile type exif", profile, zip=True)
-    small = png_with(photo, info, **options)
-    info.add_text("Comment", "word " * 700_000, zip=True)
-    large = png_with(photo, info, **options)
-    assert load_image(small).size == (30, 40)
-    assert_equal(load_image(large), load_image(small))
-
-
-def test_a_bomb_in_the_metadata_that_is_kept_is_left_out_as_well() -> None:
-    info = PngImagePlugin.PngInfo()
-    info.add_text("Raw profile type exif", "0" * 20_000_000, zip=True)
-    info.add_itxt("XML:com.adobe.xmp", "0" * 20_000_000, zip=True)
-    assert_equal(load_image(png_with(noise(), info)), noise())
-
-
-def test_a_damaged_png_with_too_much_text_is_damaged() -> None:
-    info = PngImagePlugin.PngInfo()
-    info.add_text("Comment", "word " * 700_000, zip=True)
-    whole = png_with(noise(), info)
-    with pytest.raises(ImageError, match="cannot be decoded"):
-        load_image(whole[:-500])
-
-
-def with_odd_exif(photo: Image.Image) -> bytes:
-    """A JPEG whose EXIF claims more bytes than it has."""
-    entry = struct.pack("<HHII", 0x010E, 2, 100_000, 1_000)
-    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 1) + entry + b"\0\0\0\0"
-    return encoded(photo, "JPEG", exif=exif)
-
-
-def test_warnings_of_pillow_are_not_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
-    content = with_odd_exif(noise())
-    with (
-        pytest.warns(UserWarning, match="[Tt]ag|Truncated"),
-        Image.open(io.BytesIO(content)) as image,
-    ):
-        image.getexif()
-    with warnings.catch_warnings():
-        warnings.simplefilter("always")
-        assert load_image(content).size == (40, 30)
-        with quiet_pillow(), Image.open(io.BytesIO(content)) as image:
-            assert load_image(image).size == (40, 30)
-    assert capfd.readouterr().err == ""
-
-
-def test_other_warnings_come_while_pictures_are_read_and_all_come_afterwards() -> None:
-    before = list(warnings.filters)
-    inside, leave = threading.Barrier(2), threading.Event()
-
-    def read() -> None:
-        with quiet_pillow():
-            inside.wait(10)
-            leave.wait(10)
-
-    thread = threading.Thread(target=read)
-    thread.start()
-    with quiet_pillow():  # enters second or first, and leaves before the other
-        inside.wait(10)
-        with pytest.warns(UserWarning, match="of somebody else"):
-            warnings.warn("of somebody else", UserWarning, stacklevel=1)
-    assert list(warnings.filters) != before or getattr(sys.flags, "context_aware_warnings", False)
-    leave.set()
-    thread.join()
-    assert list(warnings.filters) == before
-
-
 # Too little memory.
 
 
@@ -486,81 +328,6 @@ def test_an_error_of_pillows_without_words_is_named_by_its_kind(
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", load)
     with pytest.raises(ImageError, match="cannot be decoded: EOFError"):
         load_image(content)
-
-
-# More than 8 bits.
-
-
-def grey16(values: Any) -> bytes:
-    return encoded(Image.fromarray(np.asarray(values, dtype=np.uint16)), "PNG")
-
-
-def test_twelve_bits_in_sixteen_are_called_dark_once(
-    told: None, caplog: pytest.LogCaptureFixture
-) -> None:
-    dark = grey16([[0, 1000, 4095]])
-    with caplog.at_level(logging.WARNING):
-        assert np.asarray(load_image(dark))[0, :, 0].tolist() == [0, 3, 15]
-        load_image(dark)
-        load_image(grey16([[0, 1]]))
-    (record,) = caplog.records
-    assert "has 16 bits a channel, but no value above 4095 of 65535" in record.getMessage()
-    assert "deep_range='own'" in record.getMessage()
-
-
-def test_sixteen_bits_that_are_used_are_not_called_dark(
-    told: None, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.WARNING):
-        load_image(grey16([[0, 16384]]))
-        load_image(encoded(noise().convert("L"), "PNG"))
-    assert not caplog.records
-
-
-def test_colours_of_twelve_bits_are_called_dark(
-    told: None, caplog: pytest.LogCaptureFixture
-) -> None:
-    row = b"\0" + struct.pack(">6H", *[4095] * 6)
-    head = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
-    content = PNG + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
-    with caplog.at_level(logging.WARNING):
-        assert np.asarray(load_image(content)).max() == 15
-    assert "no value above 4095 of 65535" in caplog.text
-
-
-def test_own_range_makes_the_largest_value_white_and_the_smallest_black(
-    told: None, caplog: pytest.LogCaptureFixture
-) -> None:
-    own = ImageOptions(deep_range="own")
-    values = np.array([[95, 1095, 2095, 4095]])
-    with caplog.at_level(logging.WARNING):
-        assert np.asarray(load_image(grey16(values), own))[0, :, 0].tolist() == [0, 63, 127, 255]
-        floats = Image.fromarray(values.astype(np.float32))
-        assert np.asarray(load_image(floats, own))[0, :, 0].tolist() == [0, 63, 127, 255]
-        assert np.asarray(load_image(noise(), own)).tolist() == np.asarray(noise()).tolist()
-    assert not caplog.records
-
-
-def test_a_range_of_one_value_is_scaled_as_ever(told: None) -> None:
-    flat = load_image(grey16([[25_700, 25_700]]), ImageOptions(deep_range="own"))
-    assert np.asarray(flat)[0, :, 0].tolist() == [100, 100]
-
-
-def test_deep_grey_is_scaled_alike_in_every_order_of_bytes_and_in_stripes() -> None:
-    values = np.random.default_rng(0).integers(0, 65536, (1100, 1000), dtype=np.uint16)
-    expected = (values // 257).astype(np.uint8)
-    for image in (
-        Image.fromarray(values),
-        Image.frombytes("I;16B", (1000, 1100), values.astype(">u2").tobytes()),
-        Image.fromarray(values.astype(np.int32)),
-        Image.fromarray(values.astype(np.float32)),
-    ):
-        np.testing.assert_array_equal(np.asarray(load_image(image))[:, :, 0], expected)
-
-
-def test_infinite_values_are_white_and_raise_no_warning() -> None:
-    image = Image.fromarray(np.array([[np.inf, -np.inf, np.nan, 257.0]], dtype=np.float32))
-    assert np.asarray(load_image(image))[0, :, 0].tolist() == [255, 0, 0, 1]
 
 
 # The model and its batches.

@@ -134,7 +134,8 @@ def test_an_answer_that_time_cuts_short_is_given_whole(
     options = GenerationOptions(num_beams=num_beams, max_new_tokens=40)
     made = iter(range(1, 99))
     monkeypatch.setattr(
-        "florence_edge.questions.stop_after", lambda *_: lambda: next(made) == steps
+        "florence_edge.questions.stop_after",
+        lambda *_: lambda: "time" if next(made) == steps else None,
     )
     pieces: list[str] = []
     result = tiny_model.run(noise, "CAPTION", options=options, on_text=pieces.append)

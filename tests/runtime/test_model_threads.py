@@ -141,9 +141,9 @@ def test_the_time_of_an_answer_begins_with_its_turn(
     """What a call waits for others counts in none of its `max_time`."""
     begun: list[bool] = []
 
-    def stop_after(max_time: float | None, cancel: object) -> Callable[[], bool]:
+    def stop_after(max_time: float | None, cancel: object) -> Callable[[], None]:
         begun.append(model._lock.busy)
-        return lambda: False
+        return lambda: None
 
     monkeypatch.setattr("florence_edge.questions.stop_after", stop_after)
     model.run(images[0], "OD", options=SHORT)

@@ -1,6 +1,5 @@
 """Tasks that a bundle has beside the 15."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,9 +18,11 @@ from florence_edge import (
     Task,
     run_many,
 )
-from florence_edge.bundle import DIGEST, MANIFEST, digest_of
-from florence_edge.cli.arguments import parse_arguments, request_from
+from florence_edge.cli.arguments import parse_arguments
+from florence_edge.task_arguments import request_from
 from florence_edge.tasks import check_own_tasks, with_own
+
+from ..helpers.own_tasks import bundle_with_tasks, written
 
 FIND = Task("<FIND_DEFECTS>", TASKS["OD"].template, AnswerKind.BOXES_WITH_LABELS)
 LIKE = Task("<like>", TASKS["CAPTION_TO_PHRASE_GROUNDING"].template, AnswerKind.PHRASES, Needs.TEXT)
@@ -84,20 +85,8 @@ def test_two_tasks_of_one_name_are_refused() -> None:
         check_own_tasks([FIND, replace(FIND, token="<find_defects>")])
 
 
-def _with_tasks(tiny_bundle: Path, folder: Path, tasks: object) -> Path:
-    """A copy of a bundle with tasks in its manifest."""
-    folder.mkdir()
-    for file in tiny_bundle.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    manifest = {**json.loads((folder / MANIFEST).read_text("utf-8")), "tasks": tasks}
-    manifest[DIGEST] = digest_of(manifest)
-    (folder / MANIFEST).write_text(json.dumps(manifest), "utf-8")
-    return folder
-
-
 def test_the_command_finds_a_bundles_own_task(tiny_bundle: Path, tmp_path: Path) -> None:
-    written = {"token": FIND.token, "template": FIND.template, "answer": FIND.answer.value}
-    folder = _with_tasks(tiny_bundle, tmp_path / "b", [{**written, "needs": "nothing"}])
+    folder = bundle_with_tasks(tiny_bundle, tmp_path / "b", [written(FIND)])
     assert Bundle.load(folder).tasks == (FIND,)
     given = parse_arguments([str(folder), "x.jpg", "--task", "OD,find_defects"])
     assert request_from(given).tasks == (TASKS["OD"], FIND)
@@ -107,6 +96,6 @@ def test_the_command_finds_a_bundles_own_task(tiny_bundle: Path, tmp_path: Path)
 
 def test_a_manifest_with_a_broken_task_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
     broken = {"token": "x", "template": "y", "answer": "bboxes", "needs": "nothing"}
-    folder = _with_tasks(tiny_bundle, tmp_path / "b", [broken])
+    folder = bundle_with_tasks(tiny_bundle, tmp_path / "b", [broken])
     with pytest.raises(BundleError, match="not the name of a task"):
         Bundle.load(folder)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from florence_edge import Florence2, GenerationOptions, ImageError, RequestError
+from florence_edge import Florence2, GenerationOptions, ImageError, RequestError, run_many
 
 SHORT = GenerationOptions(num_beams=1, max_new_tokens=9)
 
@@ -62,3 +62,40 @@ def test_an_answer_is_drawn_on_whatever_was_asked_about(tiny_model: Florence2, p
 def test_nothing_to_detect_is_said(tiny_model: Florence2, photo: Path) -> None:
     with pytest.raises(RequestError, match="detect got no phrase"):
         tiny_model.encode(photo).detect([])
+
+
+def test_arrays_of_opencv_are_said_to_be_bgr(tiny_model: Florence2) -> None:
+    rgb = np.random.default_rng(5).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    bgr = rgb[..., ::-1]
+    expected = tiny_model.run(rgb, "OD", options=SHORT)
+    asked = tiny_model.ask(rgb, "What is this?", options=SHORT)
+    assert tiny_model.run(bgr, "OD", color="bgr", options=SHORT) == expected
+    assert tiny_model.run([bgr, bgr], "OD", color="bgr", options=SHORT) == [expected] * 2
+    assert tiny_model.ask(bgr, "What is this?", color="bgr", options=SHORT) == asked
+    view = tiny_model.encode(bgr, color="bgr", options=SHORT)
+    assert np.array_equal(np.asarray(view.image), rgb)
+    (many,) = run_many(tiny_model, [bgr], "OD", color="bgr", options=SHORT)
+    assert many.results == (expected,)
+
+
+def test_an_order_of_channels_that_does_not_exist_is_refused(tiny_model: Florence2) -> None:
+    array: Any = np.zeros((9, 9, 3), np.uint8)
+    asks: tuple[Any, ...] = (tiny_model.run, tiny_model.ask)
+    for ask in asks:
+        with pytest.raises(RequestError, match="color is 'gbr'; it must be 'rgb', or 'bgr'"):
+            ask(array, "OD", color="gbr")
+
+
+def test_what_is_no_array_in_rgb_order_is_told_so(tiny_model: Florence2) -> None:
+    with pytest.raises(ImageError, match=r"HxWx3 uint8 in RGB order \(OpenCV's BGR: color='bgr'\)"):
+        tiny_model.run(np.zeros((9, 9, 4), np.uint8), "OD")
+    wrong: Any = 7
+    with pytest.raises(ImageError, match="HxWx3 uint8 array in RGB order, got int"):
+        tiny_model.run(wrong, "OD")
+
+
+def test_pictures_that_are_no_arrays_know_their_own_order(
+    tiny_model: Florence2, photo: Path
+) -> None:
+    expected = tiny_model.run(photo, "OD", options=SHORT)
+    assert tiny_model.run(photo, "OD", color="bgr", options=SHORT) == expected

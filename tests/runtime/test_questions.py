@@ -97,7 +97,7 @@ def test_an_image_is_stopped_alone_and_told_when_it_is_done() -> None:
     ]
     whole, stopped = generate_each(Scripted(scripts), asked)
     assert isinstance(stopped, Hypothesis)
-    assert stopped.truncated
+    assert stopped.cut_off == "cancel"
     assert whole == search_for(scripts[0], DEFAULTS)
     assert order == ["stopped", "whole"]
     assert grown[-1] == len(stopped.token_ids)
@@ -144,7 +144,7 @@ def outcomes(batch: Sequence[Case]) -> list[object]:
         steps = count(1)
         return Asked(
             config=case.config,
-            stop=lambda: next(steps) == case.stopped,
+            stop=lambda: "time" if next(steps) == case.stopped else None,
             on_tokens=lambda tokens, done: certain[number].append(tokens.tolist()),
         )
 

@@ -4,9 +4,11 @@ import re
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from florence_edge import CutOff
 from florence_edge.errors import RequestError
 from florence_edge.regions import Convention, location_tokens
 from florence_edge.results.parse import parse
@@ -106,25 +108,62 @@ def test_plain_text_has_one_score_and_an_empty_one_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "text", "truncated", "status"),
+    ("task", "text", "cut_off", "status"),
     [
-        ("OD", CAR, False, "ok"),
-        ("OD", CAR, True, "truncated"),
-        ("OD", "car<loc_1>", False, "unparsed"),
-        ("OD", "car<loc_1>", True, "truncated"),
-        ("OD", "", False, "empty"),
-        ("OD", "", True, "truncated"),
-        ("OD", "<s><pad>", False, "empty"),
-        ("CAPTION", "A car.", False, "ok"),
-        ("CAPTION", "A car.", True, "truncated"),
-        ("CAPTION", "", False, "empty"),
+        ("OD", CAR, None, "ok"),
+        ("OD", CAR, "length", "truncated"),
+        ("OD", "car<loc_1>", None, "unparsed"),
+        ("OD", "car<loc_1>", "time", "truncated"),
+        ("OD", "", None, "empty"),
+        ("OD", "", "cancel", "truncated"),
+        ("OD", "<s><pad>", None, "empty"),
+        ("CAPTION", "A car.", None, "ok"),
+        ("CAPTION", "A car.", "length", "truncated"),
+        ("CAPTION", "", None, "empty"),
     ],
 )
 def test_status_tells_how_the_answer_ended(
-    task: str, text: str, truncated: bool, status: str
+    task: str, text: str, cut_off: CutOff | None, status: str
 ) -> None:
-    result = read_answer(find_task(task), pieces_of(text), image_size=SIZE, truncated=truncated)
-    assert result.status == status
+    result = read_answer(find_task(task), pieces_of(text), image_size=SIZE, cut_off=cut_off)
+    assert (result.status, result.cut_off) == (status, cut_off)
+
+
+def test_a_description_names_the_task_and_its_columns() -> None:
+    assert answer("OD", CAR + BUS).describe().splitlines() == [
+        "<OD>:",
+        "score     x1    y1    x2    y2  label",
+        " 0.37      1     2     3     4  car",
+        " 0.37      5     6    70    80  a bus",
+    ]
+    assert answer("CAPTION", "A car.").describe() == "<CAPTION>:\nscore  text\n 0.37  A car."
+
+
+def test_a_description_says_what_the_task_was_asked_with() -> None:
+    task = find_task("CAPTION_TO_PHRASE_GROUNDING")
+    result = read_answer(task, pieces_of(CAR), image_size=SIZE, text_input="a red car")
+    assert result.describe().startswith("<CAPTION_TO_PHRASE_GROUNDING> a red car:\nscore ")
+
+
+@pytest.mark.parametrize(
+    ("cut_off", "note"),
+    [
+        ("length", "(cut off: it reached the longest length of an answer, max_new_tokens)"),
+        ("time", "(cut off: its time was up, max_time)"),
+        ("cancel", "(cut off: it was cancelled)"),
+    ],
+)
+def test_a_description_says_why_an_answer_was_cut_off(cut_off: CutOff, note: str) -> None:
+    for text in (CAR, ""):
+        cut = read_answer(find_task("OD"), pieces_of(text), image_size=SIZE, cut_off=cut_off)
+        assert cut.describe().splitlines()[-1] == note
+
+
+def test_a_description_says_why_there_is_no_line() -> None:
+    assert answer("OD", "").describe() == "<OD>:\n(the model said nothing)"
+    assert answer("OD", CAR).filter(1.0).describe() == "<OD>:\n(no region was kept)"
+    unparsed = answer("OD", "a car").describe().splitlines()
+    assert unparsed[1:] == ["(the answer names no region; raw text follows)", "</s><s>a car</s>"]
 
 
 def test_filtering_drops_weak_regions_from_everything_made_of_them() -> None:
@@ -158,6 +197,8 @@ def test_json_holds_plain_types_under_the_promised_names() -> None:
         "scores": [math.exp(-1)],
         "label_scores": [math.exp(-1)],
         "status": "ok",
+        "cut_off": None,
+        "image_size": [1000, 1000],
         "seconds": {},
     }
 
@@ -168,6 +209,13 @@ def test_drawing_puts_plain_text_under_the_picture_and_regions_on_it() -> None:
     drawn = answer("OD", BUS).draw(picture)
     assert drawn.size == SIZE
     assert drawn.tobytes() != picture.tobytes()
+
+
+def test_an_array_of_opencv_is_drawn_on_in_its_own_colours() -> None:
+    bgr = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
+    bgr[..., 0] = 255
+    assert answer("OD", BUS).draw(bgr, color="bgr").getpixel((99, 99)) == (0, 0, 255)
+    assert answer("OD", BUS).draw(bgr).getpixel((99, 99)) == (255, 0, 0)
 
 
 def test_drawing_shows_the_region_that_was_asked_about() -> None:

@@ -60,14 +60,14 @@ def test_greedy_stops_at_the_end_token() -> None:
 def test_greedy_stops_when_the_budget_is_spent() -> None:
     answer = search_for(always(0, 0, -9, 1, 0), replace(DEFAULTS, max_new_tokens=3))
     assert answer.token_ids == (START, 3, 3, 3)
-    assert answer.truncated
+    assert answer.cut_off == "length"
 
 
 def test_greedy_forces_the_last_token_and_calls_the_answer_truncated() -> None:
     generation = replace(DEFAULTS, max_new_tokens=3, forced_eos_token_id=EOS)
     answer = search_for(always(0, 0, -9, 1, 0), generation)
     assert answer.token_ids == (START, 3, 3, EOS)
-    assert answer.truncated
+    assert answer.cut_off == "length"
 
 
 @pytest.mark.parametrize("num_beams", [1, 2])
@@ -475,12 +475,12 @@ def stopped(script: Script, generation: GenerationConfig, steps: int) -> Search:
     decoder, search = Scripted([script], top_k=32), open_search(generation)
     rows = search.rows
     (scores,) = decoder.step(np.full((1, rows), START), np.zeros((1, rows), dtype=np.int64))
-    step = search.advance(scores, last=steps == 1)
+    step = search.advance(scores, last="time" if steps == 1 else None)
     for number in range(2, steps + 1):
         if step.done:
             break
         (scores,) = decoder.step(step.tokens[None], step.parents[None])
-        step = search.advance(scores, last=number == steps)
+        step = search.advance(scores, last="time" if number == steps else None)
     assert step.done
     return search
 
@@ -492,7 +492,7 @@ def test_a_search_that_is_stopped_has_said_as_many_tokens_as_it_took_steps(num_b
         answer = stopped(script, replace(DEFAULTS, num_beams=num_beams), steps).best()
         assert len(answer.token_ids) == 1 + steps
         assert len(answer.log_probs) == steps
-        assert answer.truncated
+        assert answer.cut_off == "time"
 
 
 def test_greedy_that_is_stopped_has_the_beginning_of_its_answer() -> None:
@@ -519,7 +519,7 @@ def test_a_running_beam_wins_over_a_worse_one_that_is_finished() -> None:
 
     answer = stopped(goes_on, replace(DEFAULTS, num_beams=2), 3).best()
     assert answer.token_ids == (START, 3, 3, 3)
-    assert answer.truncated
+    assert answer.cut_off == "time"
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 6])

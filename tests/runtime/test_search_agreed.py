@@ -58,7 +58,7 @@ def begun(
     done = False
     while not done:
         (scores,) = decoder.step(tokens, parents)
-        step = search.advance(scores, last=len(agreed) + 1 == steps)
+        step = search.advance(scores, last="time" if len(agreed) + 1 == steps else None)
         agreed.append(tuple(search.agreed().tolist()))
         tokens, parents, done = step.tokens[None], step.parents[None], step.done
     return agreed, search.best().token_ids

@@ -1,6 +1,8 @@
+from typing import get_args
+
 import pytest
 
-from florence_edge import TASKS, RequestError
+from florence_edge import TASKS, RequestError, TaskName
 from florence_edge.regions import RelativeBox
 from florence_edge.tasks import (
     AnswerKind,
@@ -123,3 +125,7 @@ def test_fractions_as_pixels_are_refused_before_any_picture_is_read() -> None:
         request_for("REGION_TO_OCR", None, (0.1, 0.2, 0.5, 0.6))
     with pytest.raises(RequestError, match="seems to be in fractions"):
         prompt_for("REGION_TO_OCR", None, (0.1, 0.2, 0.5, 0.6), (640, 480))
+
+
+def test_the_type_of_task_names_has_those_of_the_table() -> None:
+    assert get_args(TaskName) == tuple(TASKS)

@@ -421,13 +421,14 @@ def test_features_of_another_engine_are_refused(
     machine: Machine, tiny_model: Florence2, pictures: list[Image.Image]
 ) -> None:
     view = tiny_model.encode(pictures[0], options=SHORT)
-    foreign = replace(view, model=machine.load())
+    model = machine.load()
+    foreign = replace(view, engine=model._engine)
     with pytest.raises(BackendError, match="another engine"):
         foreign.caption()
-    ours = foreign.model.encode(pictures[0], options=SHORT)
+    ours = model.encode(pictures[0], options=SHORT)
     prompts = [prompt_for("OD", None, None, pictures[0].size)] * 2
     with pytest.raises(BackendError, match="Views of different engines"):
-        ours.model.answer([ours, view], prompts)
+        model.answer([ours, view], prompts)
     ours.features.view = replace(ours.features.view, dtype=np.dtype(np.float16))
     ours.features.dtype = np.dtype(np.float16)
     with pytest.raises(BackendError, match="another engine"):

@@ -37,11 +37,17 @@ def names(text: str) -> list[str]:
 
 
 def tasks(text: str) -> list[str]:
-    """`OD,<CAPTION>` as names of tasks."""
+    """`OD,<CAPTION>` as names of tasks.
+
+    Those of a bundle's own are none here: peers would have to know them, too.
+    """
     try:
         return [*dict.fromkeys(find_task(name).name for name in names(text))]
     except RequestError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+        raise argparse.ArgumentTypeError(
+            f"{error} A bundle's own task is measured by one of these with the same kind of "
+            "answer, such as OD for boxes: only the number of tokens counts (--new-tokens)."
+        ) from error
 
 
 def counts(text: str) -> list[int]:

@@ -5,8 +5,9 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
-from florence_edge import Florence2, GenerationOptions
+from florence_edge import Florence2, GenerationOptions, Needs
 from florence_edge.image_arguments import add_image_arguments, picture_path
+from florence_edge.task_arguments import tasks_by_needs
 from florence_edge_jetson.power.energy import MeasurementPlan
 from florence_edge_jetson.power.meter import open_meter
 
@@ -28,7 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     plan = MeasurementPlan()
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="exported folder")
-    parser.add_argument("--task", default="OD", help="default: OD")
+    parser.add_argument(
+        "--task",
+        default="OD",
+        help=f"default: OD. {tasks_by_needs(Needs.NOTHING, Needs.TEXT)}",
+    )
     parser.add_argument("--text", help="what the task takes beside the picture")
     parser.add_argument(
         "--image", type=picture_path, metavar="FILE", help="default: a generated scene"

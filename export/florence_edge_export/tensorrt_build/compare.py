@@ -31,7 +31,7 @@ from florence_edge_calibration.probes import deviation, make_probes
 POSITION = 3  # of the decoder's step: some rows of the cache are written, others not
 
 # Largest difference that passes, in standard deviations of the output. Chosen, not measured on a
-# GPU: storage alone costs float16 up to 0.005 (results/parity/half_errors.json).
+# GPU: storage alone costs float16 some 0.01 (results/parity/half_errors.json).
 LIMITS = {"fp32": 0.001, "fp16": 0.05}
 LIMIT_OF_OTHERS = 0.3
 

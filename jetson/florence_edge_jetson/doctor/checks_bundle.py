@@ -7,6 +7,7 @@ from pathlib import Path
 from florence_edge.backends.open import open_engine
 from florence_edge.bundle import Bundle
 from florence_edge.devices import Device
+from florence_edge.engine_failures import SEE_DOCTOR
 from florence_edge.errors import BackendError, BundleError, FlorenceEdgeError
 from florence_edge.extras import pip_install
 from florence_edge.selftest import self_test
@@ -21,6 +22,7 @@ from florence_edge.tensorrt.manifest import (
 from .findings import Finding, fail, ok, warn
 
 _CLOSE = 0.05  # log-probability, and feature values of size one; what fp16 may lose
+_NO_GPU = "The checks gpu and tensorrt say what is missing; where there is no GPU: --device cpu"
 
 
 def load_bundle(folder: Path, *, quick: bool = False) -> tuple[Bundle | None, Finding]:
@@ -118,7 +120,7 @@ def check_engines(
     folders = sorted(path.parent for path in root.glob(f"[!.]*/{ENGINE_MANIFEST}"))
     findings = [_describe(folder, build) for folder in folders]
     if isinstance(device, FlorenceEdgeError) and needed:
-        return [*findings, fail("engines", *_with_fix(device, "florence-doctor"))]
+        return [*findings, fail("engines", *_with_fix(device, _NO_GPU))]
     if isinstance(device, FlorenceEdgeError):
         return findings or [ok("engines", f"none in {root}; there is no GPU to build them for")]
     try:
@@ -153,7 +155,7 @@ def _new_bundle(folder: Path) -> str:
 
 def _with_fix(error: Exception, command: str) -> tuple[str, str]:
     """What went wrong, and the command that the error names, or else this one."""
-    problem, _, named = str(error).partition(" Run: ")
+    problem, _, named = str(error).replace(f" {SEE_DOCTOR}", "").partition(" Run: ")
     return problem, named or command
 
 

@@ -305,8 +305,10 @@ class _Crew:
         actor, shard = self._at_work.pop(reference, (starting, None))
         try:
             outcome = ray.get(reference)
-        except ray.exceptions.RayTaskError:  # a mistake in our own code
-            raise
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, FlorenceEdgeError | OSError):
+                raise error.cause from error  # Ray's own has a traceback for its message
+            raise  # a mistake in our own code
         except ray.exceptions.RayError as error:
             self._lose(actor, shard, error)
             return None

@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from florence_edge import AnswerKind, ClassIds, Region
-from florence_edge.results.formats import coco_annotations
-from florence_edge.tasks import TASKS
+from florence_edge.results.formats import NAMELESS, coco_annotations
 
 from ..labelled import LabelledPicture, LabelledSet
 from ..parts import ERROR
@@ -16,9 +15,6 @@ from ..thresholds import Thresholds
 
 PictureMode = Literal["link", "copy", "none"]
 """What becomes of the pictures in formats that are folders."""
-
-NAMELESS = "object"
-"""The class of regions to which the model gives no label, such as proposals."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +59,7 @@ class ExportView:
                     entry=picture.entry,
                     size=size,
                     regions=tuple(self._regions(picture)),
-                    texts=_texts(picture),
+                    texts=self._texts(picture),
                 )
 
     def class_ids(self) -> ClassIds:
@@ -75,22 +71,22 @@ class ExportView:
         found = [_named(region) for row in rows for region in row.regions]
         return self.thresholds.apply(found)
 
+    def _texts(self, picture: LabelledPicture) -> dict[str, str]:
+        kind = self.labelled.plan.answer_kind
+        return {
+            row.task: row.text or ""
+            for row in picture.rows
+            if row.task is not None
+            and row.status != ERROR
+            and kind(row.task) is AnswerKind.PURE_TEXT
+        }
+
 
 _COLUMNS = ("width", "height", "task", "text", "regions")
 
 
 def _named(region: Region) -> Region:
     return region if region.label.strip() else replace(region, label=NAMELESS)
-
-
-def _texts(picture: LabelledPicture) -> dict[str, str]:
-    return {
-        row.task: row.text or ""
-        for row in picture.rows
-        if row.task is not None
-        and row.status != ERROR
-        and TASKS[row.task].answer is AnswerKind.PURE_TEXT
-    }
 
 
 def with_classes(view: ExportView) -> ExportView:

@@ -10,17 +10,11 @@ from ..batch import MAX_BATCH
 from ..bundle import Bundle
 from ..command import plain_usage
 from ..errors import RequestError
-from ..image_arguments import add_image_arguments, region_argument, source_argument
+from ..image_arguments import add_image_arguments, source_argument
 from ..options import GenerationOptions
-from ..tasks import (
-    TASKS,
-    Needs,
-    Request,
-    is_usual_task,
-    request_for,
-    request_for_prompt,
-    with_own,
-)
+from ..results.formats import ClassIds
+from ..results.result import Result
+from ..task_arguments import add_task_arguments
 from .answers_file import Origin, origin_of
 from .source import split_sources
 
@@ -28,6 +22,9 @@ from .source import split_sources
 _OF_A_SOURCE = ("every", "show", "track", "save", "wait")
 _OF_A_CAMERA = ("camera_size", "camera_fps", "camera_format")
 _OF_PICTURES = ("output", "resume", "batch", "deep_range")
+# What answers depend on beside the bundle and how it generates.
+_SHOWN = ("engine_precision", "min_score", "convention")
+_NEWER = ("clean", "classes", "max_regions")
 
 
 @plain_usage()
@@ -60,22 +57,6 @@ def _given(
     return ["--" + name.replace("_", "-") for name in given]
 
 
-def request_from(arguments: argparse.Namespace) -> Request:
-    """What to ask; mistakes that hold for all pictures are found before any is read.
-
-    Raises:
-        RequestError: see `request_for`.
-        BundleError: a task is none of the 15, and there is no bundle that could have it.
-    """
-    if arguments.prompt is None:
-        usual = all(is_usual_task(name) for name in arguments.task)
-        own = () if usual else Bundle.load(arguments.bundle).tasks
-        return request_for(with_own(arguments.task, own), arguments.text, arguments.region)
-    if arguments.text or arguments.region:
-        raise RequestError("--prompt is the whole prompt: leave --text and --region out.")
-    return request_for_prompt(arguments.prompt)
-
-
 def options_from(arguments: argparse.Namespace) -> GenerationOptions:
     """How to generate; what was not given is left to the checkpoint."""
     return GenerationOptions(
@@ -96,11 +77,17 @@ def origin_from(arguments: argparse.Namespace) -> Origin:
         BundleError: there is no bundle, or it is damaged.
         RequestError: an option is out of range.
     """
-    shown = ("engine_precision", "min_score", "convention")
-    return origin_of(
-        Bundle.load(arguments.bundle),
-        options_from(arguments),
-        {name: getattr(arguments, name) for name in shown},
+    shown = {name: getattr(arguments, name) for name in _SHOWN}
+    # Files that older releases began do not have these.
+    shown |= {name: getattr(arguments, name) for name in _NEWER if getattr(arguments, name)}
+    return origin_of(Bundle.load(arguments.bundle), options_from(arguments), shown)
+
+
+def kept_from(arguments: argparse.Namespace, result: Result) -> Result:
+    """What is left of an answer by `--clean`, `--min-score`, `--classes` and `--max-regions`."""
+    kept = result.clean() if arguments.clean else result
+    return kept.filter(
+        arguments.min_score, classes=arguments.classes, max_regions=arguments.max_regions
     )
 
 
@@ -117,42 +104,15 @@ def _parser() -> argparse.ArgumentParser:
         help="pictures, folders (and those below), patterns such as 'photos/**/*.jpg', a list.txt "
         "with a path in each line; or one camera's number, URL, video or pipeline",
     )
-    asked = parser.add_mutually_exclusive_group(required=True)
-    asked.add_argument(
-        "--task",
-        type=lambda text: text.split(","),
-        action="extend",
-        help=f"one or more, with commas or again. {_tasks_by_needs()}; or one of the bundle's own",
-    )
-    asked.add_argument("--prompt", help="a prompt in your own words (VQA and other fine-tunes)")
-    parser.add_argument("--text", help="caption or phrase that a task takes beside the picture")
-    parser.add_argument(
-        "--region",
-        type=region_argument,
-        metavar="X1,Y1,X2,Y2",
-        help="region for region tasks, in pixels, or with %% behind each number in percent",
-    )
+    add_task_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print JSON, one object a line")
     parser.add_argument("--version", action="version", version=f"florence-edge {__version__}")
     _add_generation(parser.add_argument_group("how to answer"))
     _add_engine(parser.add_argument_group("where to run"))
+    _add_outputs(parser.add_argument_group("what to write"))
     _add_pictures(parser.add_argument_group("pictures"))
     _add_video(parser.add_argument_group("video"))
     return parser
-
-
-def _tasks_by_needs() -> str:
-    """The tasks, for `--help`, by what they take."""
-    says = {
-        Needs.NOTHING: "The picture alone",
-        Needs.TEXT: "with --text",
-        Needs.REGION: "with --region",
-    }
-    groups = [
-        f"{says[needs]}: {', '.join(n for n, task in TASKS.items() if task.needs is needs)}"
-        for needs in says
-    ]
-    return "; ".join(groups)
 
 
 def _add_generation(group: argparse._ArgumentGroup) -> None:
@@ -180,6 +140,20 @@ def _add_generation(group: argparse._ArgumentGroup) -> None:
         default=0.0,
         metavar="S",
         help="drop regions that score below, 0 to 1",
+    )
+    group.add_argument(
+        "--classes",
+        type=_classes,
+        metavar="A,B",
+        help="keep regions with these labels alone, numbered in this order by --save-txt",
+    )
+    group.add_argument(
+        "--max-regions", type=_count, metavar="N", help="of each answer, keep the N best regions"
+    )
+    group.add_argument(
+        "--clean",
+        action="store_true",
+        help="drop regions without an area, and location tokens that slipped into labels",
     )
     group.add_argument(
         "--convention",
@@ -226,11 +200,26 @@ def _add_engine(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def _add_pictures(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--output", type=Path, metavar="DIR", help="write annotated pictures here")
+def _add_outputs(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--answers", type=Path, metavar="FILE", help="write answers here, one JSON object a line"
     )
+    group.add_argument(
+        "--csv", type=Path, metavar="FILE", help="write a table: a row for each region, or text"
+    )
+    group.add_argument(
+        "--save-txt", type=Path, metavar="DIR", help="write YOLO's label files, and classes.txt"
+    )
+    group.add_argument(
+        "--save-crops", type=Path, metavar="DIR", help="write what each region shows, by label"
+    )
+    group.add_argument(
+        "--line-width", type=_count, metavar="N", help="of outlines, in pixels; default: by size"
+    )
+
+
+def _add_pictures(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--output", type=Path, metavar="DIR", help="write annotated pictures here")
     group.add_argument(
         "--resume", action="store_true", help="go on with FILE: pictures answered there are skipped"
     )
@@ -293,6 +282,15 @@ def _score(text: str) -> float:
     if not 0 <= score <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a score; expected 0 to 1")
     return score
+
+
+def _classes(text: str) -> list[str]:
+    names = text.split(",")
+    try:
+        ClassIds(names)
+    except RequestError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return [name.strip() for name in names]
 
 
 def _patience(text: str) -> float:

@@ -10,20 +10,21 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from ..batch import Answered, run_many
+from ..batch import run_many
 from ..bundle import Bundle
 from ..command import plain, printable, run_command
 from ..devices import Device
-from ..errors import FlorenceEdgeError, RequestError
-from ..files import whole_file
-from ..model import EncodedImage, Florence2
+from ..errors import RequestError
+from ..model import Florence2
 from ..results.result import Result
 from ..selftest import finite_sample
+from ..task_arguments import request_from
 from ..tasks import Request
 from ..video.capture import end_soon_with
 from .answers_file import open_answers
-from .arguments import options_from, origin_from, parse_arguments, request_from
-from .progress import Pace, StatusLine
+from .arguments import kept_from, options_from, origin_from, parse_arguments
+from .outputs import open_outputs
+from .progress import Pace, StatusLine, say_written
 from .source import find_pictures
 from .video import run_video
 
@@ -110,17 +111,19 @@ def _run_pictures(images: Sequence[Path], request: Request, arguments: argparse.
             images = [image for image in images if not answers.has(image)]
         model = stack.enter_context(_load(arguments))
         line = stack.enter_context(StatusLine(shown=len(images) > 1))
-        pace, pictures = Pace(len(images)), _Pictures(arguments.output, request)
+        outputs = stack.enter_context(open_outputs(arguments, request))
+        pace = Pace(len(images))
         options = options_from(arguments)
         for answered in run_many(model, images, request, options=options, batch=arguments.batch):
             path = Path(str(answered.image))
-            results = [result.filter(arguments.min_score) for result in answered.results]
+            results = [kept_from(arguments, result) for result in answered.results]
             line.clear()
             if answered.error is not None:
                 _complain(path, answered.error)
                 failed += 1
             _print(path, results, arguments, _runs_on(model))
-            pictures.write(path, answered, results)
+            if answered.view is not None and answered.error is None:
+                outputs.write(path, answered.view.image, results)
             if answers is not None and answered.error is not None:
                 answers.write_error(path, answered.error)
             elif answers is not None:
@@ -128,18 +131,9 @@ def _run_pictures(images: Sequence[Path], request: Request, arguments: argparse.
             line.show(pace.after_one_more())
     if failed and len(images) > 1:
         print(f"florence-run: {failed} of {len(images)} images failed.", file=sys.stderr)
-    if written := _written(arguments, pictures.count):
-        print(f"florence-run: {printable(written)}", file=sys.stderr)
+    written = [] if answers is None else [f"the answers in {arguments.answers}"]
+    say_written(*outputs.written(), *written)
     return 1 if failed else 0
-
-
-def _written(arguments: argparse.Namespace, pictures: int) -> str:
-    """What a run has left on the disk, in a sentence; may be empty."""
-    kinds = "an annotated picture" if pictures == 1 else f"{pictures} annotated pictures"
-    drawn = f"{kinds} in {arguments.output}" if pictures else ""
-    answers = f"the answers in {arguments.answers}" if arguments.answers is not None else ""
-    both = " and ".join(filter(None, (drawn, answers)))
-    return f"Wrote {both}." if both else ""
 
 
 def _complain(path: Path, error: RequestError) -> None:
@@ -164,45 +158,4 @@ def _print(
     if len(arguments.images) > 1 or Path(arguments.images[0]) != path:
         print(printable(f"{path}:"))
     for result in results:
-        if len(results) > 1:
-            print(f"{printable(result.task.token)}:")
         print(plain(result.describe()), flush=True)
-
-
-class _Pictures:
-    """Writes annotated pictures, if there is a folder for them, without two of one name."""
-
-    def __init__(self, folder: Path | None, request: Request) -> None:
-        self._folder = folder
-        self._prompted = request.prompt is not None
-        self._written: set[str] = set()
-
-    @property
-    def count(self) -> int:
-        """How many were written."""
-        return len(self._written)
-
-    def write(self, path: Path, answered: Answered, results: Sequence[Result]) -> None:
-        if self._folder is not None and answered.view is not None:
-            for result in results:
-                self._write(self._folder / self._name(path, result), answered.view, result)
-
-    def _name(self, path: Path, result: Result) -> str:
-        task = "prompt" if self._prompted else result.task.name.lower()
-        name, count = f"{path.name}.{task}.png", 1
-        while name in self._written:
-            count += 1
-            name = f"{path.name}.{task}-{count}.png"
-        self._written.add(name)
-        return name
-
-    @staticmethod
-    def _write(file: Path, view: EncodedImage, result: Result) -> None:
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(file) as unfinished:
-                result.draw(view.image).save(unfinished)
-        except OSError as error:
-            raise FlorenceEdgeError(
-                f"Cannot write {file}: {error}. Choose another --output."
-            ) from error

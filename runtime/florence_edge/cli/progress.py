@@ -1,4 +1,4 @@
-"""The progress of a long run: one line on a terminal, a line each minute in a log."""
+"""The progress of a long run: one line on a terminal, a line each minute in a log; and its end."""
 
 import sys
 import time
@@ -12,6 +12,14 @@ Clock = Callable[[], float]
 
 _CLEAR = "\r\033[K"
 _SECONDS = 60.0  # between two lines of a log
+
+
+def say_written(*things: str) -> None:
+    """Say at the end of a run what it has left on the disk."""
+    named = " and ".join(filter(None, (", ".join(things[:-1]), *things[-1:])))
+    if named:
+        with suppress(OSError):  # the terminal may be gone
+            print(printable(f"florence-run: Wrote {named}."), file=sys.stderr, flush=True)
 
 
 class StatusLine:

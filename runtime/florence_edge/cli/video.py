@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import signal
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -20,10 +21,13 @@ from ..video.sources import CameraMode, source_of
 from ..video.watch import VideoFrame, Watched, Watching, WatchStats, watch
 from ..video.writer import open_writer
 from .answers_file import open_frames
-from .arguments import options_from, origin_from
-from .progress import StatusLine
+from .arguments import kept_from, options_from, origin_from
+from .outputs import open_outputs
+from .progress import StatusLine, say_written
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_NOT_IN_NAMES = re.compile(r"[^\w.-]+")
+_MAX_NAME = 80  # characters of a URL or a pipeline, its secrets masked, that name files
 
 
 def run_video(
@@ -43,6 +47,8 @@ def run_video(
         if arguments.answers is not None:
             opened = open_frames(arguments.answers, origin_from(arguments))
             write = stack.enter_context(opened)
+        outputs = stack.enter_context(open_outputs(arguments, request))
+        named = source.file or Path(_NOT_IN_NAMES.sub("_", source.name)[-_MAX_NAME:])
         show = open_window() if arguments.show else None
         model = stack.enter_context(load())
         stop = stack.enter_context(_stopped_by_signals())
@@ -51,7 +57,7 @@ def run_video(
         line = stack.enter_context(StatusLine())
         stats = WatchStats()
         for frame, unfiltered, stats in watched:
-            results = [result.filter(arguments.min_score) for result in unfiltered]
+            results = [kept_from(arguments, result) for result in unfiltered]
             line.clear()
             said = _json(frame, results, stats, arguments.track)
             if write is not None:
@@ -60,7 +66,10 @@ def run_video(
                 print(said, flush=True)
             elif video is None and show is None and write is None:
                 _describe(frame, results)
-            picture = drawn(frame.image, results) if video or show else frame.image
+            picture = frame.image
+            outputs.write(named, picture, results, frame.index)
+            if video is not None or show is not None:
+                picture = drawn(picture, results, line_width=arguments.line_width)
             if video is not None:
                 video.write(picture, frame.elapsed)
             if show is not None and not show(picture):
@@ -68,6 +77,9 @@ def run_video(
             line.show(_summary(stats))
     with suppress(OSError):  # the terminal may be gone
         print(f"florence-run: {_summary(stats)}", file=sys.stderr, flush=True)
+    video_written = [] if video is None else [f"the video in {save}"]
+    answers_written = [] if write is None else [f"the answers in {arguments.answers}"]
+    say_written(*video_written, *outputs.written(), *answers_written)
     return 128 + signal.SIGINT if stop.by == signal.SIGINT else 0
 
 
@@ -124,8 +136,6 @@ def _json(frame: VideoFrame, results: Sequence[Result], stats: WatchStats, track
 def _describe(frame: VideoFrame, results: Sequence[Result]) -> None:
     print(f"frame {frame.index}:")
     for result in results:
-        if len(results) > 1:
-            print(f"{plain(result.task.token)}:")
         print(plain(result.describe()), flush=True)
 
 

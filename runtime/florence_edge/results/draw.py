@@ -5,12 +5,13 @@ Text is drawn in a font of this machine that has its letters, cut or wrapped to 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from zlib import crc32
 
 from PIL import Image, ImageDraw, ImageFont
 
+from ..counts import check_count
 from ..regions import Box, Region, Ring
 
 Colour = tuple[int, int, int]
@@ -54,7 +55,12 @@ class _Style:
 
 
 def draw(
-    image: Image.Image, regions: Sequence[Region], *, caption: str = "", asked: Box | None = None
+    image: Image.Image,
+    regions: Sequence[Region],
+    *,
+    caption: str = "",
+    asked: Box | None = None,
+    line_width: int | None = None,
 ) -> Image.Image:
     """A new RGB picture with the regions on it and the caption in a strip underneath.
 
@@ -64,9 +70,16 @@ def draw(
             labels of one picture would share it.
         caption: wrapped to the width of the picture; without it there is no strip.
         asked: the region that the prompt was about; outlined in white, under the answer.
+        line_width: of outlines, in pixels; None is what suits the size of the picture.
+
+    Raises:
+        RequestError: a line is not of a whole number of pixels, 1 or more.
     """
     picture = image.convert("RGB")
     style = _Style.of(picture.size, len(regions))
+    if line_width is not None:
+        check_count("line_width", line_width)
+        style = replace(style, line=line_width)
     if asked is not None:
         _outline_box(picture, asked, _PAPER, style)
     coloured = list(zip(regions, _colours(regions), strict=True))

@@ -11,10 +11,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MissingPackageError, RequestError
-from ..regions import Region, Ring
+from ..regions import Region, Ring, has_area
 
 if TYPE_CHECKING:
     import pandas
+
+NAMELESS = "object"
+"""The class of regions to which the model gives no label, such as proposals."""
 
 _NUMBERS_OF_A_TRIANGLE = 6
 _COLUMNS = ("label", "score", "label_score", "x1", "y1", "x2", "y2", "shape", "rings", "track_id")
@@ -25,16 +28,16 @@ class ClassIds:
 
     With `names` the numbers are their places, and a region of any other label has none, so that it
     is left out. Without, each new label gets the next number. Labels are compared without the
-    white space around them and whatever the case.
+    white space around them and whatever the case; a region without one is an `object`.
 
     Raises:
-        RequestError: a name is empty, or stands twice.
+        RequestError: the names are not a list of texts, or one is empty, or stands twice.
     """
 
     def __init__(self, names: Iterable[str] | None = None) -> None:
         self._names: list[str] = []
         self._numbers: dict[str, int] = {}
-        for name in names or ():
+        for name in _listed(names):
             if not isinstance(name, str) or not name.strip() or _key(name) in self._numbers:
                 raise RequestError(
                     f"{name!r} cannot be a class: it is empty, or stands twice. "
@@ -57,11 +60,35 @@ class ClassIds:
 
     def _add(self, label: str) -> None:
         self._numbers[_key(label)] = len(self._names)
-        self._names.append(label.strip())
+        self._names.append(label.strip() or NAMELESS)
+
+
+def _listed(names: Iterable[str] | None) -> Iterable[str]:
+    """The names; a text, which would be taken for a list of its letters, is none."""
+    if isinstance(names, str) or not isinstance(names, Iterable | None):
+        raise RequestError(
+            f"Classes are a list of labels, such as ['car', 'bus'], got {names!r:.80}."
+        )
+    return names or ()
 
 
 def _key(label: str) -> str:
-    return label.strip().casefold()
+    return (label.strip() or NAMELESS).casefold()
+
+
+def numbers_of(class_ids: ClassIds | None) -> ClassIds:
+    """The numbers that a caller gives, or new ones.
+
+    Raises:
+        RequestError: it is something else, such as a list of labels.
+    """
+    if class_ids is None:
+        return ClassIds()
+    if not isinstance(class_ids, ClassIds):
+        raise RequestError(
+            f"class_ids is {class_ids!r:.80}; expected ClassIds, such as ClassIds(['car', 'bus'])."
+        )
+    return class_ids
 
 
 def normalized(ring: Ring, image_size: tuple[int, int]) -> Ring:
@@ -93,7 +120,7 @@ def coco_annotations(
                 "image_id": image_id,
                 "category_id": number + 1,
                 "bbox": [left, top, right - left, bottom - top],
-                "area": _area(region),
+                "area": region.area,
                 "segmentation": [list(ring) for ring in rings],
                 "iscrowd": 0,
                 "score": region.score,
@@ -113,10 +140,13 @@ def yolo_lines(
 
     A box is `class x_centre y_centre width height`, a quad `class` and four corners (an oriented
     box), a polygon `class` and its points, one line a ring. `scores` adds the score at the end.
+    Beside polygons a box is its four corners, since readers take all lines for one kind.
     """
     lines = []
-    for region, number in _numbered(regions, class_ids):
-        for ring in _yolo_rings(region, image_size):
+    numbered = list(_numbered(regions, class_ids))
+    outlined = any(region.shape == "polygon" for region, _ in numbered)
+    for region, number in numbered:
+        for ring in _yolo_rings(region, image_size, outlined=outlined):
             values = [f"{value:.6f}" for value in (*ring, *((region.score,) if scores else ()))]
             lines.append(" ".join([str(number), *values]))
     return lines
@@ -163,29 +193,15 @@ def dataframe(rows: Sequence[dict[str, Any]]) -> "pandas.DataFrame":
 def _numbered(regions: Sequence[Region], class_ids: ClassIds) -> Iterator[tuple[Region, int]]:
     """The regions that have an area and a class."""
     for region in regions:
-        if _area(region) > 0 and (number := class_ids.number(region.label)) is not None:
+        covers = any(has_area(ring, region.shape) for ring in region.rings)
+        if covers and (number := class_ids.number(region.label)) is not None:
             yield region, number
 
 
-def _yolo_rings(region: Region, image_size: tuple[int, int]) -> list[Ring]:
+def _yolo_rings(region: Region, image_size: tuple[int, int], *, outlined: bool) -> list[Ring]:
     if region.shape != "box":
         return [normalized(ring, image_size) for ring in with_areas(region)]
     left, top, right, bottom = normalized(region.box, image_size)
+    if outlined:
+        return [(left, top, right, top, right, bottom, left, bottom)]
     return [((left + right) / 2, (top + bottom) / 2, right - left, bottom - top)]
-
-
-def _area(region: Region) -> float:
-    """Square pixels: of the box, or of all rings by the shoelace formula."""
-    if region.shape == "box":
-        left, top, right, bottom = region.box
-        return (right - left) * (bottom - top)
-    return sum(_ring_area(ring) for ring in with_areas(region))
-
-
-def _ring_area(ring: Ring) -> float:
-    xs, ys = ring[0::2], ring[1::2]
-    twice = sum(
-        x * next_y - next_x * y
-        for x, y, next_x, next_y in zip(xs, ys, (*xs[1:], xs[0]), (*ys[1:], ys[0]), strict=True)
-    )
-    return abs(twice) / 2

@@ -42,7 +42,7 @@ from ..regions import (
     check_image_size,
     dequantize,
 )
-from ..tasks import AnswerKind, Task, find_task, free_task
+from ..tasks import AnswerKind, Task, TaskLike, find_task, free_task
 
 Span = tuple[int, int]
 
@@ -276,7 +276,7 @@ class FoundRegion:
 
 
 def parse(
-    task: str | Task,
+    task: TaskLike,
     raw_text: str,
     *,
     image_size: tuple[int, int],
@@ -402,7 +402,7 @@ def _without_markers(raw_text: str, markers: Iterable[str]) -> _Cleaned:
     return _Cleaned(text, origin)
 
 
-def _task_or_free_prompt(task: str | Task) -> Task:
+def _task_or_free_prompt(task: TaskLike) -> Task:
     try:
         return find_task(task)
     except RequestError:

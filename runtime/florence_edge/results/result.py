@@ -2,7 +2,7 @@
 
     pieces (tokens, their texts and log-probabilities)  --read_answer-->  Result
     Result  --> to_hf, to_json, to_coco, to_yolo, to_dataframe, to_supervision
-                draw, filter, describe
+                draw, filter, clean, describe
 
 How sure the model was, from the log-probabilities of tokens to the score of a part of the text:
 
@@ -18,20 +18,26 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
 
+from ..counts import check_count
 from ..errors import RequestError
 from ..image import HostImage, load_image
+from ..image_file import Color
 from ..regions import Box, Convention, Region, box_of_locations
+from ..search import CutOff
 from ..tasks import AnswerKind, Task
+from .cleanup import cleaned
 from .draw import draw
 from .formats import (
     ClassIds,
     coco_annotations,
     dataframe,
     normalized,
+    numbers_of,
     table_rows,
     yolo_lines,
 )
@@ -106,11 +112,14 @@ def _score(log_probs: Sequence[float]) -> float | None:
     return math.exp(math.fsum(log_probs) / len(log_probs)) if log_probs else None
 
 
-_STATUS_NOTES = {
+_NOTES = {
     "empty": "(the model said nothing)",
     "unparsed": "(the answer names no region; raw text follows)",
-    "truncated": "(cut off: the answer reached its longest length, or its time was up)",
+    "length": "(cut off: it reached the longest length of an answer, max_new_tokens)",
+    "time": "(cut off: its time was up, max_time)",
+    "cancel": "(cut off: it was cancelled)",
 }
+_EDGES = ("x1", "y1", "x2", "y2")  # as in `to_dataframe`
 
 Status = Literal["ok", "empty", "unparsed", "truncated"]
 """How an answer ended; see `Result.status`."""
@@ -144,7 +153,10 @@ class Result:
     """One for each token: log-softmax before any processor of the search."""
     status: Status
     """`ok`; `empty`: nothing was said; `unparsed`: words, but no region where regions were asked
-    for; `truncated`: stopped before its end."""
+    for; `truncated`: stopped before its end, see `cut_off`."""
+    cut_off: CutOff | None = None
+    """Why a `truncated` answer stopped: `length` (`max_new_tokens`), `time` (`max_time`) or
+    `cancel`; None of any other."""
     image_size: tuple[int, int]
     """Width and height in pixels of the picture that the coordinates belong to."""
     convention: Convention = "native"
@@ -183,30 +195,63 @@ class Result:
             "scores": list(self.scores),
             "label_scores": [region.label_score for region in self.regions],
             "status": self.status,
+            "cut_off": self.cut_off,
+            "image_size": list(self.image_size),
             "seconds": dict(self.seconds),
         }
 
-    def filter(self, min_score: float) -> "Result":
-        """Without the regions that score below `min_score`.
+    def filter(
+        self,
+        min_score: float = 0.0,
+        *,
+        classes: Iterable[str] | None = None,
+        max_regions: int | None = None,
+    ) -> "Result":
+        """Without the regions that score below `min_score`, or whose label is none of `classes`.
 
-        Plain text stays whatever its score, since half a caption is not one; so do raw text, tokens
-        and status, which are what the model said.
+        Of the others at most `max_regions`, the best. Plain text stays whatever its score, since
+        half a caption is not one; so do raw text, tokens and status, which are what the model said.
+
+        Raises:
+            RequestError: `min_score` is not a number, `max_regions` not a whole one of 0 or more,
+                or `classes` are not labels, each once.
         """
-        kept = tuple(region for region in self.regions if region.score >= min_score)
-        return replace(self, regions=kept)
+        if not isinstance(min_score, Real) or math.isnan(min_score):
+            raise RequestError(f"min_score is {min_score!r:.40}; it must be a number, 0 to 1.")
+        if max_regions is not None:
+            check_count("max_regions", max_regions, least=0)
+        ids = ClassIds(classes)
+        kept = [
+            region
+            for region in self.regions
+            if region.score >= min_score and ids.number(region.label) is not None
+        ]
+        best = sorted(range(len(kept)), key=lambda place: -kept[place].score)[:max_regions]
+        return replace(self, regions=tuple(kept[place] for place in sorted(best)))
 
-    def draw(self, image: HostImage) -> Image.Image:
-        """A copy of the picture with the answer on it; plain text goes under it.
+    def clean(self) -> "Result":
+        """Without what a model's slips leave: regions without an area, location tokens in labels.
+
+        A region whose label is nothing but such tokens goes, too. Raw text, tokens and status stay.
+        """
+        return replace(self, regions=cleaned(self.regions))
+
+    def draw(
+        self, image: HostImage, *, color: Color = "rgb", line_width: int | None = None
+    ) -> Image.Image:
+        """A copy of the picture, in RGB, with the answer on it; plain text goes under it.
 
         The region that was asked about, if there was one, is outlined in white. The picture is
-        whatever can be asked about, and turned upright in the same way; a frame on the GPU comes
-        from its view (`model.encode(frame).image`).
+        whatever can be asked about, and turned upright in the same way; an array is in RGB order,
+        or with `color` "bgr" in OpenCV's. A frame on the GPU comes from its view
+        (`model.encode(frame).image`). `line_width` is in pixels; None suits the picture.
 
         Raises:
             ImageError: it cannot be read.
-            RequestError: `image` is not of the size that was asked about.
+            RequestError: `image` is not of the size that was asked about, or `color` or
+                `line_width` are out of range.
         """
-        image = load_image(image)
+        image = load_image(image, color=color)
         if image.size != self.image_size:
             raise RequestError(
                 f"The answer is about a picture of {_size(self.image_size)} pixels, this one has "
@@ -215,19 +260,22 @@ class Result:
             )
         is_text = self.task.answer is AnswerKind.PURE_TEXT
         asked = box_of_locations(self.text_input or "", self.image_size, self.convention)
-        return draw(image, self.regions, caption=self.text if is_text else "", asked=asked)
+        caption = self.text if is_text else ""
+        return draw(image, self.regions, caption=caption, asked=asked, line_width=line_width)
 
     def describe(self) -> str:
-        """One line a region, or the answer's text; then a note where the status is not `ok`."""
-        lines = [] if self.task.answer is not AnswerKind.PURE_TEXT else [_text(self)]
-        lines += [_line(region) for region in self.regions]
-        if self.status in _STATUS_NOTES:
-            lines.append(_STATUS_NOTES[self.status])
-        elif not lines:
-            lines.append("(no region scores high enough)")  # `filter` took them all
-        if self.status == "unparsed":
-            lines.append(self.raw_text)
-        return "\n".join(line for line in lines if line)
+        """For people: the task, a legend, a line a region or the text; and what is to be noted.
+
+        Pixels are rounded. A note says so where nothing was found, or the answer was cut off.
+        """
+        if self.task.answer is AnswerKind.PURE_TEXT:
+            legend = "score  text"
+            rows = [f"{self.score:5.2f}  {self.text}"] if self.text else []
+        else:
+            legend = f"score  {_columns(_EDGES)}  label"
+            rows = [_line(region) for region in self.regions]
+        asked = f"{self.task.token} {self.text_input or ''}".rstrip()
+        return "\n".join([f"{asked}:", *([legend, *rows] if rows else []), *_notes(self, rows)])
 
     @property
     def normalized_boxes(self) -> tuple[Box, ...]:
@@ -246,7 +294,7 @@ class Result:
             image_id: of the picture.
             first_id: of the first annotation; the others follow.
         """
-        numbers = ClassIds() if class_ids is None else class_ids
+        numbers = numbers_of(class_ids)
         return coco_annotations(self.regions, numbers, image_id=image_id, first_id=first_id)
 
     def to_yolo(self, class_ids: ClassIds | None = None, *, scores: bool = False) -> list[str]:
@@ -254,8 +302,7 @@ class Result:
 
         Boxes are centre and size, quads four corners, polygons their points.
         """
-        numbers = ClassIds() if class_ids is None else class_ids
-        return yolo_lines(self.regions, numbers, self.image_size, scores=scores)
+        return yolo_lines(self.regions, numbers_of(class_ids), self.image_size, scores=scores)
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """One row a region: label, score, label_score, x1, y1, x2, y2, shape, rings, track_id.
@@ -275,8 +322,7 @@ class Result:
         Raises:
             MissingPackageError: supervision is not installed; the message says how to get it.
         """
-        numbers = ClassIds() if class_ids is None else class_ids
-        return detections_from_regions(self.regions, self.image_size, numbers)
+        return detections_from_regions(self.regions, self.image_size, numbers_of(class_ids))
 
 
 def read_answer(
@@ -286,7 +332,7 @@ def read_answer(
     image_size: tuple[int, int],
     text_input: str | None = None,
     convention: Convention = "native",
-    truncated: bool = False,
+    cut_off: CutOff | None = None,
 ) -> Result:
     """Read what was generated: find the regions, score them and the whole.
 
@@ -296,7 +342,7 @@ def read_answer(
         image_size: width and height of the original picture in pixels.
         text_input: what was given beside the picture.
         convention: whose rules of coordinates and labels to follow.
-        truncated: whether the answer was stopped before the model ended it.
+        cut_off: why the answer was stopped before the model ended it; None where it was not.
 
     Returns:
         The result without `seconds`: whoever measured the stages adds them with `replace`.
@@ -313,8 +359,9 @@ def read_answer(
         status=_status(
             said_something=scorer.whole() is not None,
             understood=bool(found) or task.answer is AnswerKind.PURE_TEXT,
-            truncated=truncated,
+            truncated=cut_off is not None,
         ),
+        cut_off=cut_off,
         image_size=image_size,
         convention=convention,
         text=plain_text(raw_text, convention),
@@ -347,17 +394,22 @@ def _size(size: tuple[int, int]) -> str:
     return f"{size[0]} x {size[1]}"
 
 
-def _text(result: Result) -> str:
-    return f"{result.score:5.2f}  {result.text}" if result.text else ""
+def _notes(result: Result, rows: Sequence[str]) -> list[str]:
+    """What is to be said behind the lines of an answer."""
+    why = result.cut_off or result.status
+    if why in _NOTES:
+        return [_NOTES[why], *([result.raw_text] if result.status == "unparsed" else [])]
+    return [] if rows else ["(no region was kept)"]  # `filter` or `clean` took them all
 
 
 def _line(region: Region) -> str:
     outlines = _extent(region.shape, len(region.rings))
-    return f"{region.score:5.2f}  {_numbers(region.box)}  {outlines}{region.label}".rstrip()
+    edges = _columns([str(round(edge)) for edge in region.box])
+    return f"{region.score:5.2f}  {edges}  {outlines}{region.label}".rstrip()
 
 
-def _numbers(box: tuple[float, float, float, float]) -> str:
-    return " ".join(f"{round(edge):5d}" for edge in box)
+def _columns(four: Sequence[str]) -> str:
+    return " ".join(f"{each:>5}" for each in four)
 
 
 def _extent(shape: str, rings: int) -> str:

@@ -34,10 +34,12 @@ _TITLE = "florence-edge"
 _KEYS_TO_LEAVE = {ord("q"), 27}
 
 
-def drawn(image: Image.Image, results: Sequence[Result]) -> Image.Image:
+def drawn(
+    image: Image.Image, results: Sequence[Result], *, line_width: int | None = None
+) -> Image.Image:
     """The regions of all results, with their track numbers; texts stand over the lower edge."""
     regions = [_named(region) for result in results for region in result.regions]
-    picture = draw(image, regions)
+    picture = draw(image, regions, line_width=line_width)
     texts = [r.text for r in results if r.task.answer is AnswerKind.PURE_TEXT and r.text.strip()]
     if texts:
         _write(picture, " | ".join(texts))

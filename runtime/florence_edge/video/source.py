@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from ..image import ImageLike
+from ..image_file import Color
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -39,3 +40,5 @@ class Source:
     MissingPackageError."""
     file: Path | None = None
     """Where it is one of this machine."""
+    color: Color = "rgb"
+    """The order of channels of those pictures that are arrays."""

@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 
 from ..errors import RequestError, SourceError, SourceNotFoundError
 from ..image import ImageLike
-from ..image_file import MAX_PIXELS
+from ..image_file import MAX_PIXELS, Color, check_color
 from . import gstreamer, pyav
 from .advice import why_no_file
 from .formats import SCHEMES, protocols_of
@@ -54,6 +54,7 @@ def source_of(
     timeout: float = 10.0,
     mode: CameraMode = _ANY_MODE,
     max_pixels: int = MAX_PIXELS,
+    color: Color = "rgb",
 ) -> Source:
     """The source that a user means.
 
@@ -66,12 +67,15 @@ def source_of(
         timeout: seconds without data after which a URL counts as lost.
         mode: size, rate and format, of a camera alone.
         max_pixels: larger frames of files and URLs are not decoded.
+        color: the order of channels of pictures that are arrays; other sources know theirs.
 
     Raises:
         SourceNotFoundError: there is no such file.
         SourceError: what is there is not a file: a folder, a pipe, a device.
-        RequestError: it is not a source, or a mode is requested of something else than a camera.
+        RequestError: it is not a source, a mode is requested of something else than a camera, or
+            there is no such order of channels.
     """
+    check_color(color)
     text = str(source).strip() if isinstance(source, int | str | Path) else ""
     a_camera = text.isdigit() or _is_device(text)
     if mode.options() and not a_camera:
@@ -85,7 +89,7 @@ def source_of(
             f"{without_secrets(repr(source))}."
         )
     if not isinstance(source, int | str | Path):
-        return _from_pictures(source, bool(live))
+        return replace(_from_pictures(source, bool(live)), color=color)
     if a_camera:
         device = f"/dev/video{text}" if text.isdigit() else text
         opening = pyav.Opening(kind="camera", target=device, options=mode.options())

@@ -17,8 +17,10 @@ from typing import NamedTuple
 from PIL import Image
 
 from ..batch import read_ahead
+from ..encoded_image import EncodedImage
 from ..errors import RequestError
-from ..model import EncodedImage, Florence2
+from ..image_file import Color
+from ..model import Florence2
 from ..options import GenerationOptions
 from ..processing import PreparedImages, prepare_images
 from ..regions import BoxLike
@@ -113,15 +115,18 @@ def watch(  # noqa: PLR0913 - the door; all but three are named by the caller
     text: str | None = None,
     *,
     region: BoxLike | None = None,
+    color: Color = "rgb",
     options: GenerationOptions | None = None,
     cancel: Event | None = None,
     how: Watching | None = None,
 ) -> Generator[Watched, None, None]:
     """Answer tasks about the frames of a camera (its number), a URL, a video file, a pipeline.
 
-    A live source gives its newest frame, and those that came meanwhile are dropped; of a file
-    every frame is answered. Setting `cancel` ends it, from whichever thread. Mistakes are raised
-    at once; the source is opened by the iterator.
+    Or of pictures that the caller iterates over: arrays among them are in RGB order, or with
+    `color` "bgr" in OpenCV's; all other sources know theirs. A live source gives its newest frame,
+    and those that came meanwhile are dropped; of a file every frame is answered. Setting `cancel`
+    ends it, from whichever thread. Mistakes are raised at once; the source is opened by the
+    iterator.
 
     Raises:
         RequestError: a task, its text, an option, the source or `how` does not fit.
@@ -141,6 +146,7 @@ def watch(  # noqa: PLR0913 - the door; all but three are named by the caller
             timeout=how.timeout,
             mode=how.camera or CameraMode(),
             max_pixels=model.image_options.max_pixels,
+            color=color,
         ),
         request=request,
         options=options,
@@ -219,7 +225,10 @@ class _Watcher:
     def _prepared(self, captured: Captured) -> PreparedImages:
         model = self.model
         return prepare_images(
-            [captured.picture()], model.bundle.size.image_size, model.image_options
+            [captured.picture()],
+            model.bundle.size.image_size,
+            model.image_options,
+            color=self.source.color,
         )
 
     def _answer(

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from florence_edge import TASKS, Bundle, Florence2, GenerationOptions, __version__
+from florence_edge import Florence2, GenerationOptions, __version__
 from florence_edge.command import parsed, printable, run_command
-from florence_edge.image_arguments import add_image_arguments, region_argument
-from florence_edge.tasks import Request, is_usual_task, request_for, with_own
+from florence_edge.image_arguments import add_image_arguments
+from florence_edge.task_arguments import add_task_arguments, request_from
 
 from .answer import ANNOTATED, ANSWERS, DETECTIONS, BagProgress, BagRequest, answer_bag
 
@@ -33,7 +33,7 @@ def _run(arguments: argparse.Namespace) -> int:
         source=arguments.recording,
         target=arguments.output,
         topic=arguments.topic,
-        request=_request(arguments),
+        request=request_from(arguments),
         every=arguments.every,
         annotated=arguments.annotated,
         overwrite=arguments.overwrite,
@@ -65,18 +65,6 @@ def _run(arguments: argparse.Namespace) -> int:
     return 1 if progress.failed else 0
 
 
-def _request(arguments: argparse.Namespace) -> Request:
-    """What to ask; mistakes are found before the model is loaded or a frame is read.
-
-    Raises:
-        RequestError: see `request_for`.
-        BundleError: a task is none of the 15, and there is no bundle that could have it.
-    """
-    usual = all(map(is_usual_task, arguments.task))
-    own = () if usual else Bundle.load(arguments.bundle).tasks
-    return request_for(with_own(arguments.task, own), arguments.text, arguments.region)
-
-
 def _show(progress: BagProgress) -> None:
     """Progress on one line of the terminal; damaged frames on lines of their own."""
     visible = sys.stderr.isatty()
@@ -103,20 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("recording", type=Path, help="rosbag2 folder, or its .db3 or .mcap file")
     parser.add_argument("output", type=Path, help="folder of the new recording")
     parser.add_argument("--topic", required=True, help="image topic, raw or compressed")
-    parser.add_argument(
-        "--task",
-        required=True,
-        type=lambda text: text.split(","),
-        action="extend",
-        help=f"one or more, with commas or again, of {', '.join(TASKS)}; or the bundle's own",
-    )
-    parser.add_argument("--text", help="caption or phrase that a task takes beside the picture")
-    parser.add_argument(
-        "--region",
-        type=region_argument,
-        metavar="X1,Y1,X2,Y2",
-        help="region for region tasks, in pixels, or with %% behind each number in percent",
-    )
+    add_task_arguments(parser)
     parser.add_argument(
         "--bundle", type=Path, default=Path("bundle"), help="what florence-export wrote (bundle)"
     )

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from florence_edge.encoded_image import EncodedImage
 from florence_edge.errors import FlorenceEdgeError, RequestError
-from florence_edge.model import EncodedImage, Florence2
+from florence_edge.model import Florence2
 from florence_edge.results.result import Result
 from florence_edge.tasks import Prompt, Task, request_for, with_own
 
