@@ -4,7 +4,9 @@
     fp16         the same, and compared with float32 (float16.py)
     int8, int4   the same; the gate compares (quantization/gate.py)
 
-The decoders for one engine are fed a step of the portable one, and must give its scores.
+The decoders for one engine are fed a step of the portable one, and must give its scores. The vision
+encoder for CUDA must give the plain one's features in float32: nothing but CUDA computes its
+float16.
 """
 
 import logging
@@ -29,6 +31,9 @@ logger = logging.getLogger(__name__)
 # where they add up in another order, those of the int8 miniature were up to 0.11 apart; without
 # the mask of the prompt they would be 0.46, without a layer's cache 1.7, a position further 4.3.
 _SAME = 0.25
+# The same of the vision encoders' features, in float32. The miniature's are the same, bit by bit;
+# with one of its five attentions in windows scaled 1.1 times as much, they would be 0.015 apart.
+_SAME_FEATURES = 0.01
 
 
 def smoke_test(bundle: Bundle, backend: Backend) -> None:
@@ -74,9 +79,9 @@ def check_decoders(bundle: Bundle) -> None:
     there = {name: feeds for name, feeds in fed.items() if bundle.graph_file(name).exists()}
     if not there:
         return
-    expected = _logits(bundle, contract.DECODER, step)
+    expected = _run(bundle, contract.DECODER, "logits", step)
     for name, feeds in there.items():
-        logits = _logits(bundle, name, feeds)
+        logits = _run(bundle, name, "logits", feeds)
         if expected is None or logits is None:
             continue
         apart = deviation(logits, expected)
@@ -86,6 +91,32 @@ def check_decoders(bundle: Bundle) -> None:
                 f"decoder's, expected at most {_SAME}. Add --portable-decoder, and report it "
                 "please."
             )
+
+
+def check_fused_vision(
+    floats: Bundle, pixels: npt.NDArray[np.uint8], expected: npt.NDArray[np.float32]
+) -> None:
+    """Run the vision encoder for ONNX Runtime's CUDA provider in float32, on its CPU.
+
+    Args:
+        floats: the float32 bundle, with that encoder.
+        pixels: a picture, uint8 [1, S, S, 3].
+        expected: what the plain encoder makes of it, float32 [image tokens, d_model].
+
+    Raises:
+        BundleError: the features differ, or are not finite.
+        BackendError: this machine ran out of memory or threads.
+    """
+    found = _run(floats, contract.VISION_CUDA, "image_features", {"pixels": pixels})
+    if found is None:
+        return
+    apart = deviation(found[0], expected)
+    if not apart <= _SAME_FEATURES:
+        raise BundleError(
+            f"The features of {contract.VISION_CUDA} in float32 are {apart:.3g} standard "
+            f"deviations from the plain encoder's, expected at most {_SAME_FEATURES}. Add "
+            "--portable-decoder, which leaves it out, and report it please."
+        )
 
 
 def _made_up_step(bundle: Bundle) -> NamedArrays:
@@ -112,8 +143,8 @@ def _made_up_step(bundle: Bundle) -> NamedArrays:
     return feeds
 
 
-def _logits(bundle: Bundle, name: str, feeds: NamedArrays) -> npt.NDArray[Any] | None:
-    """What a decoder gives; None, and a warning, where this ONNX Runtime does not open it."""
+def _run(bundle: Bundle, name: str, output: str, feeds: NamedArrays) -> npt.NDArray[Any] | None:
+    """What a graph gives; None, and a warning, where this ONNX Runtime does not open it."""
     try:
         session = open_session(ir.load(bundle.graph_file(name)), bundle.folder)
     except Exception as error:  # ONNX Runtime's classes have no other base
@@ -121,8 +152,8 @@ def _logits(bundle: Bundle, name: str, feeds: NamedArrays) -> npt.NDArray[Any] |
             raise engine_failure(f"{name} was not run", error) from error
         logger.warning("%s was not run, only built: %s", name, error)
         return None
-    (logits,) = session.run(["logits"], dict(feeds))
-    return np.asarray(logits)
+    (found,) = session.run([output], dict(feeds))
+    return np.asarray(found)
 
 
 def _in_place_feeds(bundle: Bundle, feeds: NamedArrays) -> NamedArrays:

@@ -12,6 +12,8 @@ export type Device = "cpu" | "webgpu";
 export type Shape = "box" | "quad" | "polygon";
 /** How an answer ended; "unparsed": words, but no region where regions were asked for. */
 export type Status = "ok" | "empty" | "unparsed" | "truncated";
+/** Why an answer was cut off: `max_new_tokens`, `max_time`, or `cancel` was set. */
+export type CutOff = "length" | "time" | "cancel";
 export type TaskName =
   | "CAPTION"
   | "DETAILED_CAPTION"
@@ -176,7 +178,7 @@ export class Result {
   readonly token_log_probs: readonly number[];
   readonly status: Status;
   /** Why a `truncated` answer stopped; null of any other. */
-  readonly cut_off: "length" | "time" | "cancel" | null;
+  readonly cut_off: CutOff | null;
   readonly image_size: Size;
   readonly convention: Convention;
   /** The answer as words; of structured answers too, locations included. */
@@ -192,8 +194,13 @@ export class Result {
   /** The dictionary that Hugging Face's processor gives. */
   to_hf(): Record<string, unknown>;
   to_json(): Record<string, unknown>;
-  /** Without the regions that score below `minScore`. */
-  filter(minScore: number): Result;
+  /** Without the regions that score below `minScore` or have another label; the best of these. */
+  filter(
+    minScore?: number,
+    kept?: { classes?: readonly string[] | null; max_regions?: number | null },
+  ): Result;
+  /** Without regions that have no area, and without location tokens in labels. */
+  clean(): Result;
 }
 
 /** One thing that an answer points at. */

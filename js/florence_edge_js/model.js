@@ -16,7 +16,7 @@ import { EngineLock } from "./engine_lock.js";
 import { RequestError } from "./errors.js";
 import { generateEach, stopAfter } from "./generate.js";
 import { MAX_PIXELS } from "./image.js";
-import { resolve } from "./options.js";
+import { checkNames, resolve } from "./options.js";
 import { importOrt, openOrt } from "./ort.js";
 import { Timer, prepareImages, promptIds, readHypothesis } from "./processing.js";
 import { checkConvention } from "./regions.js";
@@ -356,15 +356,4 @@ function givenEach({ text, region }, images) {
   const texts = each("text", text, typeof text === "string");
   const regions = each("region", region, numbers);
   return texts.map((one, at) => ({ text: one, region: regions[at] }));
-}
-
-/** A misspelt argument would otherwise be left out silently. */
-function checkNames(given, known) {
-  for (const name of Object.keys(given)) {
-    if (!known.includes(name)) {
-      throw new RequestError(
-        `There is no argument ${name}. The arguments are: ${known.join(", ")}.`,
-      );
-    }
-  }
 }

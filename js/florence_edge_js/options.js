@@ -177,3 +177,14 @@ export function shown(value) {
   }
   return text.slice(0, 80);
 }
+
+/** A misspelt argument would otherwise be left out silently. */
+export function checkNames(given, known) {
+  for (const name of Object.keys(given)) {
+    if (!known.includes(name)) {
+      throw new RequestError(
+        `There is no argument ${name}. The arguments are: ${known.join(", ")}.`,
+      );
+    }
+  }
+}

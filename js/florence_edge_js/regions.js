@@ -54,6 +54,17 @@ export class Region {
 }
 
 /**
+ * Whether a ring covers anything: it is wide and high, and a polygon or a quad has three points.
+ *
+ * Its extent decides, since the shoelace formula gives 0 for a quad whose sides cross.
+ */
+export function hasArea(ring, shape) {
+  if (ring.length < (shape === "box" ? 4 : 6)) return false;
+  const spreads = (rest) => ring.some((edge, at) => at % 2 === rest && edge !== ring[rest]);
+  return spreads(0) && spreads(1);
+}
+
+/**
  * The four location tokens of a box, as region tasks take them.
  *
  * @param box left, top, right, bottom in pixels, or a RelativeBox

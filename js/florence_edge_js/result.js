@@ -11,10 +11,15 @@
  * picture and count nowhere.
  */
 
+import { cleaned } from "./cleanup.js";
+import { RequestError } from "./errors.js";
+import { checkNames, shown } from "./options.js";
 import { findRegions, hfFromRegions, plainText } from "./parse.js";
 import { Region } from "./regions.js";
 import { AnswerKind } from "./tasks.js";
+import { strip } from "./text.js";
 
+const NAMELESS = "object"; // the class of regions to which the model gives no label
 const MARKERS = new Set(["<s>", "</s>", "<pad>"]);
 
 /**
@@ -118,11 +123,70 @@ export class Result {
     return new Result({ ...this, seconds });
   }
 
-  /** Without the regions that score below `minScore`; the text stays as the model said it. */
-  filter(minScore) {
-    const regions = this.regions.filter((region) => region.score >= minScore);
+  /**
+   * Without the regions that score below `minScore`, or whose label is none of `classes`; of the
+   * others at most `max_regions`, the best. The text stays as the model said it.
+   *
+   * @throws {RequestError} a limit is not a number in range, or a class is empty or stands twice
+   */
+  filter(minScore = 0, { classes = null, max_regions = null, ...others } = {}) {
+    checkFilter(minScore, max_regions, others);
+    const chosen = classes === null ? null : keysOf(classes);
+    const kept = this.regions.filter(
+      ({ score, label }) => score >= minScore && (chosen?.has(keyOf(label)) ?? true),
+    );
+    const best = [...kept].sort((one, other) => other.score - one.score); // ties in their order
+    const among = new Set(best.slice(0, max_regions ?? kept.length));
+    return this.#with(kept.filter((region) => among.has(region)));
+  }
+
+  /**
+   * Without what a model's slips leave: regions without an area, location tokens in labels.
+   *
+   * A region whose label is nothing but such tokens goes, too. Raw text, tokens and status stay.
+   */
+  clean() {
+    return this.#with(cleaned(this.regions));
+  }
+
+  #with(regions) {
     return new Result({ ...this, regions: Object.freeze(regions) });
   }
+}
+
+function checkFilter(minScore, max_regions, others) {
+  checkNames(others, ["classes", "max_regions"]);
+  if (typeof minScore !== "number" || Number.isNaN(minScore)) {
+    throw new RequestError(`minScore is ${shown(minScore)}; it must be a number, 0 to 1.`);
+  }
+  if (max_regions !== null && !(Number.isInteger(max_regions) && max_regions >= 0)) {
+    throw new RequestError(
+      `max_regions is ${shown(max_regions)}; it must be a whole number of 0 or more.`,
+    );
+  }
+}
+
+/** What labels are compared by: no white space around, and whatever the case. */
+function keyOf(label) {
+  return (strip(label) || NAMELESS).toUpperCase().toLowerCase(); // ß is ss
+}
+
+function keysOf(classes) {
+  if (!Array.isArray(classes)) {
+    throw new RequestError(
+      `Classes are a list of labels, such as ['car', 'bus'], got ${shown(classes)}.`,
+    );
+  }
+  const keys = new Set();
+  for (const name of classes) {
+    if (typeof name !== "string" || strip(name) === "" || keys.has(keyOf(name))) {
+      throw new RequestError(
+        `${shown(name)} cannot be a class: it is empty, or stands twice. Give each label once.`,
+      );
+    }
+    keys.add(keyOf(name));
+  }
+  return keys;
 }
 
 /**

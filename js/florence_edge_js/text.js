@@ -20,6 +20,11 @@ export function strip(text) {
   return lstrip(rstrip(text));
 }
 
+/** The parts between white space, as Python's `split` gives them. */
+export function words(text) {
+  return text.split(ONE).filter((word) => word !== "");
+}
+
 /** Decimal digits of any script as ASCII: Unicode keeps them in runs of ten, from zero on. */
 export function asciiDigits(digits) {
   return digits.replace(/[^0-9]/gu, (digit) => {

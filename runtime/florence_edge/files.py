@@ -18,6 +18,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 from threading import Event, Thread
 from typing import IO, Any, BinaryIO, TypeVar
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 _Value = TypeVar("_Value")
 
 _JSON_BYTES = 64 << 20  # a tokenizer has 4 MB, a checkpoint's index less
+_NAME_BYTES = 255  # of a file, on the disks that there are
+_DIGITS = 8  # of a hash that tells long names apart
 _SYNC_SECONDS = 1.0  # how much of a growing file a power cut may cost
 
 # renameat2(2): two names are exchanged at once, so that there is no moment without a `target`.
@@ -81,7 +84,17 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 def unfinished_name(path: Path) -> Path:
     """Where a file is while it is written: hidden, beside it, with its suffix."""
-    return path.with_name(f".{path.stem}.unfinished{path.suffix}")
+    ending = f".unfinished{path.suffix}"
+    return path.with_name(f".{short_name(path.stem, _NAME_BYTES - 1 - len(ending))}{ending}")
+
+
+def short_name(name: str, most: int) -> str:
+    """The name if it has at most `most` bytes, or else its beginning and a hash of the whole."""
+    content = os.fsencode(name)
+    if len(content) <= most:
+        return name
+    digest = sha256(content).hexdigest()[:_DIGITS]
+    return f"{content[: most - _DIGITS - 1].decode(errors='ignore')}-{digest}"
 
 
 def put_in_place(unfinished: Path, target: Path) -> None:
@@ -149,7 +162,9 @@ def lock(path: Path) -> Iterator[None]:
         OSError: the folder of `path` takes no new file, or the disk knows no locks.
     """
     place = path.resolve()
-    beside = place.with_name(f".{place.name}.florence-lock")
+    ending = ".florence-lock"
+    name = short_name(place.name, _NAME_BYTES - 1 - len(ending))
+    beside = place.with_name(f".{name}{ending}")
     descriptor = _locked(beside, path)
     try:
         yield

@@ -18,7 +18,6 @@ import numpy as np
 from .errors import RequestError
 
 LOCATION_BINS = 1000
-_POINTS_OF_A_TRIANGLE = 3
 
 Convention = Literal["native", "microsoft"]
 """Whose coordinates: the whole numbers of transformers, or the fractions of the original code."""
@@ -86,7 +85,7 @@ def has_area(ring: Ring, shape: RegionShape) -> bool:
     Its extent decides: `ring_area` is 0 for a quad whose sides cross, of a word that is there.
     """
     xs, ys = ring[0::2], ring[1::2]
-    if shape == "polygon" and len(xs) < _POINTS_OF_A_TRIANGLE:
+    if len(xs) < (2 if shape == "box" else 3):
         return False
     return min(xs) < max(xs) and min(ys) < max(ys)
 

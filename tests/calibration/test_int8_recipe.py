@@ -121,7 +121,9 @@ def test_a_pattern_keeps_what_it_matches_and_no_more(
         if fnmatchcase(name, pattern):
             matched += 1
             assert stored_as(found, name) == {dtype}, name
-        elif not (target == "cpu" and name.endswith(".conv")):
+        elif not (
+            name.endswith(".embed_positions") or (target == "cpu" and name.endswith(".conv"))
+        ):
             assert stored_as(found, name) == {INT8}, name
     assert matched
 

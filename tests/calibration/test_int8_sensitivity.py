@@ -110,7 +110,7 @@ def test_only_the_block_is_quantized(floats: Bundle) -> None:
             assert not alone.float16
             quantized = [name for name in names if alone.kept_as(name) is None]
             whole = Recipe(target="portable", kept={pattern_of(block): "fp32"})
-            assert quantized == [name for name in names if whole.kept_as(name) is not None]
+            assert quantized == [name for name in names if whole.kept_as(name) == "fp32"]
 
 
 def test_a_position_table_is_a_block_of_int4(

@@ -1,6 +1,7 @@
 """The vision encoder of ONNX Runtime's own operators: what the plain one computes, in fewer."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,17 @@ import pytest
 
 from florence_edge import contract
 from florence_edge.bundle import Bundle
+from florence_edge.errors import BundleError
 from florence_edge_calibration.overflow import LIMIT, GraphRecord, Lifted
 from florence_edge_calibration.quantization.observer import open_session
+from florence_edge_export import smoke_test
 from florence_edge_export.checkpoint.config import model_size, read_config
 from florence_edge_export.checkpoint.loader import MINIATURE, find_checkpoint, read_checkpoint
 from florence_edge_export.float16 import may_be_fused
 from florence_edge_export.graphs.build import build_cuda_graphs, build_graphs
 from florence_edge_export.graphs.weights import GraphWeights
+
+Caplog = pytest.LogCaptureFixture
 
 FILE = f"{contract.VISION_CUDA}.onnx"
 # Windows are of 12 pixels a side: maps of 24, 12, 6 and 3 pixels, and of 20, 10, 5 and 3. The first
@@ -46,6 +51,34 @@ def test_its_features_are_the_plain_encoders(side: int, tmp_path: Path) -> None:
     found = features(models[contract.VISION_CUDA], side, tmp_path)
     expected = features(models[contract.VISION_ENCODER], side, tmp_path)
     np.testing.assert_allclose(found, expected, rtol=0, atol=3e-5)
+
+
+def test_an_export_compares_it_with_the_plain_encoder(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Caplog
+) -> None:
+    side = SIDES[1]
+    models = encoders(side)
+    pixels = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), dtype=np.uint8)
+    session = open_session(models[contract.VISION_ENCODER], tmp_path)
+    (plain,) = session.run(None, {"pixels": pixels})
+    floats = replace(Bundle.load(tiny_bundle), folder=tmp_path)
+    fused = models[contract.VISION_CUDA]
+    ir.save(fused, floats.graph_file(contract.VISION_CUDA))
+    smoke_test.check_fused_vision(floats, pixels, plain[0])
+
+    attention = next(node for node in fused.graph if node.op_type == "Attention")
+    attention.attributes["scale"] = ir.AttrFloat32("scale", 1.1)  # one block's, and by little
+    ir.save(fused, floats.graph_file(contract.VISION_CUDA))
+    message = r"vision_encoder\.cuda in float32 are 0\.\d+ standard .* --portable-decoder"
+    with pytest.raises(BundleError, match=message):
+        smoke_test.check_fused_vision(floats, pixels, plain[0])
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("Attention is not a registered operator")
+
+    monkeypatch.setattr(smoke_test, "open_session", refuse)
+    smoke_test.check_fused_vision(floats, pixels, plain[0])
+    assert "vision_encoder.cuda was not run, only built: Attention is not" in caplog.text
 
 
 def test_attention_in_windows_is_one_operator() -> None:

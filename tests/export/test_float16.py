@@ -301,6 +301,13 @@ def test_a_fused_decoder_goes_when_a_later_round_lifts_from_it(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fused: list[bool] = []
+    compared: list[int] = []
+
+    def compare(floats: Bundle, pixels: Any, expected: Any) -> None:
+        smoke_test_module.check_fused_vision(floats, pixels, expected)
+        with pytest.raises(BundleError, match=r"vision_encoder\.cuda in float32 .* --portable-dec"):
+            smoke_test_module.check_fused_vision(floats, pixels, -expected)
+        compared.append(len(pixels))
 
     def too_far_once(bundle: Bundle, *_: Any) -> list[dict[str, float]]:
         fused.append(bundle.graph_file(contract.CUDA_DECODER).exists())
@@ -308,6 +315,7 @@ def test_a_fused_decoder_goes_when_a_later_round_lifts_from_it(
 
     monkeypatch.setattr(float16, "make_probes", lambda floats: make_probes(floats)[:1])
     monkeypatch.setattr(float16, "_deviations", too_far_once)
+    monkeypatch.setattr(float16, "check_fused_vision", compare)
     monkeypatch.setattr(float16, "find_inaccurate", lambda *_: ["decoder.layers.0"])
     source = read_source("tiny", tiny_checkpoint, ExportOptions(precision="fp16"))
     source = replace(source, tensorrt_decoders=False)
@@ -316,6 +324,7 @@ def test_a_fused_decoder_goes_when_a_later_round_lifts_from_it(
     with float_bundle(source, folder) as floats:
         float16.write_float16(floats, source, folder)
     assert fused == [True, False]
+    assert compared == [1]  # one picture, once
     files = Bundle.load(folder).files
     assert f"{contract.CUDA_DECODER}.onnx" not in files
     assert f"{contract.VISION_TENSORRT}.onnx" in files

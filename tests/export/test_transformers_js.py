@@ -222,7 +222,7 @@ def test_what_linears_read_is_counted_and_4_bits_are_rounded_by_it(
     folder.mkdir()
     writer = Writer(source, folder, first_step=False)
     (sample,) = scene_samples(1, image_size=IMAGE_SIZE)
-    asked = replace(sample, prompts=sample.prompts[:1], truths=sample.truths[:1])
+    asked = replace(sample, prompts=sample.prompts[:1], truths=None)
     model = Model(source.size, source.image)
     grams = observe_inputs(writer.float_graph, tiny_model.bundle, model, [asked], folder)
     assert list(tmp_path.iterdir()) == [folder]  # nothing is left behind

@@ -26,7 +26,7 @@ from florence_edge.generate import Asked, generate_each
 from florence_edge.image import pixels
 from florence_edge.options import GenerationConfig
 from florence_edge.regions import RelativeBox
-from florence_edge.results.result import TokenPiece, read_answer
+from florence_edge.results.result import Result, TokenPiece, read_answer
 from florence_edge.search import Float32s, Hypothesis, Ints, Scores
 from florence_edge.tasks import prompt_for
 from florence_edge.tokenizer import Tokenizer
@@ -84,6 +84,7 @@ def all_cases() -> dict[str, list[Case]]:
         "tokens": [*tokens(TOKENIZER, PROMPTS), *_pieces()],
         "parse": list(_parse()),
         "results": list(_results()),
+        "kept": list(_kept()),
         "search": [search(seed) for seed in range(30)],
         "resize": [case for seed in range(8) if (case := resize(seed))],
     }
@@ -199,6 +200,60 @@ def _results() -> Iterator[Case]:
                 pieces=[asdict(piece) for piece in pieces],
                 **about,
             )
+
+
+SLIPS = [
+    *ANSWERS,
+    "STOP<loc_10><loc_10><loc_90><loc_10><loc_10><loc_40><loc_90><loc_40>",  # its sides cross
+    "flat<loc_10><loc_10><loc_90><loc_10><loc_90><loc_10><loc_10><loc_10>",
+    "Straße<loc_5><loc_6><loc_5><loc_60> CAR<loc_1><loc_2><loc_30><loc_40>"
+    "car <loc_7><loc_8><loc_50><loc_60>STRASSE<loc_1><loc_2><loc_30><loc_41>",
+]
+KEPT: list[dict[str, Any]] = [
+    {"min_score": 0},
+    {"min_score": 0.3, "max_regions": 2},
+    {"min_score": 0, "max_regions": 1, "classes": ["Car", "strasse"]},
+    {"min_score": 0, "classes": ["object", " stop "]},
+    {"min_score": 0, "classes": []},
+    {"min_score": 0, "classes": ["car", "CAR "]},
+    {"min_score": 0, "classes": "car"},
+    {"min_score": 0, "max_regions": -1},
+    {"min_score": 0, "max_regions": 1.5},
+    {"min_score": "x"},
+]
+
+
+def _kept() -> Iterator[Case]:
+    """What `clean` and `filter` leave; None where they refuse."""
+    reader = Tokenizer(TOKENIZER, PLAIN)
+    random = np.random.default_rng(7)
+    about: Any = {"image_size": (1000, 1000), "convention": "native", "cut_off": None}
+    for text in SLIPS:
+        ids = [2, *reader.prompt_ids(text)]
+        pieces = [
+            TokenPiece(token_id, piece, float(np.float32(-random.exponential())))
+            for token_id, piece in zip(ids, reader.pieces(ids), strict=True)
+        ]
+        for task in ("OD", "OCR_WITH_REGION", "OPEN_VOCABULARY_DETECTION", "REGION_PROPOSAL"):
+            result = read_answer(TASKS[task], pieces, **about).clean()
+            for ask in KEPT:
+                yield _case(
+                    "kept",
+                    _regions(result, ask),
+                    within=1e-12,  # a sum of floats, in another order
+                    task=task,
+                    pieces=[asdict(piece) for piece in pieces],
+                    ask=ask,
+                    **about,
+                )
+
+
+def _regions(result: Result, ask: dict[str, Any]) -> list[Any] | None:
+    try:
+        kept = result.filter(**ask).regions
+    except RequestError:
+        return None
+    return [[each.label, [list(ring) for ring in each.rings], each.score] for each in kept]
 
 
 def resize(seed: int) -> Case | None:

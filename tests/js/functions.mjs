@@ -55,6 +55,18 @@ export const FUNCTIONS = {
     };
   },
 
+  kept({ task, pieces, ask, ...about }) {
+    const answered = readAnswer(TASKS[task], pieces, { ...about, text_input: null });
+    const { min_score, ...kept } = ask;
+    try {
+      const result = answered.clean().filter(min_score, kept);
+      return result.regions.map(({ label, rings, score }) => [label, rings, score]);
+    } catch (error) {
+      if (error instanceof RequestError) return null;
+      throw error;
+    }
+  },
+
   resize({ width, height, rgb, side }) {
     const data = new Uint8Array(Buffer.from(rgb, "base64"));
     const into = new Uint8Array(side * side * 3);

@@ -44,6 +44,7 @@ test("a picture and a task give a result with regions and scores", async () => {
   assert.equal((await view.caption()).text, "heart<loc_100><loc_200><loc_300><loc_400>");
   assert.equal((await view.ask("what is it?")).task.token, "what is it?");
   assert.equal(result.filter(2).regions.length, 0);
+  assert.throws(() => result.filter(0, { maxRegions: 1 }), /There is no argument maxRegions/);
 });
 
 test("lists of pictures are a batch, lists of tasks share an encoding", async () => {

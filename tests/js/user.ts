@@ -2,6 +2,7 @@
 
 import * as ort from "onnxruntime-node";
 import {
+  type CutOff,
   type GenerationOptions,
   type ImageLike,
   type Progress,
@@ -39,9 +40,10 @@ async function answers(model: Florence2, control: AbortController): Promise<stri
   const free = await model.ask(picture, "How many?", { options });
   const [first]: Region[] = [...one.regions];
   const edges: [number, number, number, number] = first.box;
-  const why: "length" | "time" | "cancel" | null = free.cut_off;
+  const why: CutOff | null = free.cut_off;
+  const kept: Result = one.clean().filter(0.3, { classes: ["car"], max_regions: 20 }).filter();
   const labels: (number | null)[] = one.regions.map((region) => region.label_score);
-  console.log(edges, why, labels, all, one.to_hf(), one.filter(0.5).scores, one.normalized_boxes);
+  console.log(kept.scores, edges, why, labels, all, one.to_hf(), one.filter(0.5).scores, one.normalized_boxes);
   return [...tasks, ...pictures, read, boxed, said].map((each) => `${each.text} ${each.status}`);
 }
 

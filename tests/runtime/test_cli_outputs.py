@@ -72,7 +72,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 def test_crops_are_what_regions_show_by_label(run: Run, photo: Path, tmp_path: Path) -> None:
     _, _, err = run(photo, "--task", "OD", "--save-crops", tmp_path / "crops")
     written = {path.relative_to(tmp_path / "crops").as_posix() for path in tmp_path.rglob("*.jpg")}
-    assert written == {"car/a.png-1.jpg", "bus _ red/a.png-1.jpg", "unlabelled/a.png-1.jpg"}
+    assert written == {"car/a.png-1.jpg", "bus _ red/a.png-1.jpg", "object/a.png-1.jpg"}
     with Image.open(tmp_path / "crops" / "car" / "a.png-1.jpg") as crop:
         assert crop.size == (20, 10)
     assert f"Wrote 3 crops in {tmp_path / 'crops'}." in err
@@ -94,10 +94,10 @@ def test_label_files_are_yolos_with_the_names_of_their_numbers(
 def test_numbers_of_classes_are_those_that_are_given(run: Run, photo: Path, tmp_path: Path) -> None:
     out = tmp_path / "labels"
     asked = ("--task", "OD", "--save-txt", out, "--classes", "dog,car", "--json")
-    _, text, _ = run(photo, photo, *asked)
+    _, text, _ = run(photo, *asked)
     assert json.loads(text.splitlines()[0])["result"]["<OD>"]["labels"] == ["car", "Car"]
     assert (out / "classes.txt").read_text() == "dog\ncar\n"
-    assert {path.name for path in out.iterdir()} == {"a.txt", "a-2.txt", "classes.txt"}
+    assert {path.name for path in out.iterdir()} == {"a.txt", "classes.txt"}
     assert (out / "a.txt").read_text().startswith("1 ")
 
 
@@ -165,6 +165,127 @@ def test_classes_that_are_none_are_refused(
     assert "cannot be a class" in capsys.readouterr().err
 
 
+def in_folders(tmp_path: Path, photo: Path, *names: str) -> Path:
+    """A folder with the same picture under these names."""
+    folder = tmp_path / "photos"
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(photo.read_bytes())
+    return folder
+
+
+def names_below(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def refused(run: Run, capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    """What is said about arguments that are refused before anything is loaded."""
+    with pytest.raises(SystemExit) as leaving:
+        run(*arguments, "--task", "OD")
+    assert leaving.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_files_lie_as_the_pictures_do(run: Run, photo: Path, tmp_path: Path) -> None:
+    folder = in_folders(tmp_path, photo, "a/1.png", "b/1.png")
+    best = ("--task", "OD", "--max-regions", "1", "--line-width", "1")
+    out = {name: tmp_path / name for name in ("save-txt", "save-crops", "output")}
+    run(folder, *best, *(each for name in out for each in (f"--{name}", out[name])))
+    assert names_below(out["save-txt"]) == {"a/1.txt", "b/1.txt", "classes.txt"}
+    assert names_below(out["save-crops"]) == {"car/a/1.png-1.jpg", "car/b/1.png-1.jpg"}
+    assert names_below(out["output"]) == {"a/1.png.od.png", "b/1.png.od.png"}
+    run(folder / "a" / "1.png", folder / "b" / "1.png", *best, "--save-txt", tmp_path / "named")
+    assert names_below(tmp_path / "named") == {"a/1.txt", "b/1.txt", "classes.txt"}
+
+
+@pytest.mark.parametrize("other", ["a.jpg", "classes.png"])
+def test_two_label_files_of_one_name_are_refused(
+    run: Run, photo: Path, tmp_path: Path, other: str
+) -> None:
+    folder = in_folders(tmp_path, photo, "a.png", other)
+    status, out, err = run(folder, "--task", "OD", "--save-txt", tmp_path / "labels")
+    assert (status, out) == (1, "")
+    assert "YOLO's tools find labels by this name alone" in err
+    assert not (tmp_path / "labels").exists()
+
+
+@pytest.mark.parametrize("option", ["--csv", "--save-txt", "--save-crops"])
+def test_no_run_goes_on_with_the_files_of_another(
+    run: Run, photo: Path, tmp_path: Path, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resumed = ("--answers", tmp_path / "a.jsonl", "--resume")
+    said = refused(run, capsys, photo, option, tmp_path / "out", *resumed)
+    assert f"{option} does not go with --resume" in said
+    assert run(photo, "--task", "OD", option, tmp_path / "out")[0] == 0
+    place = tmp_path / "out"
+    before = place.read_bytes() if place.is_file() else names_below(place)
+    assert "another" in refused(run, capsys, photo, option, place)
+    assert before == (place.read_bytes() if place.is_file() else names_below(place))
+
+
+def test_a_table_replaces_nothing_and_a_place_is_for_one_output(
+    run: Run, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = photo.read_bytes()
+    assert f"{photo} is there already" in refused(run, capsys, photo, "--csv", photo)
+    assert photo.read_bytes() == before
+    both = ("--csv", tmp_path / "same.x", "--answers", tmp_path / "b" / ".." / "same.x")
+    assert "--answers and --csv are both" in refused(run, capsys, photo, *both)
+    folders = ("--save-txt", tmp_path / "out", "--output", tmp_path / "out")
+    assert "--output and --save-txt are both" in refused(run, capsys, photo, *folders)
+    assert "is not a folder" in refused(run, capsys, photo, "--save-txt", photo)
+    assert "is a folder" in refused(run, capsys, photo, "--csv", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "option", "said"),
+    [
+        ("CAPTION", "--save-txt", "needs a task that gives regions"),
+        ("CAPTION", "--save-crops", "needs a task that gives regions"),
+        ("OD,OCR_WITH_REGION", "--save-txt", "the regions of one task"),
+    ],
+)
+def test_label_files_are_of_one_task_with_regions(
+    run: Run, photo: Path, tmp_path: Path, tasks: str, option: str, said: str
+) -> None:
+    status, out, err = run(photo, "--task", tasks, option, tmp_path / "out")
+    assert (status, out) == (1, "")
+    assert said in err
+
+
+def test_a_region_without_a_label_is_an_object(run: Run, photo: Path, tmp_path: Path) -> None:
+    run(photo, "--task", "OD,CAPTION", "--save-txt", tmp_path / "out")
+    assert (tmp_path / "out" / "classes.txt").read_text() == "car\nbus / red\nobject\n"
+    assert ClassIds(["object"]).number(" ") == 0
+
+
+def test_long_names_are_shortened(run: Run, photo: Path, tmp_path: Path) -> None:
+    stems = ["n" * 250 + end for end in "ab"]
+    folder = in_folders(tmp_path, photo, *(f"{stem}.png" for stem in stems))
+    crops, labels = tmp_path / "crops", tmp_path / "labels"
+    outputs = ("--save-crops", crops, "--save-txt", labels, "--output", tmp_path / "drawn")
+    assert run(folder, "--task", "OD", "--max-regions", "1", *outputs)[0] == 0
+    assert names_below(labels) == {*(f"{stem}.txt" for stem in stems), "classes.txt"}
+    assert len(names_below(crops)) == len(names_below(tmp_path / "drawn")) == 2
+
+
+def test_a_table_keeps_its_rows_however_a_run_ends(
+    run: Run, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = in_folders(tmp_path, photo, "a.png", "b.png")
+    draw = Result.draw
+
+    def fail(result: Result, image: Image.Image, **options: Any) -> Image.Image:
+        if (tmp_path / "t.csv").stat().st_size > 0:  # the second picture
+            raise OSError("no room")
+        return draw(result, image, **options)
+
+    monkeypatch.setattr(Result, "draw", fail)
+    outputs = ("--csv", tmp_path / "t.csv", "--output", tmp_path / "out")
+    assert run(folder, "--task", "OD", *outputs)[0] == 1
+    assert [Path(row["image"]).name for row in rows(tmp_path / "t.csv")] == ["a.png"] * 4
+
+
 def with_regions(*regions: Region) -> Result:
     piece = TokenPiece(5, "x<loc_1><loc_1><loc_9><loc_9>", -1.0)
     found = read_answer(find_task("OD"), [piece], image_size=(100, 100))
@@ -185,13 +306,38 @@ def test_filter_keeps_the_best_of_the_classes_in_their_order() -> None:
         result.filter(classes=["car", "CAR"])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_regions": 1.5}, "max_regions is 1.5; it must be a whole number of 0 or more"),
+        ({"max_regions": True}, "max_regions is True"),
+        ({"min_score": "x"}, "min_score is 'x'; it must be a number"),
+        ({"min_score": float("nan")}, "min_score is nan"),
+        ({"classes": "square"}, "Classes are a list of labels, .* got 'square'"),
+        ({"classes": 3}, "a list of labels"),
+    ],
+)
+def test_a_filter_that_makes_no_sense_is_said(arguments: Any, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        with_regions(*FOUND).filter(**arguments)
+
+
+def test_numbers_of_classes_are_not_labels() -> None:
+    wrong: Any = "square"
+    result = with_regions(*FOUND)
+    for method in (result.to_yolo, result.to_coco, result.to_supervision):
+        with pytest.raises(RequestError, match="class_ids is 'square'; expected ClassIds"):
+            method(wrong)
+
+
 def test_lines_are_as_wide_as_requested() -> None:
     result: Any = with_regions(box("car", 20, 20, 80, 80))
     plain = Image.new("RGB", (100, 100))
     thin, thick = (np.asarray(result.draw(plain, line_width=n)).any(2).sum() for n in (1, 9))
     assert thick > 1.5 * thin  # the label is as large as before
-    with pytest.raises(RequestError, match="line_width is 0"):
-        result.draw(plain, line_width=0)
+    for wrong in (0, 1.5, "3"):
+        with pytest.raises(RequestError, match=f"line_width is {wrong!r}; it must be a whole"):
+            result.draw(plain, line_width=wrong)
 
 
 def test_numbers_stay_the_same_from_frame_to_frame() -> None:

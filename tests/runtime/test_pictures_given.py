@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from florence_edge import Florence2, GenerationOptions, ImageError, RequestError, run_many
+from florence_edge import (
+    Florence2,
+    GenerationOptions,
+    ImageError,
+    RequestError,
+    prepare_images,
+    run_many,
+    watch,
+)
+from florence_edge.video.sources import source_of
 
 SHORT = GenerationOptions(num_beams=1, max_new_tokens=9)
 
@@ -76,14 +85,30 @@ def test_arrays_of_opencv_are_said_to_be_bgr(tiny_model: Florence2) -> None:
     assert np.array_equal(np.asarray(view.image), rgb)
     (many,) = run_many(tiny_model, [bgr], "OD", color="bgr", options=SHORT)
     assert many.results == (expected,)
+    (watched,) = watch(tiny_model, [bgr], "OD", color="bgr", options=SHORT)
+    assert watched.results == (expected,)
+    assert np.array_equal(np.asarray(watched.frame.image), rgb)
+    assert expected.draw(bgr, color="bgr") == expected.draw(rgb)
+    (prepared,) = prepare_images([bgr], 32, color="bgr").pictures
+    assert np.array_equal(np.asarray(prepared), rgb)
+
+
+def test_sources_of_watch_know_their_own_order() -> None:
+    assert source_of([], color="bgr").color == "bgr"
+    assert source_of(__file__, color="bgr").color == "rgb"
+    assert source_of(0, color="bgr").color == "rgb"
 
 
 def test_an_order_of_channels_that_does_not_exist_is_refused(tiny_model: Florence2) -> None:
     array: Any = np.zeros((9, 9, 3), np.uint8)
+    wrong: Any = "gbr"
     asks: tuple[Any, ...] = (tiny_model.run, tiny_model.ask)
     for ask in asks:
         with pytest.raises(RequestError, match="color is 'gbr'; it must be 'rgb', or 'bgr'"):
             ask(array, "OD", color="gbr")
+    for ask_each in (run_many, watch):
+        with pytest.raises(RequestError, match="color is 'gbr'"):
+            ask_each(tiny_model, [array], "OD", color=wrong)
 
 
 def test_what_is_no_array_in_rgb_order_is_told_so(tiny_model: Florence2) -> None:

@@ -59,6 +59,14 @@ def test_rings_without_an_area_go_and_their_region_with_the_last() -> None:
     assert kept(answer("REFERRING_EXPRESSION_SEGMENTATION", line)) == []
 
 
+def test_a_quad_whose_sides_cross_stays() -> None:
+    """Its area by the shoelace formula is 0, and the word is there."""
+    quad = (10, 10, 90, 10, 10, 40, 90, 40)
+    result = answer("OCR_WITH_REGION", f"STOP{locations(*quad)}GO{locations(*quad[:4] * 2)}")
+    assert result.regions[0].area == 0
+    assert kept(result) == [("STOP", quad)]
+
+
 def test_what_the_model_said_stays() -> None:
     result = answer("OD", f"car{locations(5, 6, 5, 60)}")
     cleaned = result.clean()
@@ -76,5 +84,9 @@ def test_cleaned_regions_have_an_area_and_no_token_and_cleaning_twice_is_once(
     task: str, parts: list[str]
 ) -> None:
     result = answer(task, "".join(parts)).clean()
-    assert all(region.area > 0 and "loc_" not in region.label for region in result.regions)
+    for region in result.regions:
+        left, top, right, bottom = region.box
+        assert left < right
+        assert top < bottom
+        assert "loc_" not in region.label
     assert result.clean() == result

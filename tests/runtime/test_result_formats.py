@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -104,6 +105,22 @@ def test_yolo_has_corners_of_quads_and_a_line_a_ring() -> None:
     (word,) = yolo_lines([WORD], ClassIds(), SIZE)
     assert [float(part) for part in word.split()] == [0, 0, 0, 0.1, 0, 0.1, 0.1, 0, 0.1]
     assert len(yolo_lines([BLOB], ClassIds(), SIZE)) == 2
+
+
+def test_a_box_beside_polygons_is_its_four_corners() -> None:
+    """Readers take every line of a file for an outline where one is."""
+    box, *rings = yolo_lines([CAR, BLOB], ClassIds(), SIZE)
+    corners = [0.05, 0.2, 0.3, 0.2, 0.3, 0.4, 0.05, 0.4]
+    assert [float(part) for part in box.split()] == [0, *corners]
+    assert len(rings) == 2
+
+
+def test_a_quad_whose_sides_cross_is_kept_and_lines_are_not() -> None:
+    crossed = replace(WORD, rings=((0, 0, 20, 0, 0, 10, 20, 10),))
+    flat = replace(WORD, rings=((0, 5, 20, 5, 20, 5, 0, 5),))
+    (found,) = coco_annotations([crossed, flat, LINE], ClassIds(), image_id=1, first_id=1)
+    assert (found["bbox"], found["area"]) == ([0, 0, 20, 10], 0)
+    assert len(yolo_lines([crossed, flat, LINE], ClassIds(), SIZE)) == 1
 
 
 def test_a_result_has_them_all() -> None:

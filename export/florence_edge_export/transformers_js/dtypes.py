@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from florence_edge_calibration import Float32s, Float64s
+from florence_edge_calibration import Float32s
 from florence_edge_calibration.fp16 import convert_to_float16, with_layers
 from florence_edge_calibration.graph_edit import (
     Insertion,
@@ -67,7 +67,7 @@ def to_float16(model: ir.Model, lifted: Collection[str] = ()) -> None:
 def to_blocks(
     model: ir.Model,
     blocks: Blocks,
-    grams: Mapping[str, Float64s] | None = None,
+    grams: Mapping[str, Float32s] | None = None,
     *,
     accuracy_level: int = 0,
 ) -> None:
@@ -93,11 +93,11 @@ def to_blocks(
     drop_unused(graph)
 
 
-def _in_blocks(values: Float32s, form: BlockFormat, gram: Float64s | None) -> BlockWeight:
+def _in_blocks(values: Float32s, form: BlockFormat, gram: Float32s | None) -> BlockWeight:
     """A weight in blocks; in 8 bits nothing is left to gain from what it reads."""
     if gram is None or form.bits != 4:
         return quantize_blocks(values, form)
-    return quantize_by_inputs(values, form, gram)
+    return quantize_by_inputs(values, form, gram.astype(np.float64))
 
 
 def named_linears(graph: ir.Graph) -> Iterator[tuple[ir.Node, str]]:

@@ -55,6 +55,7 @@ from .writer import BITS, HALVES, Writer
 logger = logging.getLogger(__name__)
 
 _PICTURES = 24  # to judge by, at most: some 5,000 positions, minutes on two cores
+_SCENES = 64  # the same of the miniature, which is fast
 _SAME = 0.1  # standard deviations that float32 may be off: it adds up in another order
 
 
@@ -288,8 +289,8 @@ def _samples(
         return rounding[::3], judging
     if floats.model != MINIATURE:
         return [], []
-    scenes = scene_samples(2 * _PICTURES, image_size=floats.size.image_size)
-    return scenes[_PICTURES:] if rounds else [], scenes[:_PICTURES]
+    scenes = scene_samples(_SCENES + _PICTURES, image_size=floats.size.image_size)
+    return scenes[_SCENES:] if rounds else [], scenes[:_SCENES]
 
 
 def _write_rest(folder: Path, source: BundleSource, fidelity: Fidelity, writer: Writer) -> None:

@@ -14,7 +14,7 @@ from florence_edge import Florence2
 from florence_edge.backends.base import NamedArrays
 from florence_edge.bundle import TOKENIZER, Bundle
 from florence_edge.tokenizer import Tokenizer
-from florence_edge_calibration import Float32s, Float64s
+from florence_edge_calibration import Float32s
 from florence_edge_calibration.graph_edit import Insertion
 from florence_edge_calibration.quantization.agreement import TeacherForcing
 from florence_edge_calibration.quantization.blockwise import linear_weight
@@ -37,7 +37,7 @@ def observe_inputs(
     model: Model,
     samples: Sequence[CalibrationSample],
     beside: Path,
-) -> dict[str, Float64s]:
+) -> dict[str, Float32s]:
     """Let the float files answer all tasks about some pictures.
 
     Args:
@@ -72,7 +72,7 @@ def observe_inputs(
 class _Gram:
     """X'X of all rows so far, [inputs, inputs]; of some at a time, since a step has a row or so."""
 
-    total: Float64s
+    total: Float32s  # of large, twice the bytes would be gigabytes more
     waiting: list[Float32s] = field(default_factory=list)
 
     def add(self, rows: Float32s) -> None:
@@ -81,7 +81,7 @@ class _Gram:
         if sum(map(len, self.waiting)) >= _TOGETHER:
             self.matrix()
 
-    def matrix(self) -> Float64s:
+    def matrix(self) -> Float32s:
         """Of everything so far."""
         if self.waiting:
             rows = np.concatenate(self.waiting)
@@ -118,6 +118,6 @@ def _observe(model: ir.Model, grams: dict[str, _Gram]) -> Iterator[tuple[str, _G
             rows = sampled_rows(insertion, value, inputs, _ROWS)
             rows.name = f"{name}{_READ}"
             model.graph.outputs.append(rows)
-            of_values[value] = _Gram(np.zeros((inputs, inputs)))
+            of_values[value] = _Gram(np.zeros((inputs, inputs), dtype=np.float32))
             yield rows.name, of_values[value]
         grams[name] = of_values[value]

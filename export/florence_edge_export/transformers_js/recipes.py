@@ -10,7 +10,7 @@ bits always, too (see dtypes.py).
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from florence_edge_calibration.quantization.blockwise import INT8_ACTIVATIONS, BlockFormat
@@ -21,6 +21,9 @@ Bits = Literal[4, 8]
 
 EIGHT = BlockFormat(bits=8, size=32, negative_scales=True)
 FOUR = BlockFormat(bits=4, size=16, symmetric=False)
+# MatMulNBits rounds what it reads to int8, too: the only kernels for 8 bits on a CPU that are
+# faster than turning the weights back into floats.
+ACCURACY_LEVEL = INT8_ACTIVATIONS
 
 # What is stored more finely than the rest, in 8 bits instead of 4 or in float instead of 8, in this
 # order: each rung has what the ones before it have, too.
@@ -38,15 +41,10 @@ _MIN_USUAL = 1 / 3
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """How a graph is stored, and that in words, e.g. `4 bits; 8 bits: the image projection`.
-
-    MatMulNBits rounds what it reads to int8, too, where `accuracy_level` says so: the only kernels
-    for 8 bits on a CPU that are faster than turning the weights back into floats.
-    """
+    """How a graph is stored, and that in words, e.g. `4 bits; 8 bits: the image projection`."""
 
     blocks: Blocks
     words: str
-    accuracy_level: int = INT8_ACTIVATIONS
 
 
 def ladder(bits: Bits, linears: Mapping[str, int]) -> tuple[Rung, ...]:
@@ -56,11 +54,7 @@ def ladder(bits: Bits, linears: Mapping[str, int]) -> tuple[Rung, ...]:
         bits: of the dtype.
         linears: how many weights each linear of the graph has, by its name.
     """
-    rungs = list(_rungs(bits, linears))
-    if bits == 4:  # what rounding the inputs costs is little, beside what 4 bits leave of a budget
-        words = f"{rungs[-1].words}; inputs are not rounded"
-        rungs.append(replace(rungs[-1], words=words, accuracy_level=0))
-    return tuple(rungs)
+    return tuple(_rungs(bits, linears))
 
 
 def _rungs(bits: Bits, linears: Mapping[str, int]) -> Iterator[Rung]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from florence_edge_calibration import Float64s
+from florence_edge_calibration import Float32s
 from florence_edge_calibration.overflow import Lifted
 
 from ..bundle_writer import BundleSource
@@ -32,7 +32,7 @@ class Writer:
     def __init__(self, source: BundleSource, folder: Path, *, first_step: bool) -> None:
         self.folder = folder
         self.lifted = Lifted()
-        self.grams: Mapping[str, Float64s] = {}
+        self.grams: Mapping[str, Float32s] = {}
         self.external: set[str] = set()
         self._source = source
         self._graphs = (*layout.GRAPHS, layout.FIRST_STEP) if first_step else layout.GRAPHS
@@ -69,8 +69,8 @@ class Writer:
         """One file, at a rung of its dtype (see recipes.py); others have none."""
         model = self.float_graph(graph)
         if dtype in BITS:
-            chosen = self._ladder(graph, BITS[dtype])[rung]
-            to_blocks(model, chosen.blocks, self.grams, accuracy_level=chosen.accuracy_level)
+            blocks = self._ladder(graph, BITS[dtype])[rung].blocks
+            to_blocks(model, blocks, self.grams, accuracy_level=recipes.ACCURACY_LEVEL)
         if dtype in HALVES:
             to_float16(model, self.lifted.operators)
         path = self.folder / layout.file_of(graph, dtype)

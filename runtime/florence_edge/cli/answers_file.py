@@ -8,7 +8,6 @@ The origin is what answers come from beside picture and prompt: a bundle and opt
 so that no later run adds answers of another kind.
 """
 
-import errno
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from ..files import hold, read_json, synced_while_it_grows
 from ..options import GenerationOptions, resolve
 from ..results.result import Result
 from ..tasks import Request
+from .growing_file import open_new, opened_to_append
 
 KEY = "florence-run"  # marks the line of the origin; `jq 'select(.image)'` leaves it out
 
@@ -179,7 +179,7 @@ def open_answers(
     with ExitStack() as stack:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(_opened_to_append(path))
+            file = stack.enter_context(opened_to_append(path))
             hold(file.fileno(), path)
             known = _begun(path, origin, resume=resume)
             if known.whole < os.fstat(file.fileno()).st_size:
@@ -198,42 +198,9 @@ def open_frames(path: Path, origin: Origin) -> Iterator[Callable[[str], None]]:
         RequestError: the file is there and not empty.
         FlorenceEdgeError: it cannot be written.
     """
-    with ExitStack() as stack:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(_opened_to_append(path))
-            hold(file.fileno(), path)
-            begun = path.is_file() and path.stat().st_size > 0
-        except OSError as error:
-            raise FlorenceEdgeError(f"Cannot write {path}: {error}. Choose another.") from error
-        if begun:
-            raise RequestError(f"{path} is there already. Choose another --answers.")
-        stack.enter_context(synced_while_it_grows(file, path))
-
-        def write(line: str) -> None:
-            try:
-                file.write(line + "\n")
-                file.flush()
-            except OSError as error:
-                with suppress(OSError):  # or closing would try to write the same once more
-                    file.close()
-                raise FlorenceEdgeError(f"Cannot write {path}: {error}. Make room.") from error
-
-        write(json.dumps(origin.line()))
-        yield write
-
-
-def _opened_to_append(path: Path) -> IO[str]:
-    """The file, or a pipe that somebody reads; one that nobody reads would wait for ever."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
-    try:
-        descriptor = os.open(path, flags, 0o666)
-    except OSError as error:
-        if error.errno != errno.ENXIO:
-            raise
-        raise OSError(errno.ENXIO, "it is a pipe that nobody reads", str(path)) from error
-    os.set_blocking(descriptor, True)
-    return os.fdopen(descriptor, "a", encoding="utf-8")
+    with open_new(path, "--answers") as write:
+        write(json.dumps(origin.line()) + "\n")
+        yield lambda line: write(line + "\n")
 
 
 @dataclass(slots=True)

@@ -16,12 +16,14 @@ from ..results.formats import ClassIds
 from ..results.result import Result
 from ..task_arguments import add_task_arguments
 from .answers_file import Origin, origin_of
+from .outputs import check_targets
 from .source import split_sources
 
 # What is for a source alone, and what is for pictures alone.
 _OF_A_SOURCE = ("every", "show", "track", "save", "wait")
 _OF_A_CAMERA = ("camera_size", "camera_fps", "camera_format")
 _OF_PICTURES = ("output", "resume", "batch", "deep_range")
+_BEGUN_ANEW = ("csv", "save_txt", "save_crops")
 # What answers depend on beside the bundle and how it generates.
 _SHOWN = ("engine_precision", "min_score", "convention")
 _NEWER = ("clean", "classes", "max_regions")
@@ -34,6 +36,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parsed = parser.parse_args(arguments)
     try:
         parsed.images, parsed.source = split_sources(parsed.images, parsed.source)
+        check_targets(parsed)
     except RequestError as error:
         parser.error(str(error))
     if parsed.source is None:
@@ -46,6 +49,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--batch is {parsed.batch:.3g}; it must be at most {MAX_BATCH}")
     if parsed.resume and parsed.answers is None:
         parser.error("--resume needs --answers")
+    if parsed.resume:
+        for name in _given(parser, parsed, _BEGUN_ANEW):
+            parser.error(f"{name} does not go with --resume: it has the pictures of one run alone")
     return parsed
 
 

@@ -103,6 +103,7 @@ def _run_pictures(images: Sequence[Path], request: Request, arguments: argparse.
     """Answer for every picture; one that fails is named, and the rest goes on."""
     failed = 0
     with ExitStack() as stack:
+        outputs = stack.enter_context(open_outputs(arguments, request, images))
         answers = None
         if arguments.answers is not None:
             origin = origin_from(arguments)
@@ -111,7 +112,6 @@ def _run_pictures(images: Sequence[Path], request: Request, arguments: argparse.
             images = [image for image in images if not answers.has(image)]
         model = stack.enter_context(_load(arguments))
         line = stack.enter_context(StatusLine(shown=len(images) > 1))
-        outputs = stack.enter_context(open_outputs(arguments, request))
         pace = Pace(len(images))
         options = options_from(arguments)
         for answered in run_many(model, images, request, options=options, batch=arguments.batch):
