@@ -1,6 +1,7 @@
 """What several folders of tests share: the test data, and a tiny Florence-2 on disk."""
 
 import logging
+import shutil
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -96,4 +97,6 @@ def _exported(
     def make(folder: Path) -> None:
         exporting.export(model, checkpoint, folder, options)
 
-    return made_once(factory, f"{model}-{precision}", make)
+    made = made_once(factory, f"{model}-{precision}", make)
+    # A process has its own: while one links weights to try a variant, onnx refuses to read them.
+    return Path(shutil.copytree(made, factory.mktemp("own") / made.name))

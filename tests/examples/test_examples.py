@@ -59,7 +59,7 @@ def test_one_picture(run: Run, miniature_bundle: Path, picture: Path, tmp_path: 
     lines, answer = printed.splitlines()[:-1], printed.splitlines()[-1]
     assert lines
     found = ast.literal_eval(answer)["<OD>"]
-    assert len(found["bboxes"]) == len(lines)
+    assert len(found["bboxes"]) == len(lines) - 2  # the task and a legend
     with Image.open(drawn) as result, Image.open(picture) as original:
         assert result.size == original.size
         assert result.tobytes() != original.convert("RGB").tobytes()

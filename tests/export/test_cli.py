@@ -196,7 +196,7 @@ def _stops() -> Iterator[Any]:
             yield pytest.param(*moment, kind, marks=marks)
 
 
-@pytest.mark.parametrize(("module", "point", "kind"), _stops())
+@pytest.mark.parametrize(("module", "point", "kind"), list(_stops()))
 def test_a_stopped_export_leaves_what_was_there(
     tiny_checkpoint: Path, tiny_bundle: Path, tmp_path: Path, module: str, point: str, kind: str
 ) -> None:

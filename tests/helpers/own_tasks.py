@@ -1,7 +1,7 @@
 """Bundles that bring tasks of their own."""
 
 import json
-import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,11 +16,14 @@ def written(task: Task) -> dict[str, str]:
 
 
 def bundle_with_tasks(bundle: Path, folder: Path, tasks: Sequence[dict[str, str]]) -> Path:
-    """A copy of a bundle, its files shared, with tasks in its manifest."""
+    """A copy of a bundle with tasks in its manifest.
+
+    No hard links: onnx refuses weights that have two names.
+    """
     folder.mkdir()
     for file in bundle.iterdir():
         if file.name != MANIFEST:
-            os.link(file, folder / file.name)
+            shutil.copy(file, folder)
     manifest = {**json.loads((bundle / MANIFEST).read_text("utf-8")), "tasks": list(tasks)}
     manifest[DIGEST] = digest_of(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest), "utf-8")

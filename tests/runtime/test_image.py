@@ -271,7 +271,8 @@ def test_a_picture_without_pixels_is_refused(size: tuple[int, int]) -> None:
     ids=lambda wrong: f"{wrong.dtype}{list(wrong.shape)}",
 )
 def test_an_array_of_another_kind_is_refused_with_the_kind_expected(wrong: np.ndarray) -> None:
-    with pytest.raises(ImageError, match=r"expected as HxWx3 uint8 RGB, got .*cvtColor"):
+    message = r"expected as HxWx3 uint8 in RGB order .*color='bgr'.*, got .*Convert"
+    with pytest.raises(ImageError, match=message):
         load_image(wrong)
 
 

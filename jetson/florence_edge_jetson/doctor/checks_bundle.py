@@ -22,7 +22,7 @@ from florence_edge.tensorrt.manifest import (
 from .findings import Finding, fail, ok, warn
 
 _CLOSE = 0.05  # log-probability, and feature values of size one; what fp16 may lose
-_NO_GPU = "The checks gpu and tensorrt say what is missing; where there is no GPU: --device cpu"
+_NO_GPU = "The checks gpu and tensorrt say what is missing; without a GPU, take --device cpu."
 
 
 def load_bundle(folder: Path, *, quick: bool = False) -> tuple[Bundle | None, Finding]:
