@@ -10,7 +10,6 @@ from pathlib import Path
 
 from florence_edge import (
     TASKS,
-    Bundle,
     Device,
     GenerationOptions,
     Needs,
@@ -22,8 +21,8 @@ from florence_edge.batch import MAX_BATCH
 from florence_edge.cli.progress import StatusLine
 from florence_edge.command import parsed, printable, run_command
 from florence_edge.image_arguments import add_image_arguments, image_options_from
-from florence_edge.task_arguments import tasks_by_needs
-from florence_edge.tasks import find_task, is_usual_task
+from florence_edge.task_arguments import own_tasks, tasks_by_needs
+from florence_edge.tasks import find_task
 
 from .export import ExportOptions, export
 from .formats import FORMATS
@@ -154,7 +153,7 @@ def _request(options: argparse.Namespace) -> LabelRequest:
 def _tasks(options: argparse.Namespace) -> list[Task]:
     """The tasks that are named, of the bundle's own, too."""
     names = [name for part in options.task for name in part.split(",") if name.strip()]
-    own = () if all(map(is_usual_task, names)) else Bundle.load(options.bundle).tasks
+    own = own_tasks(options.bundle, names)
     return [find_task(name, own) for name in names]
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from florence_edge import FlorenceEdgeError, RequestError
+from florence_edge.tasks import task_key
 
 from .formats import FORMATS
 from .formats.view import ExportView, PictureMode, with_classes
@@ -75,8 +76,8 @@ def _task(labelled: LabelledSet, wanted: str | None) -> str | None:
     """The task whose regions are exported; None where none gives any."""
     if wanted is None:
         return next(iter(labelled.region_tasks), None)
-    asked = wanted.strip().removeprefix("<").removesuffix(">").upper()
-    name = next((each for each in labelled.region_tasks if each.upper() == asked), None)
+    asked = task_key(wanted)
+    name = next((each for each in labelled.region_tasks if task_key(each) == asked), None)
     if name is None:
         raise RequestError(
             f"{wanted} was not asked, or gives no regions. There are: "

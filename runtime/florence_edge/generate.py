@@ -146,8 +146,7 @@ def _not_finite(scores: Scores) -> BackendError | None:
     return BackendError(
         "The engine's scores are not finite numbers (NaN). In a bundle of fp16, int8 or int4 "
         "values inside have left the range of float16: export the checkpoint with --precision "
-        "fp32. "
-        "With fp32, try device='cpu'; if that gives NaN, too, the checkpoint's weights do."
+        "fp32. With fp32, try device='cpu'; if that gives NaN, too, the checkpoint's weights do."
     )
 
 

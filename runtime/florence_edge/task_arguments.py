@@ -1,6 +1,8 @@
 """The arguments of commands that ask about pictures: tasks, and what goes with them."""
 
 import argparse
+from collections.abc import Iterable
+from pathlib import Path
 
 from .bundle import Bundle
 from .errors import RequestError
@@ -9,9 +11,10 @@ from .tasks import (
     TASKS,
     Needs,
     Request,
-    is_usual_task,
+    Task,
     request_for,
     request_for_prompt,
+    task_key,
     with_own,
 )
 
@@ -61,12 +64,21 @@ def request_from(arguments: argparse.Namespace) -> Request:
         BundleError: a task is none of the 15, and there is no bundle that could have it.
     """
     if arguments.prompt is None:
-        usual = all(map(is_usual_task, arguments.task))
-        own = () if usual else Bundle.load(arguments.bundle).tasks
+        own = own_tasks(arguments.bundle, arguments.task)
         return request_for(with_own(arguments.task, own), arguments.text, arguments.region)
     if arguments.text or arguments.region:
         raise RequestError("--prompt is the whole prompt: leave --text and --region out.")
     return request_for_prompt(arguments.prompt)
+
+
+def own_tasks(bundle: str | Path, names: Iterable[str]) -> tuple[Task, ...]:
+    """The bundle's own tasks, where a name is none of the 15; else the bundle is not read.
+
+    Raises:
+        BundleError: there is no such bundle.
+    """
+    usual = all(task_key(name) in TASKS for name in names)
+    return () if usual else Bundle.load(bundle).tasks
 
 
 def _region(text: str) -> tuple[float, ...]:

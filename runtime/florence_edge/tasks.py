@@ -192,16 +192,16 @@ def find_task(name: TaskLike, own: Iterable[Task] = ()) -> Task:
     if not isinstance(name, str):
         raise RequestError(f"A task is expected as a string such as 'OD', got {name!r}.")
     known = {**TASKS, **{task.name.upper(): task for task in own}}
-    key = name.strip().removeprefix("<").removesuffix(">").upper()
+    key = task_key(name)
     if key not in known:
         names = ", ".join(task.name for task in known.values())
         raise RequestError(f"There is no task {name!r}. The tasks are: {names}.")
     return known[key]
 
 
-def is_usual_task(name: str) -> bool:
-    """Whether it names one of the 15."""
-    return name.strip().removeprefix("<").removesuffix(">").upper() in TASKS
+def task_key(name: str) -> str:
+    """What names of tasks are compared by: `OD`, `od` and `<OD>` are one."""
+    return name.strip().removeprefix("<").removesuffix(">").upper()
 
 
 def with_own(tasks: TasksLike, own: Sequence[Task]) -> TasksLike:

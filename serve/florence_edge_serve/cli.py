@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from florence_edge import (
-    Bundle,
     Florence2,
     MissingPackageError,
     Needs,
@@ -19,8 +18,8 @@ from florence_edge.command import parsed, run_command
 from florence_edge.extras import pip_install
 from florence_edge.files import open_plain
 from florence_edge.image_arguments import add_image_arguments
-from florence_edge.task_arguments import tasks_by_needs
-from florence_edge.tasks import is_usual_task, with_own
+from florence_edge.task_arguments import own_tasks, tasks_by_needs
+from florence_edge.tasks import with_own
 
 from .hosts import local_names
 from .logs import log_as_json
@@ -85,9 +84,8 @@ def settings_from(options: argparse.Namespace) -> Settings:
     camera_request = None
     if options.source is not None:
         names = options.task.split(",")
-        usual = all(map(is_usual_task, names))
-        tasks = names if usual else with_own(names, Bundle.load(options.bundle).tasks)
-        camera_request = request_for(tasks, options.text)
+        own_of_bundle = own_tasks(options.bundle, names)
+        camera_request = request_for(with_own(names, own_of_bundle), options.text)
     elif options.text is not None:
         raise RequestError("--text is for the camera: it needs --source.")
     token = None if options.token_file is None else _token(options.token_file)

@@ -142,7 +142,6 @@ def test_a_box_labels_as_fast_as_florence_run(miniature_bundle: Path, tmp_path: 
         "left out",
         "command": COMMAND,
         **circumstances("onnxruntime", "pyarrow"),
-        "beside": "other work on the same two cores",
         "model": "miniature, fp32, 3 beams",
         "task": "OD",
         "pictures a part": SHARD,

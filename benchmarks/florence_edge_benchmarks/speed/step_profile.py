@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from florence_edge import contract
-from florence_edge.backends.ort import import_onnxruntime
+from florence_edge.backends.ort import CPU, import_onnxruntime, session_options
 from florence_edge.bundle import Bundle
 from florence_edge.command import run_command
 from florence_edge.files import read_json, write_whole
@@ -78,15 +78,10 @@ def profile_steps(bundle: Bundle, beams: int, threads: int) -> dict[str, StepPro
 
 def _open(bundle: Bundle, prefix: Path, threads: int) -> Any:
     """The decoder as backends/ort.py opens it, and with the profiler on."""
-    onnxruntime = import_onnxruntime()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads
-    options.enable_mem_pattern = False
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    options = session_options(bundle, contract.DECODER, CPU, threads=threads)
     options.enable_profiling, options.profile_file_prefix = True, str(prefix)
     file = str(bundle.graph_file(contract.DECODER))
-    return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return import_onnxruntime().InferenceSession(file, options, providers=[CPU])
 
 
 def _feeds(bundle: Bundle, beams: int) -> Feeds:

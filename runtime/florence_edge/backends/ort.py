@@ -104,26 +104,7 @@ def open_session(
         MissingPackageError: ONNX Runtime is not installed.
     """
     onnxruntime = import_onnxruntime()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only; what matters is raised below
-    # Of a file that is a graph in its own format, too, the external data would not be ours to see.
-    options.add_session_config_entry("session.load_model_format", "ONNX")
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    if spinning is not None:
-        options.add_session_config_entry("session.intra_op.allow_spinning", f"{spinning:d}")
-    # From the second run of a shape on, a pattern would take one block for all activations, beside
-    # the pieces that the arena keeps of the first run. Without, base in int8 peaks at 805 MB, not
-    # 1,164 (float32: 1,615, not 1,757), at the same speed. On a GPU it would allocate when all
-    # is warm, and a step that CUDA captured would still write to the pieces.
-    options.enable_mem_pattern = False
-    exact = provider == CPU and bundle.may_saturate() and keep_products_exact(options)
-    if not exact and (name == contract.DECODER or provider != CPU or bundle.target == "gpu"):
-        # Int8 weights of the decoder, and of any graph on a GPU. ONNX Runtime would keep their
-        # DequantizeLinear, waiting for int8 products that never come, and compute it at every step
-        # (the whole embedding for each prompt); with this, it is folded into float weights when
-        # the graph is loaded.
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    options = session_options(bundle, name, provider, threads=threads, spinning=spinning)
     providers = [provider] if provider == CPU else [provider, CPU]
     model = _model(bundle, name, options)
     try:
@@ -143,6 +124,42 @@ def open_session(
         _check_libraries(provider[0])
     _check_signature(bundle, name, session)
     return session
+
+
+def session_options(
+    bundle: Bundle,
+    name: str,
+    provider: Provider,
+    *,
+    threads: int | None = None,
+    spinning: bool | None = None,
+) -> Any:
+    """onnxruntime's `SessionOptions` for a graph; the arguments are those of `open_session`.
+
+    Raises:
+        MissingPackageError: ONNX Runtime is not installed.
+    """
+    options = import_onnxruntime().SessionOptions()
+    options.log_severity_level = 3  # errors only; what matters is raised by `open_session`
+    # Of a file that is a graph in its own format, too, the external data would not be ours to see.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if spinning is not None:
+        options.add_session_config_entry("session.intra_op.allow_spinning", f"{spinning:d}")
+    # From the second run of a shape on, a pattern would take one block for all activations, beside
+    # the pieces that the arena keeps of the first run. Without, base in int8 peaks at 805 MB, not
+    # 1,164 (float32: 1,615, not 1,757), at the same speed. On a GPU it would allocate when all
+    # is warm, and a step that CUDA captured would still write to the pieces.
+    options.enable_mem_pattern = False
+    exact = provider == CPU and bundle.may_saturate() and keep_products_exact(options)
+    if not exact and (name == contract.DECODER or provider != CPU or bundle.target == "gpu"):
+        # Int8 weights of the decoder, and of any graph on a GPU. ONNX Runtime would keep their
+        # DequantizeLinear, waiting for int8 products that never come, and compute it at every step
+        # (the whole embedding for each prompt); with this, it is folded into float weights when
+        # the graph is loaded.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    return options
 
 
 def _model(bundle: Bundle, name: str, options: Any) -> str | bytes:

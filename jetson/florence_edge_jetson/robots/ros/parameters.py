@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from florence_edge.bundle import Bundle
 from florence_edge.errors import RequestError
 from florence_edge.image_file import MAX_PIXELS, ImageOptions
 from florence_edge.options import GenerationOptions
-from florence_edge.tasks import Needs, Prompt, Task, find_task, is_usual_task, prompt_for
+from florence_edge.task_arguments import own_tasks
+from florence_edge.tasks import Needs, Prompt, Task, find_task, prompt_for
 
 from .message_types import COMPRESSED_IMAGE, IMAGE
 
@@ -119,6 +119,6 @@ def parameters_from(values: Mapping[str, Any]) -> NodeParameters:
         value = getattr(parameters, name)
         if not (math.isfinite(value) and value >= 0):
             raise RequestError(f"{name} is {value}; it must be 0.0 (no limit) or more.")
-    own = () if is_usual_task(parameters.task) else Bundle.load(parameters.folder).tasks
+    own = own_tasks(parameters.folder, [parameters.task])
     _ = parameters.prompt(own), parameters.image_options
     return parameters
