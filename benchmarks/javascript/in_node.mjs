@@ -5,14 +5,10 @@ import ort from "onnxruntime-node";
 
 import { Florence2 } from "../../js/florence_edge_js/index.js";
 import { measured } from "./measure.mjs";
-import { ours, theirs } from "./systems.mjs";
+import { systemsOf } from "./systems.mjs";
 
 const plan = JSON.parse(process.argv[2]);
-const MADE = {
-  "florence-edge": () => ours(Florence2, ort, plan),
-  "transformers.js": () => theirs(transformers, plan),
-};
-const systems = plan.systems.map((name) => MADE[name]());
+const systems = systemsOf(plan, { Florence2, ort, transformers });
 for (const system of systems) await system.load();
 const seconds = await measured(systems, plan);
 const peak = process.resourceUsage().maxRSS * 1024;

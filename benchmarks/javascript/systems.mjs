@@ -1,12 +1,29 @@
 /**
- * The two that are compared, asked the same way: {name, load, vision, answer, close}.
+ * What is compared, asked the same way: {name, load, vision, answer, close}.
  *
  * `vision(picture)` looks at it and gives the seconds of the vision encoder; `answer(beams, tokens)`
  * then gives exactly `tokens` tokens about it, and returns when each was there, in milliseconds.
  */
 
+/**
+ * The systems of a plan: those that `systems` names, or transformers.js in each of `dtypes`.
+ *
+ * @param modules {Florence2, ort, transformers}
+ * @param device of transformers.js; left out in node
+ */
+export function systemsOf(plan, { Florence2, ort, transformers }, device) {
+  if (plan.dtypes) {
+    return plan.dtypes.map((dtype) => theirs(transformers, { ...plan, device, dtype, name: dtype }));
+  }
+  const made = {
+    "florence-edge": () => ours(Florence2, ort, plan),
+    "transformers.js": () => theirs(transformers, { ...plan, device }),
+  };
+  return plan.systems.map((name) => made[name]());
+}
+
 /** florence-edge, with an onnxruntime of the caller's. */
-export function ours(Florence2, ort, { bundle, threads }) {
+function ours(Florence2, ort, { bundle, threads }) {
   let model;
   let view;
   return {
@@ -40,7 +57,7 @@ export function ours(Florence2, ort, { bundle, threads }) {
 }
 
 /** transformers.js; it knows no beams. */
-export function theirs(transformers, { folder, threads, device }) {
+function theirs(transformers, { folder, threads, device, dtype = "fp32", name }) {
   const { AutoProcessor, BaseStreamer, Florence2ForConditionalGeneration, RawImage, env } =
     transformers;
   let model;
@@ -56,7 +73,7 @@ export function theirs(transformers, { folder, threads, device }) {
     end() {}
   }
   return {
-    name: "transformers.js",
+    name: name ?? "transformers.js",
     async load() {
       env.allowRemoteModels = false;
       env.allowLocalModels = true;
@@ -66,7 +83,7 @@ export function theirs(transformers, { folder, threads, device }) {
       const session_options = device ? {} : { intraOpNumThreads: threads };
       if (device) env.backends.onnx.wasm.numThreads = threads;
       model = await Florence2ForConditionalGeneration.from_pretrained(id, {
-        dtype: "fp32",
+        dtype,
         session_options,
         ...(device && { device }),
       });

@@ -18,7 +18,7 @@ export const GRAPHS = [VISION_ENCODER, TEXT_ENCODER, DECODER];
 
 export const TOP_K = 32; // scores that leave the decoder per row; search needs 2 * beams of them
 export const MAX_BEAMS = 8;
-export const MIN_CACHE_CAPACITY = 64;
+export const MIN_CACHE_CAPACITY = 16;
 
 const PARTS = ["key", "value"];
 
@@ -102,9 +102,13 @@ export function graphNames(size) {
   };
 }
 
-/** The smallest bucket (64, 128, 256, ... or all `positions`) that holds `tokens` rows. */
+/**
+ * For how many rows a cache is made that is to hold `tokens`: some more, up to all `positions`.
+ *
+ * Python doubles it, for engines that plan for each capacity. Here none does, and a page copies a
+ * cache into WebAssembly at each step, with what is not yet written: a quarter more is less to copy.
+ */
 export function cacheCapacity(tokens, positions) {
-  let capacity = MIN_CACHE_CAPACITY;
-  while (capacity < tokens) capacity *= 2;
-  return Math.min(capacity, positions);
+  const steps = Math.ceil((1.25 * tokens) / MIN_CACHE_CAPACITY);
+  return Math.min(steps * MIN_CACHE_CAPACITY, positions);
 }

@@ -154,17 +154,18 @@ export class EncodedImage {
   run(task: TaskLike[], question?: Question): Promise<Result[]>;
   ask(prompt: string, how?: How): Promise<Result>;
   /** 1 in a sentence, 2 in detail, 3 in a paragraph. */
-  caption(detail?: 1 | 2 | 3): Promise<Result>;
+  caption(detail?: 1 | 2 | 3, how?: How): Promise<Result>;
   /** All that the model knows, or what `phrases` name. */
-  detect(phrases?: string | string[]): Promise<Result>;
-  ground(caption: string): Promise<Result>;
-  segment(what: string | Box | RelativeBox): Promise<Result>;
-  ocr(regions?: boolean): Promise<Result>;
-  read(region: Box | RelativeBox): Promise<Result>;
-  describe(region: Box | RelativeBox): Promise<Result>;
-  categorize(region: Box | RelativeBox): Promise<Result>;
-  propose(): Promise<Result>;
-  dense_captions(): Promise<Result>;
+  detect(phrases?: string | string[] | null, how?: How): Promise<Result>;
+  ground(caption: string, how?: How): Promise<Result>;
+  segment(what: string | Box | RelativeBox, how?: How): Promise<Result>;
+  segment(what: null | undefined, how: How & { region: Box | RelativeBox }): Promise<Result>;
+  ocr(regions?: boolean, how?: How): Promise<Result>;
+  read(region: Box | RelativeBox, how?: How): Promise<Result>;
+  describe(region: Box | RelativeBox, how?: How): Promise<Result>;
+  categorize(region: Box | RelativeBox, how?: How): Promise<Result>;
+  propose(how?: How): Promise<Result>;
+  dense_captions(how?: How): Promise<Result>;
 }
 
 /** One answer of the model to one task on one picture. */

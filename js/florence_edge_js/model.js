@@ -16,11 +16,12 @@ import { EngineLock } from "./engine_lock.js";
 import { RequestError } from "./errors.js";
 import { generateEach, stopAfter } from "./generate.js";
 import { MAX_PIXELS } from "./image.js";
-import { checkNames, resolve } from "./options.js";
+import { checkNames, resolve, shown } from "./options.js";
 import { importOrt, openOrt } from "./ort.js";
 import { Timer, prepareImages, promptIds, readHypothesis } from "./processing.js";
 import { checkConvention } from "./regions.js";
 import { findTasks, freePrompt, promptsFor } from "./tasks.js";
+import { strip } from "./text.js";
 import { Tokenizer } from "./tokenizer.js";
 
 const CAPTION_TASKS = { 1: "CAPTION", 2: "DETAILED_CAPTION", 3: "MORE_DETAILED_CAPTION" };
@@ -233,7 +234,8 @@ const WHOLE = [Number.MAX_SAFE_INTEGER, Number.MAX_SAFE_INTEGER];
 /**
  * A picture with its image features: ask it as many tasks as you like.
  *
- * `options` hold for every question that brings none of its own.
+ * Every question takes `options`, `signal`, `cancel` and `on_text` as `Florence2.run` does; the view's
+ * `options` hold for those that bring none of their own.
  */
 export class EncodedImage {
   constructor(model, { size, features, options, seconds }) {
@@ -263,64 +265,74 @@ export class EncodedImage {
   }
 
   /** Describe the picture: 1 in a sentence, 2 in detail, 3 in a paragraph. */
-  async caption(detail = 1) {
-    if (!(detail in CAPTION_TASKS)) {
-      throw new RequestError(`detail is ${detail}; it must be 1, 2 or 3.`);
+  async caption(detail = 1, how = {}) {
+    if (!Object.keys(CAPTION_TASKS).includes(String(detail))) {
+      throw new RequestError(`detail is ${shown(detail)}; it must be 1, 2 or 3.`);
     }
-    return this.run(CAPTION_TASKS[detail]);
+    return this.#answer(CAPTION_TASKS[detail], {}, how);
   }
 
   /** Find objects: all that the model knows, or those that `phrases` name. */
-  async detect(phrases) {
-    if (phrases == null) return this.run("OD");
-    if (phrases.length === 0) {
+  async detect(phrases = null, how = {}) {
+    if (phrases === null) return this.#answer("OD", {}, how);
+    const named = Array.isArray(phrases) ? phrases : [phrases];
+    if (named.length === 0) {
       throw new RequestError("detect got no phrase. Name what to find, or leave phrases out.");
     }
-    const text = Array.isArray(phrases) ? phrases.join("<and>") : phrases;
-    return this.run("OPEN_VOCABULARY_DETECTION", { text });
+    if (!named.every((phrase) => typeof phrase === "string" && strip(phrase))) {
+      throw new RequestError(`detect got ${shown(phrases)}; each phrase must be a text.`);
+    }
+    return this.#answer("OPEN_VOCABULARY_DETECTION", { text: named.join("<and>") }, how);
   }
 
   /** Find the things that a caption speaks of. */
-  async ground(caption) {
-    return this.run("CAPTION_TO_PHRASE_GROUNDING", { text: caption });
+  async ground(caption, how = {}) {
+    return this.#answer("CAPTION_TO_PHRASE_GROUNDING", { text: caption }, how);
   }
 
-  /** Outline what a phrase refers to, or what lies in a region. */
-  async segment(what) {
-    if (what == null) throw new RequestError("segment() needs a phrase or a region.");
-    if (typeof what === "string")
-      return this.run("REFERRING_EXPRESSION_SEGMENTATION", { text: what });
-    return this.run("REGION_TO_SEGMENTATION", { region: what });
+  /** Outline what a phrase refers to, or what lies in a region, which may stand in `how`, too. */
+  async segment(what = null, { region = null, ...how } = {}) {
+    if ((what === null) === (region === null)) {
+      throw new RequestError("segment() needs a phrase or a region, one of the two.");
+    }
+    return typeof what === "string"
+      ? this.#answer("REFERRING_EXPRESSION_SEGMENTATION", { text: what }, how)
+      : this.#answer("REGION_TO_SEGMENTATION", { region: what ?? region }, how);
   }
 
   /** Read the text of the whole picture; with `regions`, where each piece of it stands. */
-  async ocr(regions = false) {
-    return this.run(regions ? "OCR_WITH_REGION" : "OCR");
+  async ocr(regions = false, how = {}) {
+    return this.#answer(regions ? "OCR_WITH_REGION" : "OCR", {}, how);
   }
 
   /** Read the text in a region. */
-  async read(region) {
-    return this.run("REGION_TO_OCR", { region });
+  async read(region, how = {}) {
+    return this.#answer("REGION_TO_OCR", { region }, how);
   }
 
   /** Describe what lies in a region. */
-  async describe(region) {
-    return this.run("REGION_TO_DESCRIPTION", { region });
+  async describe(region, how = {}) {
+    return this.#answer("REGION_TO_DESCRIPTION", { region }, how);
   }
 
   /** Name the category of what lies in a region. */
-  async categorize(region) {
-    return this.run("REGION_TO_CATEGORY", { region });
+  async categorize(region, how = {}) {
+    return this.#answer("REGION_TO_CATEGORY", { region }, how);
   }
 
   /** Propose regions that hold something, without naming it. */
-  async propose() {
-    return this.run("REGION_PROPOSAL");
+  async propose(how = {}) {
+    return this.#answer("REGION_PROPOSAL", {}, how);
   }
 
   /** Find objects and describe each. */
-  async dense_captions() {
-    return this.run("DENSE_REGION_CAPTION");
+  async dense_captions(how = {}) {
+    return this.#answer("DENSE_REGION_CAPTION", {}, how);
+  }
+
+  #answer(task, given, how) {
+    checkNames(how, HOW);
+    return this.run(task, { ...how, ...given });
   }
 }
 

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 
 import { BeamReorder } from "../../js/florence_edge_js/beam_reorder.js";
-import { TOP_K } from "../../js/florence_edge_js/contract.js";
+import { TOP_K, cacheCapacity } from "../../js/florence_edge_js/contract.js";
 import { HostBackend } from "../../js/florence_edge_js/host.js";
 
 const SIZE = {
@@ -88,6 +88,14 @@ test("each beam's row holds the tokens that it continues, over all capacities", 
     }
     pasts = pasts.map((image, at) => image.map((past, beam) => [...past, tokens[at][beam]]));
     parents = pasts.map((image) => image.map(() => below(BEAMS)));
+  }
+});
+
+test("caches have room for what is written, a quarter more at most, and no more than the model", () => {
+  for (let tokens = 1; tokens <= 1024; tokens += 1) {
+    const capacity = cacheCapacity(tokens, 1000);
+    assert.ok(capacity >= Math.min(tokens, 1000) && capacity <= 1000);
+    assert.ok(capacity < 1.25 * tokens + 16);
   }
 });
 

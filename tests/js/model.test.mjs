@@ -80,6 +80,40 @@ test("beams give the same answer where the script has one", async () => {
   assert.deepEqual(result.to_hf(), { "<OD>": { bboxes: [[1, 2, 3, 4]], labels: ["heart"] } });
 });
 
+test("every question of a view takes options, cancel and the text while it is made", async () => {
+  const { model } = await opened();
+  const view = await model.encode(picture(9));
+  const how = { options: { max_new_tokens: 5 } };
+  const box = [0, 0, 5, 5];
+  const results = [
+    await view.caption(2, how),
+    await view.detect(null, how),
+    await view.detect(["heart", "dart"], how),
+    await view.ground("a heart", how),
+    await view.segment("a heart", how),
+    await view.segment(box, how),
+    await view.segment(null, { region: box, ...how }),
+    await view.ocr(true, how),
+    await view.read(box, how),
+    await view.describe(box, how),
+    await view.categorize(box, how),
+    await view.propose(how),
+    await view.dense_captions(how),
+  ];
+  for (const result of results) assert.equal(result.token_ids.length, 6, result.task.name);
+  assert.equal(results[2].text_input, "heart<and>dart");
+  assert.equal(results[6].task.name, "REGION_TO_SEGMENTATION");
+  const cancelled = await view.ocr(false, { cancel: AbortSignal.abort() });
+  assert.equal(cancelled.cut_off, "cancel");
+  const pieces = [];
+  const said = await view.caption(1, { ...how, on_text: (piece) => pieces.push(piece) });
+  assert.equal(pieces.join("").trim(), said.text);
+  await assert.rejects(view.propose({ text: "a heart" }), /There is no argument text/);
+  await assert.rejects(view.segment("a heart", { region: box }), /one of the two/);
+  await assert.rejects(view.segment(), /one of the two/);
+  await assert.rejects(view.detect(["heart", " "]), /each phrase must be a text/);
+});
+
 test("text comes while it is made", async () => {
   const { model } = await opened();
   for (const num_beams of [1, 3]) {

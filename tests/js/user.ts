@@ -31,7 +31,9 @@ async function answers(model: Florence2, control: AbortController): Promise<stri
   const all: Result[][] = await model.run([picture], ["OD"], { options });
   const view: EncodedImage = await model.encode(picture, { options, signal: control.signal });
   const read = await view.read(new RelativeBox(0.1, 0.2, 0.5, 0.6));
-  const boxed = await view.describe([0, 0, 1, 1]);
+  const boxed = await view.describe([0, 0, 1, 1], { options, cancel: control.signal });
+  await view.segment(null, { region: [0, 0, 1, 1], options });
+  await view.detect(null, { on_text: (piece: string) => console.log(piece) });
   const said = await view.run("CAPTION_TO_PHRASE_GROUNDING", {
     text: "a car",
     cancel: control.signal,
@@ -82,6 +84,8 @@ export async function mistaken(model: Florence2): Promise<void> {
   const one: Result = await model.run([picture], "OD");
   // @ts-expect-error: results are made by the model
   new Result();
+  // @ts-expect-error: an argument of another name
+  await (await model.encode(picture)).propose({ signals: null });
   // @ts-expect-error: detail is 1, 2 or 3
   await (await model.encode(picture)).caption(4);
   console.log(one);

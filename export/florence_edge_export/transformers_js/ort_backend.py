@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from florence_edge.backends.base import Features, HostFeatures, NamedArrays, Pixels
-from florence_edge.backends.ort import CPU, import_onnxruntime
+from florence_edge.backends.ort_package import CPU, import_onnxruntime
 from florence_edge.contract import PARTS, TOP_K, ModelSize
 from florence_edge.engine_failures import engine_failure
 from florence_edge.errors import MODEL_CLOSED, BackendError
