@@ -40,11 +40,18 @@ if [ -z "$work" ]; then
 fi
 mkdir -p "$work" && work=$(cd "$work" && pwd)
 
-# download VERSION FOLDER: the wheel and what it needs, as an arm64 Python of that version takes it
+# download VERSION FOLDER: the wheel and what it needs, as an arm64 Python of that version takes it.
+# pip would read "python_version" in requirements as the Python's that runs it: uv resolves them.
 download() {
-    "$python" -m pip download -q --disable-pip-version-check --dest "$2" --implementation cp \
-        --python-version "$1" --only-binary=:all: --platform manylinux_2_28_aarch64 \
-        --platform manylinux_2_27_aarch64 --platform manylinux2014_aarch64 "${wheel}[cpu]"
+    mkdir -p "$2" && cp "$wheel" "$2"
+    echo "florence-edge[cpu] @ file://$wheel" |
+        "$work/resolver/bin/uv" pip compile -q --no-header --no-annotate --only-binary :all: \
+            --python-version "$1" --python-platform aarch64-manylinux_2_28 - |
+        sed '/^florence-edge /d' >"$2.txt"
+    "$python" -m pip download -q --disable-pip-version-check --no-deps --dest "$2" \
+        --implementation cp --python-version "$1" --only-binary=:all: \
+        --platform manylinux_2_28_aarch64 --platform manylinux_2_27_aarch64 \
+        --platform manylinux2014_aarch64 --requirement "$2.txt"
 }
 
 # apt_of SUITE ARCHITECTURE ARGUMENTS...: apt on a Debian of its own, that touches nothing here
@@ -93,6 +100,8 @@ echo "== The wheel"
 rm -rf "$work/dist"
 "$python" -m pip wheel -q --disable-pip-version-check --no-deps --wheel-dir "$work/dist" "$source"
 wheel=$(echo "$work"/dist/*.whl)
+"$python" -m venv "$work/resolver"
+"$work/resolver/bin/python" -m pip install -q --disable-pip-version-check "uv>=0.9,<1"
 for version in 3.10 3.12; do
     echo "== Python $version on arm64: what PyPI gives"
     rm -rf "$work/wheels-$version"
