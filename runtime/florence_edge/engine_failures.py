@@ -42,10 +42,16 @@ def not_imported(error: BaseException, package: str, absent: str) -> FlorenceEdg
     )
 
 
-def engine_failure(doing: str, error: BaseException, remedy: str = "") -> BackendError:
-    """The error for what an engine failed at; `remedy` is what to do unless memory was short."""
-    message = f"{doing}: {reason(error).removesuffix('.')}. {_shortage(error) or remedy}"
-    return BackendError(message.rstrip())
+def engine_failure(
+    doing: str, error: BaseException, remedy: str = "", *, known: str = ""
+) -> BackendError:
+    """The error for what an engine failed at.
+
+    `known` is what to do about this very error, and `remedy` what to do if nothing is known and
+    this machine has not run out of memory or threads.
+    """
+    what_to_do = known or _shortage(error) or remedy
+    return BackendError(f"{doing}: {reason(error).removesuffix('.')}. {what_to_do}".rstrip())
 
 
 def is_shortage(error: BaseException) -> bool:

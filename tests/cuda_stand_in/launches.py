@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from florence_edge import contract
-from florence_edge.backends.ort import import_onnxruntime, unsynchronized
+from florence_edge.backends.ort import unsynchronized
 from florence_edge.backends.ort_cuda import ADDS_IN_FLOAT32
 from florence_edge.backends.ort_libraries import preload
+from florence_edge.backends.ort_package import import_onnxruntime
 
 ROWS, ENCODED = 256, 585  # of the caches; 577 image tokens and one of the fixed prompts
 _DTYPES = {

@@ -59,6 +59,11 @@ int cuGetExportTable(const void** table, const void*) // NVRTC asks, and does wi
     *table = nullptr;
     return NOT_FOUND;
 }
+int cuPointerGetAttribute(int* value, int attribute, unsigned long long)
+{
+    *value = attribute == 2 ? 2 : 0; // memory of a device, not managed, of the first
+    return 0;
+}
 int cuTensorMapEncodeTiled(...) { return 0; }
 
 int cuModuleLoadData(void** module, const void* image)

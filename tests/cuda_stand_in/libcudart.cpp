@@ -12,6 +12,7 @@
 #include <map>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "log.h"
@@ -22,6 +23,10 @@ namespace {
 
 std::mutex guard;
 bool capturing = false, spoilt = false;
+thread_local cudaError_t last_error = cudaSuccess;
+
+// What a function that fails returns: as in CUDA, the thread is told of it until somebody asks.
+cudaError_t failed(cudaError_t error) { return last_error = error; }
 
 FILE* log_file()
 {
@@ -42,7 +47,7 @@ cudaError_t outside_captures()
     if (!capturing)
         return cudaSuccess;
     spoilt = true;
-    return cudaErrorStreamCaptureUnsupported;
+    return failed(cudaErrorStreamCaptureUnsupported);
 }
 
 void* zeros(size_t size)
@@ -58,7 +63,7 @@ cudaError_t allocate(const char* what, void** memory, size_t size)
     if (cudaError_t error = outside_captures())
         return error;
     *memory = zeros(size);
-    return *memory ? cudaSuccess : cudaErrorMemoryAllocation;
+    return *memory ? cudaSuccess : failed(cudaErrorMemoryAllocation);
 }
 
 cudaError_t release(const char* what, void* memory)
@@ -191,7 +196,10 @@ cudaError_t cudaGetDevice(int* index)
     *index = 0;
     return cudaSuccess;
 }
-cudaError_t cudaSetDevice(int index) { return index == 0 ? cudaSuccess : cudaErrorInvalidDevice; }
+cudaError_t cudaSetDevice(int index)
+{
+    return index == 0 ? cudaSuccess : failed(cudaErrorInvalidDevice);
+}
 cudaError_t cudaDriverGetVersion(int* version)
 {
     *version = 13000;
@@ -383,7 +391,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t* graph)
     capturing = false;
     logged(spoilt ? "end spoilt capture" : "end capture");
     *graph = nullptr;
-    return spoilt ? cudaErrorStreamCaptureInvalidated : new_handle(graph);
+    return spoilt ? failed(cudaErrorStreamCaptureInvalidated) : new_handle(graph);
 }
 cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status)
 {
@@ -421,12 +429,12 @@ cudaError_t cudaKernelSetAttributeForDevice(cudaKernel_t, cudaFuncAttribute, int
 cudaError_t cudaLibraryGetKernel(cudaKernel_t* kernel, cudaLibrary_t, const char*)
 {
     *kernel = nullptr;
-    return cudaErrorNotSupported;
+    return failed(cudaErrorNotSupported);
 }
 cudaError_t cudaLibraryLoadData(
     cudaLibrary_t*, const void*, cudaJitOption*, void**, unsigned, cudaLibraryOption*, void**, unsigned)
 {
-    return cudaErrorNotSupported;
+    return failed(cudaErrorNotSupported);
 }
 cudaError_t cudaLibraryUnload(cudaLibrary_t) { return cudaSuccess; }
 cudaError_t cudaGetDriverEntryPointByVersion(
@@ -456,7 +464,7 @@ const char* cudaGetErrorName(cudaError_t error)
     }
 }
 const char* cudaGetErrorString(cudaError_t error) { return cudaGetErrorName(error); }
-cudaError_t cudaGetLastError() { return cudaSuccess; }
-cudaError_t cudaPeekAtLastError() { return cudaSuccess; }
+cudaError_t cudaGetLastError() { return std::exchange(last_error, cudaSuccess); }
+cudaError_t cudaPeekAtLastError() { return last_error; }
 
 } // extern "C"

@@ -19,13 +19,13 @@ RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
 # What keeps ONNX Runtime from loading its CUDA provider: a file's name, or "".
 MISSING = """
 import sys, onnxruntime
-from florence_edge.backends.ort import _PRODUCT
 from florence_edge.backends.ort_libraries import missing_library, preload
+from florence_edge.backends.provider_trial import MODEL
 if sys.argv[1] == "preloaded":
     preload(onnxruntime)
 try:
     onnxruntime.InferenceSession(
-        _PRODUCT, providers=["CUDAExecutionProvider"], enable_fallback=False
+        MODEL, providers=["CUDAExecutionProvider"], enable_fallback=False
     )
 except RuntimeError:  # the provider has loaded, and finds no GPU
     pass

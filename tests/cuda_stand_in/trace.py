@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from florence_edge import contract
-from florence_edge.backends import ort
 from florence_edge.backends.open import open_engine
+from florence_edge.backends.ort_package import import_onnxruntime
 from florence_edge.bundle import Bundle
 from florence_edge.search import Ints
 
@@ -64,7 +64,7 @@ def _sections() -> Callable[[str], None]:
 def _record_providers() -> dict[str, dict[str, list[str]]]:
     """By graph and provider the operators that it was given; filled when sessions are opened."""
     found: dict[str, dict[str, list[str]]] = {}
-    onnxruntime = ort.import_onnxruntime()
+    onnxruntime = import_onnxruntime()
     open_session = onnxruntime.InferenceSession
 
     def recording(model: Any, options: Any, **rest: Any) -> Any:

@@ -86,7 +86,7 @@ def bundle(architecture: str, precision: str, work: Path) -> Path:
         RuntimeError: why it could not be exported.
     """
     model = random_model(architecture, precision)
-    folder = work / architecture / (f"int8-{model.target}" if precision == "int8" else precision)
+    folder = _bundle_folder(architecture, precision, work)
     if not folder.exists():
         of = checkpoint(architecture, work)
         for made, problem in export_bundles(model, of, folder.parent):
@@ -97,7 +97,7 @@ def bundle(architecture: str, precision: str, work: Path) -> Path:
 
 def miniature(precision: str, work: Path) -> Path:
     """The miniature, whose answers mean something; int8 is not judged here."""
-    folder = work / "miniature" / precision
+    folder = _miniature_folder(precision, work)
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         options = ExportOptions(
@@ -107,24 +107,39 @@ def miniature(precision: str, work: Path) -> Path:
     return folder
 
 
+def _bundle_folder(architecture: str, precision: str, work: Path) -> Path:
+    target = random_model(architecture, precision).target
+    return work / architecture / (f"int8-{target}" if precision == "int8" else precision)
+
+
+def _miniature_folder(precision: str, work: Path) -> Path:
+    return work / "miniature" / precision
+
+
 def _to_make(architecture: str, work: Path) -> dict[str, Callable[[], object]]:
-    """What the later stages need."""
-    return {
-        **{each: partial(bundle, architecture, each, work) for each in PRECISIONS},
-        **{f"miniature {each}": partial(miniature, each, work) for each in ("fp32", *PRECISIONS)},
-    }
+    """What the later stages need, and an earlier call has not made."""
+    made: dict[str, Callable[[], object]] = {}
+    for each in PRECISIONS:
+        if not _bundle_folder(architecture, each, work).exists():
+            made[each] = partial(bundle, architecture, each, work)
+    for each in ("fp32", *PRECISIONS):
+        if not _miniature_folder(each, work).exists():
+            made[f"miniature {each}"] = partial(miniature, each, work)
+    return made
 
 
 def main() -> int:
     told = arguments(__doc__).parse_args()
     figures = Figures(told.figures, "models")
+    to_make = _to_make(told.architecture, told.work)
+    if not to_make:
+        return figures.exit_status  # and the figures of that call stay
     figures.put("architecture", f"{told.architecture}, random weights")
     making = partial(checkpoint, told.architecture, told.work)
     figures.put("checkpoint s", round(seconds_of(making), 2))
     # Beside each other: much of an export is one thread's work.
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as processes:
-        to_make = _to_make(told.architecture, told.work).items()
-        exports = {processes.submit(seconds_of, make): name for name, make in to_make}
+        exports = {processes.submit(seconds_of, make): name for name, make in to_make.items()}
         for done in as_completed(exports):
             with figures.attempt(f"{exports[done]} s"):
                 figures.put(f"{exports[done]} s", round(done.result(), 2))

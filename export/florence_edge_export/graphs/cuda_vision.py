@@ -13,6 +13,7 @@ from onnxscript.nn import Module
 from ..checkpoint.config import VisionConfig
 from .layers import Linear
 from .ort_operators import Affine, fused, joined
+from .windows import Windows
 
 
 class FusedWindowAttention(Module):
@@ -23,23 +24,14 @@ class FusedWindowAttention(Module):
         self.width = config.dims[stage]
         self.heads = config.heads[stage]
         self.window = config.window_size
-        self.side = side
+        self.windows = Windows(
+            side=side, window=self.window, width=self.width, order=(0, 1, 3, 2, 4, 5)
+        )
         self.q_proj, self.k_proj, self.v_proj = (Affine(self.width, self.width) for _ in range(3))
         self.proj = Linear(self.width, self.width)
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
-        window, width = self.window, self.width
-        padding = -self.side % window
-        across = (self.side + padding) // window  # windows along one side
-        if padding:
-            x = op.Pad(x, [0, 0, 0, 0, 0, padding, padding, 0])
-
-        x = op.Reshape(x, [-1, across, window, across, window, width])
-        x = op.Reshape(op.Transpose(x, perm=[0, 1, 3, 2, 4, 5]), [-1, window * window, width])
+        x = op.Reshape(self.windows.gather(op, x), [-1, self.window * self.window, self.width])
         inputs = [x, *joined(op, self.q_proj, self.k_proj, self.v_proj)]
         (x,) = fused(op, "Attention", inputs, num_heads=self.heads, scale=1.0)  # queries are scaled
-
-        x = op.Reshape(self.proj(op, x), [-1, across, across, window, window, width])
-        x = op.Transpose(x, perm=[0, 1, 3, 2, 4, 5])
-        x = op.Reshape(x, [-1, across * window, across * window, width])
-        return op.Slice(x, [0, 0], [self.side, self.side], [1, 2]) if padding else x
+        return self.windows.scatter(op, self.proj(op, x))

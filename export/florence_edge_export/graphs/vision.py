@@ -26,6 +26,7 @@ from .layers import (
     split_heads,
     split_heads_transposed,
 )
+from .windows import Windows
 
 _TO_CHANNELS_FIRST = [0, 3, 1, 2]
 _TO_CHANNELS_LAST = [0, 2, 3, 1]
@@ -169,8 +170,6 @@ class WindowAttention(Module):
 
     Pixels are put in the order of their windows first, when there is least to move: the place in
     the window outermost, so that windows and heads are one batch. They go back behind `proj`.
-    Where the map is not a multiple of the window it is padded below and to the right, and padding
-    is attended to, as in the original.
     """
 
     def __init__(self, config: VisionConfig, stage: int, side: int) -> None:
@@ -178,20 +177,15 @@ class WindowAttention(Module):
         self.width = config.dims[stage]
         self.heads = config.heads[stage]
         self.window = config.window_size
-        self.side = side
+        self.windows = Windows(
+            side=side, window=self.window, width=self.width, order=(2, 4, 0, 1, 3, 5)
+        )
         self.q_proj, self.k_proj, self.v_proj = query_key_value(self.width, bias=config.qkv_bias)
         self.proj = Linear(self.width, self.width)
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
-        window, heads, head_dim = self.window, self.heads, self.width // self.heads
-        padding = -self.side % window
-        across = (self.side + padding) // window  # windows along one side
-        if padding:
-            x = op.Pad(x, [0, 0, 0, 0, 0, padding, padding, 0])
-
-        x = op.Reshape(x, [-1, across, window, across, window, self.width])
-        x = op.Transpose(x, perm=[2, 4, 0, 1, 3, 5])
-        x = op.Reshape(x, [window * window, -1, self.width])
+        heads, head_dim = self.heads, self.width // self.heads
+        x = op.Reshape(self.windows.gather(op, x), [self.window * self.window, -1, self.width])
         query, key, value = (
             op.Reshape(linear(op, x), [0, 0, heads, head_dim])
             for linear in (self.q_proj, self.k_proj, self.v_proj)
@@ -203,10 +197,7 @@ class WindowAttention(Module):
         x = op.MatMul(op.Softmax(op.MatMul(query, key), axis=-1), value)
 
         x = op.Reshape(op.Transpose(x, perm=[2, 0, 1, 3]), [0, 0, self.width])
-        x = op.Reshape(self.proj(op, x), [window, window, -1, across, across, self.width])
-        x = op.Transpose(x, perm=[2, 3, 0, 4, 1, 5])
-        x = op.Reshape(x, [-1, across * window, across * window, self.width])
-        return op.Slice(x, [0, 0], [self.side, self.side], [1, 2]) if padding else x
+        return self.windows.scatter(op, self.proj(op, x))
 
 
 class ChannelAttention(Module):

@@ -16,7 +16,7 @@ from florence_edge.errors import BackendError, RequestError
 from florence_edge.files import folder_beside, replace_folder
 from florence_edge.selftest import self_test
 from florence_edge.tensorrt.find import engines_root
-from florence_edge.tensorrt.install import TensorRT
+from florence_edge.tensorrt.install import TensorRT, version_numbers
 from florence_edge.tensorrt.manifest import (
     LAYOUT_VERSION,
     TIMING_CACHE,
@@ -42,6 +42,8 @@ logger = logging.getLogger(__name__)
 # Largest absolute difference from reference.npz. Chosen: no engine has run on a GPU yet.
 LIMITS = {"fp32": 0.01, "fp16": 0.1}
 LIMIT_OF_OTHERS = 0.5
+
+_OLDEST_FOR_INT4 = (10, 8)  # what `--precision int4` is made for; JetPack 6 has 10.3
 
 ShowEvent = Callable[[BuildProgress], None]
 Accept = Callable[["BuildOutcome"], None]  # raises if a finished set is not to be kept
@@ -80,11 +82,13 @@ def build_engines(
 
     Raises:
         BundleError: the bundle's files are not what was exported.
-        BackendError: the bundle is for another engine, there is no such device, memory will not
-            do, or TensorRT fails. Nothing half-written is left, and what was there stays.
+        BackendError: the bundle is for another engine or a newer TensorRT, there is no such
+            device, memory will not do, or TensorRT fails. Nothing half-written is left, and what
+            was there stays.
         RequestError: the options are out of range, or this TensorRT does not build ahead of time.
     """
     bundle.check_engine("tensorrt")
+    check_int4(bundle, tensorrt)
     request.options.check(bundle.size)
     device = target_device(tensorrt, request.ahead_of_time, request.gpu)
     root = engines_root(bundle, request.engine_dir)
@@ -111,6 +115,22 @@ def build_engines(
         accept(BuildOutcome(work, manifest, built))
         replace_folder(work, folder)
     return BuildOutcome(folder, manifest, built)
+
+
+def check_int4(bundle: Bundle, tensorrt: TensorRT) -> None:
+    """Refuse blocks of 4 bits where TensorRT is older than what they are made for.
+
+    Raises:
+        BackendError: with the export commands whose bundles run here.
+    """
+    old = not tensorrt.is_rtx and version_numbers(tensorrt.version)[:2] < _OLDEST_FOR_INT4
+    if bundle.precision == "int4" and old:
+        raise BackendError(
+            f"{bundle.folder} is int4, which is for TensorRT 10.8 or newer; here is "
+            f"{tensorrt.version}. Export another one of the checkpoint {bundle.model}: "
+            "florence-export CHECKPOINT --precision int8 --calibration-images DIR --output NEW for "
+            "this TensorRT, or --precision int4 --target portable for ONNX Runtime's CUDA."
+        )
 
 
 def check_engines(bundle: Bundle, device: Device, engine_dir: Path) -> dict[str, float]:

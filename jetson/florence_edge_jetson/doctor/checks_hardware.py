@@ -6,6 +6,7 @@ Each is a function of values that were read before, so that every outcome can be
 from collections.abc import Collection, Mapping, Sequence
 
 from florence_edge.errors import FlorenceEdgeError
+from florence_edge.extras import newer_release
 
 from ..machine.board import Board
 from ..machine.clocks import GpuClock, PowerMode, fastest
@@ -58,7 +59,7 @@ def check_jetpack(board: Board) -> Finding | None:
         return warn(
             "jetpack",
             f"L4T {board.release} is not known here; JetPack 6.1 to {_NEWEST_KNOWN} are.",
-            "pip install --upgrade florence-edge",
+            newer_release(),
         )
     jetpack = board.jetpack
     found = f"JetPack {jetpack.version} (L4T {board.release}), TensorRT {jetpack.tensorrt}"

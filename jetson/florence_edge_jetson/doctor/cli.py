@@ -76,7 +76,7 @@ def _speed(given: argparse.Namespace) -> int:
     report = replace(report, left_out=(*left_out, *report.left_out))
     kept: list[Path] = []
     try:
-        kept = keep(report)
+        kept = keep(report, given.engine_dir)
     except (OSError, RequestError) as error:  # what was measured is worth printing all the same
         print(f"florence-doctor: This was not remembered: {error}", file=sys.stderr)
     text = (

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from florence_edge.backends.ort import import_onnxruntime, int8_products_saturate
+from florence_edge.backends.int8_products import int8_products_saturate
+from florence_edge.backends.ort_package import import_onnxruntime
+from florence_edge.backends.provider_trial import ProviderTrial
 from florence_edge.bundle import Bundle
 from florence_edge.cpu import usable_cores
 from florence_edge.devices import Device, Engine
@@ -23,7 +25,7 @@ from ..machine.system import Tree, read_memory
 from ..machine.thermal import active_alerts, over_current_events, read_zones
 from ..power.rails import find_rails
 from . import checks_bundle, checks_hardware, checks_software
-from .checks_software import ProviderTrial, try_providers
+from .checks_software import try_providers
 from .findings import Finding, fail, ok, warn
 
 _CPU = Device("cpu")

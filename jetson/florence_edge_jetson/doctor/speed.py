@@ -46,6 +46,11 @@ class Candidate:
         """What to call it in a line about it."""
         return f"{self.bundle.folder}, {self.settings.arguments()}"
 
+    def rivals(self, other: "Candidate") -> bool:
+        """Whether device="auto" chooses between the two: of one bundle, and round alike."""
+        ours, theirs = self.bundle.folder, other.bundle.folder
+        return (ours, self.rounds_more) == (theirs, other.rounds_more)
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:
@@ -65,9 +70,9 @@ class SpeedReport:
     left_out: tuple[str, ...]
 
     @property
-    def best(self) -> Measured:
-        """The fastest that rounds no more than its bundle does."""
-        return next(each for each in self.measured if not each.engine.rounds_more)
+    def best(self) -> Measured | None:
+        """The fastest that rounds no more than its bundle does; None where only others answered."""
+        return next((each for each in self.measured if not each.engine.rounds_more), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,10 +116,14 @@ def measure(
         raise RequestError("No engine is installed that runs this bundle: pip install onnxruntime")
     left_out: list[str] = []
     with ExitStack() as stack:
-        started = [_started(each, limits, open_engine, left_out) for each in candidates]
+
+        def open_and_end(job: Job) -> EngineProcess:
+            process = open_engine(job)
+            stack.callback(process.close)  # at once: Ctrl-C may come while the next one loads
+            return process
+
+        started = [_started(each, limits, open_and_end, left_out) for each in candidates]
         racers = [each for each in started if each is not None]
-        for each in racers:
-            stack.callback(each.process.close)
         _race(racers, limits.seconds, clock)
     left_out += [f"{each.candidate.label}: {each.problem}" for each in racers if each.problem]
     racers = [each for each in racers if each.rounds and each.problem is None]
@@ -184,10 +193,11 @@ def _race(racers: Sequence[_Racer], seconds: float, clock: Callable[[], float]) 
 
 
 def _without_those_behind(racing: Sequence[_Racer], rounds: int) -> list[_Racer]:
-    """Those who were near the fastest of the round at least once; the others' processes end."""
-    fastest = [min(each.seconds[i] for each in racing) for i in range(rounds)]
+    """Those who were near the fastest of their rivals at least once; the others' processes end."""
     kept = []
     for each in racing:
+        rivals = [other for other in racing if other.candidate.rivals(each.candidate)]
+        fastest = [min(rival.seconds[i] for rival in rivals) for i in range(rounds)]
         pairs = zip(each.seconds, fastest, strict=True)
         if all(own > _BEHIND * best for own, best in pairs):
             each.process.close()
@@ -234,8 +244,10 @@ def _measured(racer: _Racer, times_fastest: float) -> Measured:
     return Measured(racer.candidate, engine)
 
 
-def keep(report: SpeedReport) -> list[Path]:
+def keep(report: SpeedReport, engine_dir: Path | None = None) -> list[Path]:
     """Remember what was measured, bundle by bundle; gives the files.
+
+    `engine_dir` is where TensorRT's engines were, as in `Limits`.
 
     Raises:
         OSError: one cannot be written.
@@ -247,6 +259,6 @@ def keep(report: SpeedReport) -> list[Path]:
         bundle = each.candidate.bundle
         of_bundles.setdefault(bundle.folder, (bundle, []))[1].append(each.engine)
     return [
-        remember(bundle, SpeedRecord(measured=today, engines=tuple(engines)))
+        remember(bundle, SpeedRecord(measured=today, engines=tuple(engines)), engine_dir=engine_dir)
         for bundle, engines in of_bundles.values()
     ]

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
+from florence_edge.command import how_it_ended
 from florence_edge.errors import BackendError
 
 from .speed_worker import Job
@@ -82,7 +83,4 @@ class EngineProcess:
     def _death(self) -> str:
         status = self._process.wait()
         self._errors.seek(0)
-        lines = [line.strip() for line in self._errors if line.strip()]
-        last = f": {lines[-1]}" if lines else ""
-        killed = " (killed, perhaps for want of memory)" if status == -9 else ""
-        return f"Its process ended with status {status}{killed}{last}"
+        return f"Its process {how_it_ended(status, self._errors)}"

@@ -53,18 +53,23 @@ def _row(each: Measured, *, several: bool) -> list[str]:
 
 
 def _notes(report: SpeedReport, kept: Sequence[Path]) -> list[str]:
-    best = report.best
+    best, first = report.best, report.measured[0]
     notes = [
         f"  Answers of {report.tokens} tokens, {report.rounds} rounds taking turns, the medians. "
-        f"Threads that can be used: {usable_cores()}.",
-        f"  Use: {command(best)}",
+        f"Threads that can be used: {usable_cores()}."
     ]
-    first = report.measured[0]
+    if best is None:
+        notes.append("  Nothing answered that keeps the bundle's precision.")
+    else:
+        notes.append(f"  Use: {command(best)}")
     if first.engine.rounds_more:
-        notes.append(f"  Faster, if answers may be rounded to bfloat16: {command(first)}")
+        faster = "If" if best is None else "Faster, if"
+        notes.append(f"  {faster} answers may be rounded to bfloat16: {command(first)}")
     notes += [f"  Left out: {reason}" for reason in report.left_out]
-    notes += [f"  device='auto' (--device auto) takes it from now on: {path}" for path in kept]
-    return notes
+    taken = "device='auto' (--device auto) takes it from now on"
+    if best is None:
+        taken = "Remembered for --device auto --engine-precision bf16"
+    return notes + [f"  {taken}: {path}" for path in kept]
 
 
 def command(each: Measured) -> str:
@@ -75,11 +80,11 @@ def command(each: Measured) -> str:
 
 def speed_json(report: SpeedReport, kept: Sequence[Path]) -> dict[str, Any]:
     """The same as plain JSON."""
-    cores = usable_cores()
+    cores, best = usable_cores(), report.best
     return {
         "tokens": report.tokens,
         "rounds": report.rounds,
-        "model": report.best.candidate.bundle.model,
+        "model": report.measured[0].candidate.bundle.model,
         "here": here(),
         "cores": asdict(cores),
         "engines": [
@@ -90,7 +95,7 @@ def speed_json(report: SpeedReport, kept: Sequence[Path]) -> dict[str, Any]:
             }
             for each in report.measured
         ],
-        "use": command(report.best),
+        "use": None if best is None else command(best),
         "left_out": list(report.left_out),
         "remembered": [str(path) for path in kept],
     }

@@ -4,8 +4,9 @@
 
     $XDG_CACHE_HOME/florence-edge/speed/KEY.json         (~/.cache where the variable is not set)
 
-KEY is made of the bundle's files, the processor, its usable cores, the GPU and the engines'
-versions: a record that is found is one for here. Without a record, `usual_choice` has the order.
+KEY is made of the bundle's files, its TensorRT engines, the processor, its usable cores, the GPU
+and the engines' versions: a record that is found is one for here. Without a record, `usual_choice`
+has the order.
 """
 
 import hashlib
@@ -26,11 +27,11 @@ from ..devices import Device, EngineSettings
 from ..errors import FlorenceEdgeError, RequestError
 from ..files import from_json, read_json, write_whole
 from ..tensorrt.driver import GpuInfo, find_gpu
-from ..tensorrt.find import engines_root, find_engines
+from ..tensorrt.find import engines_of, engines_root, find_engines
 from ..tensorrt.install import find_tensorrt
 from ..tensorrt.manifest import ENGINE_MANIFEST, this_device
-from .ort import loads_provider
-from .ort_cuda import PROVIDER
+from .ort_package import CUDA, import_onnxruntime
+from .provider_trial import try_provider
 
 logger = logging.getLogger(__name__)
 
@@ -83,14 +84,16 @@ class SpeedRecord:
     engines: tuple[MeasuredEngine, ...]
 
 
-def remember(bundle: Bundle, record: SpeedRecord) -> Path:
+def remember(bundle: Bundle, record: SpeedRecord, *, engine_dir: Path | None = None) -> Path:
     """Keep a record for later loads with device="auto"; gives its file.
+
+    It holds as long as the TensorRT engines in the bundle, or in `engine_dir`, are what they are.
 
     Raises:
         OSError: it cannot be written.
         RequestError: there is no home folder, or another process is writing it.
     """
-    path = _record_file(bundle)
+    path = _record_file(bundle, engine_dir)
     if path is None:
         raise RequestError(
             "There is no folder to remember this in: neither XDG_CACHE_HOME nor HOME is set."
@@ -109,9 +112,9 @@ def remember(bundle: Bundle, record: SpeedRecord) -> Path:
     return path
 
 
-def remembered(bundle: Bundle) -> SpeedRecord | None:
-    """The record for this bundle on this machine; None where nothing was measured."""
-    path = _record_file(bundle)
+def remembered(bundle: Bundle, *, engine_dir: Path | None = None) -> SpeedRecord | None:
+    """The record for this bundle and its engines here; None where nothing was measured."""
+    path = _record_file(bundle, engine_dir)
     if path is None:
         return None
     try:
@@ -138,10 +141,10 @@ def choose(
     The fastest that was measured here and that keeps the bundle's precision, or with `may_round`
     any; without a record the first of `usual_choice`'s order.
     """
-    record = remembered(bundle)
-    allowed = [] if record is None else _allowed(bundle, record, may_round=may_round)
-    if record is not None and allowed:
-        best = allowed[0]
+    record = remembered(bundle, engine_dir=engine_dir)
+    measured = () if record is None else _fastest_first(record, may_round=may_round)
+    best = next((each for each in measured if _is_here(bundle, each.device, engine_dir)), None)
+    if record is not None and best is not None:
         why = f"the fastest here, {_milliseconds(best.seconds)} an answer, on {record.measured}"
         chosen = replace(best.settings, reason=why)
     else:
@@ -150,20 +153,20 @@ def choose(
     return chosen
 
 
-def _allowed(bundle: Bundle, record: SpeedRecord, *, may_round: bool) -> list[MeasuredEngine]:
-    """Measured engines that may be taken, the fastest first."""
-    return [
-        each
-        for each in sorted(record.engines, key=lambda each: (each.times_fastest, each.seconds))
-        if (may_round or not each.rounds_more) and _known(each.device)
-    ]
+def _fastest_first(record: SpeedRecord, *, may_round: bool) -> list[MeasuredEngine]:
+    ordered = sorted(record.engines, key=lambda each: (each.times_fastest, each.seconds))
+    return [each for each in ordered if may_round or not each.rounds_more]
 
 
-def _known(device: str) -> bool:
+def _is_here(bundle: Bundle, device: str, engine_dir: Path | None) -> bool:
+    """Whether this version knows a measured device and, for TensorRT, finds its engines."""
     try:
-        return Device.parse(device).engine != "auto"
+        wanted = Device.parse(device)
     except RequestError:  # of a newer version
         return False
+    if wanted.family == "tensorrt":
+        return _tensorrt(bundle, engine_dir, []) == wanted
+    return wanted.engine != "auto"
 
 
 def usual_choice(bundle: Bundle, engine_dir: Path | None = None) -> EngineSettings:
@@ -206,18 +209,22 @@ def _tensorrt(bundle: Bundle, engine_dir: Path | None, left_out: list[str]) -> D
 def _cuda(bundle: Bundle, left_out: list[str]) -> bool:
     if _gpu() is None or not bundle.runs_on("cuda") or find_spec("onnxruntime") is None:
         return False
-    problem = loads_provider(PROVIDER)
+    problem = try_provider(import_onnxruntime(), CUDA).problem
     if problem:
         left_out.append(f"CUDA is left out: {problem}")
     return not problem
 
 
-def _record_file(bundle: Bundle) -> Path | None:
+def _record_file(bundle: Bundle, engine_dir: Path | None) -> Path | None:
     folder = cache_folder()
     if folder is None:
         return None
     files = sorted((name, stored.sha256) for name, stored in bundle.files.items())
-    content = json.dumps([files, here()], sort_keys=True)
+    engines = [
+        sorted((name, plan.sha256) for name, plan in manifest.plans.items())
+        for manifest in engines_of(bundle, engine_dir)
+    ]
+    content = json.dumps([files, sorted(engines), here()], sort_keys=True)
     return folder / "speed" / f"{hashlib.sha256(content.encode()).hexdigest()[:_DIGITS]}.json"
 
 

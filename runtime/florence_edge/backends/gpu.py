@@ -70,7 +70,11 @@ class GpuBackend:
         self._close()
 
     def encode_image(self, pixels: Pixels) -> GpuFeatures:
-        """Run the vision encoder on squares of the host or frames on the GPU; see `Backend`."""
+        """Run the vision encoder on squares of the host or frames on the GPU; see `Backend`.
+
+        Raises:
+            ImageError: a frame lies on another GPU.
+        """
         model, images = self._model, len(pixels)
         model.cuda.activate()
         if images not in self._encoders:
@@ -80,6 +84,8 @@ class GpuBackend:
         if isinstance(pixels, np.ndarray):
             encoder.send(pixels)
         else:
+            for frame in pixels:
+                frame.check_readable(model.cuda)
             for index, frame in enumerate(pixels):
                 self._resizer(frame.size).resize(frame, encoder.pixels[index])
         return GpuFeatures(self, model.cuda, encoder.run())

@@ -3,66 +3,23 @@
 onnxruntime is imported when a graph is opened, never with this module.
 """
 
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache, partial
-from typing import Any, TypeAlias
-
-import numpy as np
+from functools import partial
+from typing import Any
 
 from .. import contract
 from ..bundle import Bundle
-from ..engine_failures import ENGINE_FAILURES, SEE_DOCTOR, engine_failure, not_imported
+from ..cpu import usable_cores
+from ..cuda.api import advice_on
+from ..engine_failures import SEE_DOCTOR, engine_failure
 from ..errors import BackendError
 from ..extras import pip_install
 from .base import NamedArrays
 from .host import HostBackend, HostModel, Run
-from .ort_libraries import missing_library, preload, remedy_for
-
-Provider: TypeAlias = tuple[str, dict[str, str]]  # its name and settings
-
-CPU: Provider = ("CPUExecutionProvider", {})
-
-# MatMulInteger(a uint8 [m, k], b int8 [k, n]) -> c int32 [m, n], opset 10.
-_PRODUCT = bytes.fromhex(
-    "080812003a620a180a01610a01621201"
-    "63220d4d61744d756c496e7465676572120167"
-    "5a150a016112100a0e0802120a0a0312016d0a0312016b"
-    "5a150a016212100a0e0803120a0a0312016b0a0312016e"
-    "62150a016312100a0e0806120a0a0312016d0a0312016e42040a00100a"
-)
-
-
-def import_onnxruntime() -> Any:
-    """The package onnxruntime, which sends no telemetry unless the user says `0` to it.
-
-    Newer releases do by default, and read the variable when they are imported.
-
-    Raises:
-        BackendError: it is installed and does not load.
-        MissingPackageError: it is not installed; which extras bring it.
-    """
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    try:
-        import onnxruntime
-    except ENGINE_FAILURES as error:
-        raise not_imported(
-            error,
-            "onnxruntime",
-            f"ONNX Runtime is not installed. Install it with: {pip_install('cpu')} (or [gpu] for "
-            "CUDA, one of the two).",
-        ) from error
-    return onnxruntime
-
-
-def ort_version() -> tuple[int, ...]:
-    """The release of ONNX Runtime, e.g. (1, 28).
-
-    Raises:
-        MissingPackageError: it is not installed.
-    """
-    return tuple(int(part) for part in import_onnxruntime().__version__.split(".")[:2])
+from .int8_products import keep_products_exact
+from .ort_libraries import missing_library, remedy_for
+from .ort_package import CPU, Provider, available, import_onnxruntime, ort_version
 
 
 def open_ort(
@@ -73,7 +30,8 @@ def open_ort(
         name: open_session(bundle, name, CPU, threads=threads, spinning=spinning)
         for name in contract.GRAPHS
     }
-    binds = {name: partial(_bind, session) for name, session in sessions.items()}
+    value_of = import_onnxruntime().OrtValue.ortvalue_from_numpy
+    binds = {name: partial(_bind, session, value_of) for name, session in sessions.items()}
     return HostBackend(
         HostModel(
             device="cpu",
@@ -96,7 +54,8 @@ def open_session(
     """Open a graph of the bundle on a provider, and check that both are what was requested.
 
     `threads` limits the threads that one operator uses, and `spinning` says whether those that wait
-    for the next one keep their core busy; None leaves it to ONNX Runtime.
+    for the next one keep their core busy. On the CPU None is one for each core that the process may
+    use (`cpu.usable_cores`), and no spinning; elsewhere it is what ONNX Runtime takes.
 
     Raises:
         BackendError: the graph cannot be opened, the provider did not become active, or the graph
@@ -113,12 +72,11 @@ def open_session(
         )
     except RuntimeError as error:  # the provider's, before the graph is read
         doing = f"{_label(provider[0])} did not start in ONNX Runtime {onnxruntime.__version__}"
-        raise engine_failure(doing, error, SEE_DOCTOR) from error
+        raise _failure(doing, error, SEE_DOCTOR, on_gpu=provider != CPU) from error
     except Exception as error:  # its classes have no other base
         doing = f"ONNX Runtime {onnxruntime.__version__} cannot open {bundle.graph_file(name)}"
-        raise engine_failure(
-            doing, error, "Run florence-run with --check, or export the bundle again."
-        ) from error
+        again = "Run florence-run with --check, or export the bundle again."
+        raise _failure(doing, error, again, on_gpu=provider != CPU) from error
     check_active(provider[0], session.get_providers())
     if provider != CPU:
         _check_libraries(provider[0])
@@ -143,6 +101,9 @@ def session_options(
     options.log_severity_level = 3  # errors only; what matters is raised by `open_session`
     # Of a file that is a graph in its own format, too, the external data would not be ours to see.
     options.add_session_config_entry("session.load_model_format", "ONNX")
+    if provider == CPU:
+        threads = usable_cores().count if threads is None else threads
+        spinning = bool(spinning)
     if threads is not None:
         options.intra_op_num_threads = threads
     if spinning is not None:
@@ -176,66 +137,6 @@ def _model(bundle: Bundle, name: str, options: Any) -> str | bytes:
         "session.model_external_initializers_file_folder_path", str(weights.parent)
     )
     return bundle.relocated_graph(name, lambda tensor: replace(tensor, location=weights.name))
-
-
-@cache
-def int8_products_saturate() -> bool:
-    """Whether uint8 times int8 loses what exceeds 16 bits here, as on x86-64 without VNNI.
-
-    There, ONNX Runtime adds two products in 16 bits: on AMD before Zen 4, Intel before Cascade
-    Lake and most Atoms. One small product is tried, once, which takes about a millisecond.
-    """
-    session = import_onnxruntime().InferenceSession(_PRODUCT, providers=[CPU[0]])
-    largest = {"a": np.full((1, 2), 255, np.uint8), "b": np.full((2, 1), 127, np.int8)}
-    (product,) = session.run(None, largest)
-    return int(product[0, 0]) != 2 * 255 * 127
-
-
-def keep_products_exact(options: Any) -> bool:
-    """Set up a session so that int8 products do not saturate; whether this processor needs that.
-
-    For bundles whose weights leave room for that (`Bundle.may_saturate`); it is slower. Integer
-    operators get uint8 weights, whose products do not; Q/DQ pairs lack the zero point that this
-    takes, so their linears are computed in float on what the pairs have rounded. A processor with
-    exact products is left alone. The keys are onnxruntime_session_options_config_keys.h's.
-    """
-    if not int8_products_saturate():
-        return False
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
-    return True
-
-
-def available() -> Sequence[str]:
-    """The providers that this ONNX Runtime was built with.
-
-    Raises:
-        MissingPackageError: ONNX Runtime is not installed.
-    """
-    built: Sequence[str] = import_onnxruntime().get_available_providers()
-    return built
-
-
-def loads_provider(provider: str) -> str:
-    """Try a provider on a small graph: why it does not load, or "" where it does.
-
-    Raises:
-        MissingPackageError: ONNX Runtime is not installed.
-    """
-    if provider not in available():
-        return "this ONNX Runtime is built without it"
-    onnxruntime = import_onnxruntime()
-    preload(onnxruntime)
-    try:
-        session = onnxruntime.InferenceSession(
-            _PRODUCT, providers=[*dict.fromkeys((provider, CPU[0]))]
-        )
-    except Exception as error:  # noqa: BLE001 - its classes have no other base
-        return str(error).partition("\n")[0]
-    if provider in session.get_providers():
-        return ""
-    missing = missing_library(onnxruntime)
-    return f"{missing} is not found" if missing else "it does not load"
 
 
 def check_active(provider: str, active: Sequence[str]) -> None:
@@ -299,8 +200,9 @@ def _static(shape: Sequence[int | str]) -> tuple[int | None, ...]:
     return tuple(side if isinstance(side, int) else None for side in shape)
 
 
-def _bind(session: Any, inputs: NamedArrays, outputs: NamedArrays) -> Run:
-    value_of = import_onnxruntime().OrtValue.ortvalue_from_numpy
+def _bind(
+    session: Any, value_of: Callable[[Any], Any], inputs: NamedArrays, outputs: NamedArrays
+) -> Run:
     binding = session.io_binding()
     for name, array in inputs.items():
         binding.bind_ortvalue_input(name, value_of(array))
@@ -309,8 +211,10 @@ def _bind(session: Any, inputs: NamedArrays, outputs: NamedArrays) -> Run:
     return lambda: run_bound(session, binding)
 
 
-def run_bound(session: Any, binding: Any, options: Any = None) -> None:
+def run_bound(session: Any, binding: Any, options: Any = None, *, on_gpu: bool = False) -> None:
     """Run a graph on what is bound to it, with an onnxruntime.RunOptions if given.
+
+    What to do about a failure depends on where it runs: memory that is short may be a GPU's.
 
     Raises:
         BackendError: the run failed.
@@ -318,7 +222,12 @@ def run_bound(session: Any, binding: Any, options: Any = None) -> None:
     try:
         session.run_with_iobinding(binding, options)
     except Exception as error:  # as above
-        raise engine_failure("ONNX Runtime failed while running", error) from error
+        raise _failure("ONNX Runtime failed while running", error, on_gpu=on_gpu) from error
+
+
+def _failure(doing: str, error: BaseException, remedy: str = "", *, on_gpu: bool) -> BackendError:
+    known = advice_on(str(error)) if on_gpu else ""
+    return engine_failure(doing, error, remedy, known=known)
 
 
 def unsynchronized(*, captures: bool) -> Any:

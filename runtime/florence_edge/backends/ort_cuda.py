@@ -16,6 +16,9 @@ Tested over a scripted CUDA, and with the real provider over stand-in libraries
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
+from traceback import clear_frames
+from types import TracebackType
 from typing import Any
 
 from .. import contract
@@ -25,20 +28,12 @@ from ..cuda.device import Cuda, open_cuda
 from ..errors import BackendError
 from .gpu import CUDA_GRAPHS, FUSED_GRAPHS, GpuBackend, open_gpu_backend, requested
 from .gpu_memory import GraphRun
-from .ort import (
-    available,
-    check_active,
-    import_onnxruntime,
-    open_session,
-    ort_version,
-    run_bound,
-    unsynchronized,
-)
+from .ort import check_active, open_session, run_bound, unsynchronized
 from .ort_libraries import preload
+from .ort_package import CUDA, available, import_onnxruntime, ort_version
 
 logger = logging.getLogger(__name__)
 
-PROVIDER = "CUDAExecutionProvider"
 _FUSED_SINCE = (1, 28)  # the oldest release that the extra `gpu` brings where it brings CUDA 13
 # The encoders' attention, of the kinds that add up in float32 (onnxruntime's AttentionBackend):
 # FLASH_ATTENTION, EFFICIENT_ATTENTION for GPUs without it, and MATH. Those of TensorRT do not.
@@ -52,81 +47,98 @@ def open_ort_cuda(bundle: Bundle, *, index: int = 0) -> GpuBackend:
         BackendError: the CUDA provider or the GPU is not there, or did not become active.
         MissingPackageError: ONNX Runtime is not installed.
     """
-    check_active(PROVIDER, available())  # or ONNX Runtime would only warn
+    check_active(CUDA, available())  # or ONNX Runtime would only warn
     preload(import_onnxruntime())  # first: ours may come from the same wheels
     with ExitStack() as owned:
         cuda = open_cuda(index)
         owned.callback(cuda.close)
-        settings = {
-            "device_id": str(index),
-            "user_compute_stream": str(cuda.stream),
+        opener = _Opener(bundle, cuda)
+        owned.push(opener.let_go)  # before the stream: the sessions' libraries hold on to it
+        opener.open(contract.VISION_ENCODER, opener.encoder, own=contract.VISION_CUDA)
+        opener.open(contract.TEXT_ENCODER, opener.encoder)
+        fused = opener.open(contract.DECODER, opener.decoder, own=contract.CUDA_DECODER)
+        return open_gpu_backend(bundle, cuda, opener.sessions, owned, writes_rows=fused)
+
+
+@dataclass(frozen=True, slots=True)
+class _Opener:
+    """Opens a bundle's graphs on one GPU; `sessions` alone refers to them."""
+
+    bundle: Bundle
+    cuda: Cuda
+    sessions: dict[str, "OrtCudaSession"] = field(default_factory=dict)
+
+    def open(
+        self, name: str, open_graph: Callable[[str], "OrtCudaSession"], *, own: str = ""
+    ) -> bool:
+        """Open a graph, or `own` in its place: that of the provider's own operators.
+
+        Gives whether it is that: where the bundle has it, and this release runs it.
+        """
+        there = bool(own) and self.bundle.graph_file(own).name in self.bundle.files
+        if requested(FUSED_GRAPHS) and there and ort_version() >= _FUSED_SINCE:
+            try:
+                self.sessions[name] = open_graph(own)
+                return True
+            except BackendError as refused:
+                logger.warning(
+                    "ONNX Runtime does not open %s.onnx, which is of its own operators: %s.onnx "
+                    "runs instead, which is slower. %s",
+                    own,
+                    name,
+                    str(refused),  # a record may be kept: with the error, all that its frames hold
+                )
+        self.sessions[name] = open_graph(name)
+        return False
+
+    def encoder(self, graph: str) -> "OrtCudaSession":
+        """One of the two encoders, opened."""
+        provider = (CUDA, {**self._settings(), **ADDS_IN_FLOAT32})
+        return OrtCudaSession(open_session(self.bundle, graph, provider), self.cuda)
+
+    def decoder(self, graph: str) -> "OrtCudaSession":
+        """A decoder, opened so that a step can be captured if that is wanted and possible.
+
+        One that is opened so keeps cuBLAS's memory for each thread that ever ran it.
+        """
+        plain = (CUDA, self._settings())
+        if not requested(CUDA_GRAPHS):
+            return OrtCudaSession(open_session(self.bundle, graph, plain), self.cuda)
+        provider = (CUDA, {**self._settings(), "enable_cuda_graph": "1"})
+        try:
+            session = open_session(self.bundle, graph, provider)
+        except BackendError as refused:
+            session = open_session(self.bundle, graph, plain)
+            logger.warning(
+                "ONNX Runtime does not let the decoder into a CUDA graph: its steps are enqueued "
+                "call by call, which is slower. %s",
+                str(refused),  # as above
+            )
+            return OrtCudaSession(session, self.cuda)
+        return OrtCudaSession(session, self.cuda, capturable=True)
+
+    def let_go(
+        self,
+        _: type[BaseException] | None,
+        error: BaseException | None,
+        __: TracebackType | None,
+    ) -> None:
+        """Drop the sessions, those that the frames of an error hold as well."""
+        self.sessions.clear()
+        while error is not None:
+            clear_frames(error.__traceback__)
+            error = error.__context__
+
+    def _settings(self) -> dict[str, str]:
+        return {
+            "device_id": str(self.cuda.index),
+            "user_compute_stream": str(self.cuda.stream),
             "use_tf32": "0",  # float32 in the graph means float32, as in TensorRT engines
             "arena_extend_strategy": "kSameAsRequested",  # else up to twice what is needed
             # SkipLayerNormalization adds up in float32; newer releases do so without being asked
             # (microsoft/onnxruntime#28682).
             "enable_skip_layer_norm_strict_mode": "1",
         }
-
-        def encoder(name: str) -> OrtCudaSession:
-            provider = (PROVIDER, {**settings, **ADDS_IN_FLOAT32})
-            return OrtCudaSession(open_session(bundle, name, provider), cuda)
-
-        def decoder(name: str) -> OrtCudaSession:
-            return _decoder(bundle, name, settings, cuda)
-
-        sessions: dict[str, OrtCudaSession] = {}
-        owned.callback(sessions.clear)  # before the stream: their libraries hold on to it
-        vision = _fused(bundle, contract.VISION_CUDA, encoder)
-        sessions[contract.VISION_ENCODER] = vision or encoder(contract.VISION_ENCODER)
-        sessions[contract.TEXT_ENCODER] = encoder(contract.TEXT_ENCODER)
-        fused = _fused(bundle, contract.CUDA_DECODER, decoder)
-        sessions[contract.DECODER] = fused or decoder(contract.DECODER)
-        return open_gpu_backend(bundle, cuda, sessions, owned, writes_rows=fused is not None)
-
-
-def _fused(
-    bundle: Bundle, name: str, open_graph: Callable[[str], "OrtCudaSession"]
-) -> "OrtCudaSession | None":
-    """A graph of its own operators, if the bundle has it and this release runs it."""
-    wanted = requested(FUSED_GRAPHS)
-    there = bundle.graph_file(name).name in bundle.files
-    if not (wanted and there) or ort_version() < _FUSED_SINCE:
-        return None
-    try:
-        return open_graph(name)
-    except BackendError as refused:
-        logger.warning(
-            "ONNX Runtime does not open %s.onnx, which is of its own operators: %s.onnx runs "
-            "instead, which is slower. %s",
-            name,
-            name.partition(".")[0],
-            str(refused),  # a record may be kept: with the error, all that its frames hold
-        )
-        return None
-
-
-def _decoder(
-    bundle: Bundle, name: str, settings: Mapping[str, str], cuda: Cuda
-) -> "OrtCudaSession":
-    """A decoder, opened so that a step can be captured if that is wanted and possible.
-
-    One that is opened so keeps cuBLAS's memory for each thread that ever ran it.
-    """
-    plain = (PROVIDER, dict(settings))
-    if not requested(CUDA_GRAPHS):
-        return OrtCudaSession(open_session(bundle, name, plain), cuda)
-    provider = (PROVIDER, {**settings, "enable_cuda_graph": "1"})
-    try:
-        session = open_session(bundle, name, provider)
-    except BackendError as refused:
-        session = open_session(bundle, name, plain)
-        logger.warning(
-            "ONNX Runtime does not let the decoder into a CUDA graph: its steps are enqueued call "
-            "by call, which is slower. %s",
-            str(refused),  # as above
-        )
-        return OrtCudaSession(session, cuda)
-    return OrtCudaSession(session, cuda, capturable=True)
 
 
 class OrtCudaSession:
@@ -149,7 +161,7 @@ class OrtCudaSession:
             (self._session.get_outputs(), binding.bind_output),
         ):
             self._bind(values, bind, views)
-        return lambda: run_bound(self._session, binding, self._options)
+        return lambda: run_bound(self._session, binding, self._options, on_gpu=True)
 
     def _check_inputs(self) -> None:
         """Refuse what would compute wrong numbers.

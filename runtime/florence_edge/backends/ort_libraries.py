@@ -9,11 +9,12 @@ import ctypes
 from pathlib import Path
 from typing import Any
 
+from ..engine_failures import engine_failure
 from ..tensorrt.driver import L4T_RELEASE
 
 _PROVIDER = "libonnxruntime_providers_cuda.so"
 _SHARED = "libonnxruntime_providers_shared.so"  # what the provider's own symbols come from
-_NOT_FOUND = ": cannot open shared object file"  # glibc's dlopen
+_NOT_FOUND = ": cannot open shared object file: No such file or directory"  # glibc's dlopen
 _CUDNN = "libcudnn.so.9"  # newer providers load it when a graph needs it: too late for an answer
 _OLDEST_DRIVER = {"12": 525, "13": 580}  # of Linux, for each generation of CUDA
 
@@ -31,6 +32,9 @@ def missing_library(onnxruntime: Any) -> str:
     """What of CUDA the provider does not find: a file's name, or "" where nothing is missing.
 
     Only for a provider that ONNX Runtime has tried to open: loaded before, it lacks its host.
+
+    Raises:
+        BackendError: it does not load for another reason, which is the loader's.
     """
     folder = Path(onnxruntime.__file__).parent / "capi"
     if not (folder / _PROVIDER).exists():
@@ -41,7 +45,12 @@ def missing_library(onnxruntime: Any) -> str:
         if not L4T_RELEASE.exists():  # JetPack 6.0 has 8, and an onnxruntime for that
             ctypes.CDLL(_CUDNN)
     except OSError as error:
-        return str(error).partition(_NOT_FOUND)[0]
+        missing, not_found, _ = str(error).partition(_NOT_FOUND)
+        if not not_found:
+            again = f"pip install --force-reinstall onnxruntime-gpu=={onnxruntime.__version__}"
+            doing = f"ONNX Runtime {onnxruntime.__version__} cannot load its CUDA provider"
+            raise engine_failure(doing, error, f"Install it again: {again}") from error
+        return missing
     return ""
 
 

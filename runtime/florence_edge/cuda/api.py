@@ -62,6 +62,7 @@ FUNCTIONS: Mapping[str, tuple[Any, ...]] = {
     "cudaGraphLaunch": (_HANDLE, _HANDLE),
     "cudaGraphDestroy": (_HANDLE,),
     "cudaGraphExecDestroy": (_HANDLE,),
+    "cuPointerGetAttribute": (Out(_INT), Enum("CUpointer_attribute"), _ULONGLONG),
     # Kernels go through the driver: the runtime loads cubins only as of CUDA 12.8.
     "cuModuleLoadData": (Out(_HANDLE), _TEXT),
     "cuModuleGetFunction": (Out(_HANDLE), _HANDLE, _TEXT),
@@ -76,7 +77,7 @@ FUNCTIONS: Mapping[str, tuple[Any, ...]] = {
     "nvrtcDestroyProgram": (_HANDLE,),  # takes the address of the handle
 }
 
-# cuda_runtime_api.h, driver_types.h
+# cuda_runtime_api.h, driver_types.h, cuda.h
 ATTRIBUTE_INTEGRATED = 18
 ATTRIBUTE_MAJOR, ATTRIBUTE_MINOR = 75, 76
 HOST_ALLOC_MAPPED = 2
@@ -85,6 +86,8 @@ EVENT_DISABLE_TIMING = 2
 COPY_DEFAULT = 4  # the direction follows from the addresses
 CAPTURE_THREAD_LOCAL = 1  # other threads of the process cannot spoil a capture
 LEGACY_STREAM = 1  # handle of the default stream
+POINTER_MEMORY_TYPE, POINTER_IS_MANAGED, POINTER_DEVICE = 2, 8, 9
+MEMORY_OF_A_DEVICE = 2
 
 _ADVICE = {
     "cudaErrorMemoryAllocation": "The GPU's memory is full. Close other programs, ask for fewer "
@@ -98,6 +101,21 @@ _ADVICE = {
     "cudaErrorNoKernelImageForDevice": "This build of the engine has no code for this GPU. Install "
     "one that has, or use device='tensorrt'.",
 }
+
+# What CUDA calls the same errors in words (cudaGetErrorString), and other libraries by their own
+# names: cuBLAS, cuDNN, and ONNX Runtime's arena of memory (bfc_arena.cc).
+_OTHER_NAMES = {
+    "cudaErrorMemoryAllocation": (
+        *("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
+        "DEVICE_ALLOCATION_FAILED",  # CUDNN_STATUS_INTERNAL_ERROR_..., as of cuDNN 9
+        *("Failed to allocate memory for requested buffer", "is smaller than requested bytes"),
+    ),
+    "cudaErrorInsufficientDriver": ("driver version is insufficient for CUDA runtime version",),
+    "cudaErrorNoDevice": ("no CUDA-capable device is detected",),
+    "cudaErrorInvalidDevice": ("invalid device ordinal",),
+    "cudaErrorNoKernelImageForDevice": ("no kernel image is available",),
+}
+
 _OTHER_ADVICE = "Load the model again; if it stays so, device='cpu' answers without the GPU."
 
 
@@ -106,6 +124,14 @@ def failure(function: str, error: str) -> BackendError:
     return BackendError(
         f"CUDA failed in {function} with {error}. {_ADVICE.get(error, _OTHER_ADVICE)}"
     )
+
+
+def advice_on(said: str) -> str:
+    """What to do about a failure on the GPU, by what an engine said of it; "" if not known."""
+    for error, advice in _ADVICE.items():
+        if any(name in said for name in (error, *_OTHER_NAMES[error])):
+            return advice
+    return ""
 
 
 def unpacked(values: list[Any]) -> Any:

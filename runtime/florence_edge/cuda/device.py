@@ -1,6 +1,7 @@
 """One GPU and one stream on it, in whose order everything happens."""
 
 import gc
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -123,6 +124,25 @@ class Cuda:
         free, total = self.call("cudaMemGetInfo")
         return free, total
 
+    def owner_of(self, address: int) -> int | None:
+        """The number of the GPU in whose memory an address lies.
+
+        None if all of them may read it (the host's memory, managed memory), or if CUDA knows
+        nothing of it.
+        """
+        try:
+            kind, managed, index = (
+                self.call("cuPointerGetAttribute", attribute, address)
+                for attribute in (
+                    api.POINTER_MEMORY_TYPE,
+                    api.POINTER_IS_MANAGED,
+                    api.POINTER_DEVICE,
+                )
+            )
+        except BackendError:
+            return None
+        return None if managed or kind != api.MEMORY_OF_A_DEVICE else int(index)
+
     def array(self, shape: ArrayShape, dtype: npt.DTypeLike) -> DeviceArray:
         """An array in device memory, not filled."""
         return DeviceArray(self.call, shape, dtype)
@@ -177,7 +197,7 @@ class Cuda:
 
     def capture(self, enqueue: Callable[[], None]) -> CudaGraph:
         """What `enqueue` enqueues, as a graph; nothing of it runs now."""
-        with _no_garbage_collection():
+        with _collections.paused():
             self.call("cudaStreamBeginCapture", self.stream, api.CAPTURE_THREAD_LOCAL)
             try:
                 enqueue()
@@ -224,13 +244,32 @@ class Cuda:
         return value
 
 
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Freeing memory would spoil a capture, and a collection can free what a cycle kept alive."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+class _Collections:
+    """Python's garbage collection, which is the whole process's.
+
+    Freeing memory would spoil a capture, and a collection can free what a cycle kept alive.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._captures = 0  # of all threads, at this moment
+        self._were_enabled = False
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """None from now on, until the last of those who asked for that is done."""
+        with self._lock:
+            if self._captures == 0:
+                self._were_enabled = gc.isenabled()
+                gc.disable()
+            self._captures += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._captures -= 1
+                if self._captures == 0 and self._were_enabled:
+                    gc.enable()
+
+
+_collections = _Collections()

@@ -14,7 +14,7 @@ from PIL import Image
 from ..errors import ImageError
 from .api import LEGACY_STREAM
 from .buffers import DeviceView
-from .device import open_cuda
+from .device import Cuda, open_cuda
 
 
 class DeviceImage(Protocol):
@@ -50,6 +50,20 @@ class DeviceFrame:
     line: int
     step: int
     stream: int | None
+
+    def check_readable(self, cuda: Cuda) -> None:
+        """Refuse a frame that this GPU would read from another one's memory.
+
+        Raises:
+            ImageError: it lies there.
+        """
+        owner = cuda.owner_of(self.address)
+        if owner is not None and owner != cuda.index:
+            raise ImageError(
+                f"The frame is in the memory of GPU {owner}, and the model on GPU {cuda.index}, "
+                f"which cannot read it there. Load the model on GPU {owner} (device='cuda:{owner}' "
+                "or the like), or copy the frame first."
+            )
 
     def to_image(self) -> Image.Image:
         """The picture on the host: copied when somebody wants to see it."""

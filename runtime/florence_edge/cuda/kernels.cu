@@ -48,6 +48,128 @@ extern "C" __global__ void follow(
             start[n * beam_words] = past[n];
 }
 
+// What advance_beams is made of. A block has one image, its beams, and this memory for all threads.
+struct Image {
+    const float *top_logits, *log_sum_exp;  // of each beam, and
+    const long long* top_ids;               // its best tokens, the best first
+    const int *rules, *end_ids;
+    int *history, *differ_from;
+    float* totals;
+    int beams, top, ends, keep;  // beams, tokens of each, end tokens, tokens that are looked at
+    int now, length;             // tokens that each beam has, and has room for
+};
+struct Scratch {
+    unsigned banned[MAX_BEAMS];  // a bit a column
+    int allowed[MAX_BEAMS];      // tokens that may come, of each beam
+    float total[MAX_BEAMS * TOP_K], best_total[TOP_K], going_total[MAX_BEAMS];
+    int best[TOP_K], going[MAX_BEAMS], differing[MAX_BEAMS * MAX_BEAMS];
+};
+constexpr float OUT = -1e9f;            // of beams that do not exist yet, and of those that end
+constexpr float LEAST = -3.402823e38f;  // of tokens that may not come
+
+// Ban the tokens that would complete an n-gram which the beam has.
+static __device__ void ban_repeated(const Image& image, Scratch& scratch)
+{
+    int ngram = image.rules[0], top = image.top, now = image.now;
+    for (int n = 0; ngram > 0 && n < image.beams; ++n) {
+        const int* past = image.history + n * image.length;
+        for (int start = threadIdx.x; start + ngram <= now; start += blockDim.x) {
+            int same = 0;
+            while (same < ngram - 1 && past[start + same] == past[now - (ngram - 1) + same])
+                ++same;
+            for (int c = 0; same == ngram - 1 && c < top; ++c)
+                if (image.top_ids[n * top + c] == past[start + same])
+                    atomicOr(&scratch.banned[n], 1u << c);
+        }
+    }
+}
+
+// Add up what each token would come to, and count those that may come.
+static __device__ void add_up(const Image& image, Scratch& scratch)
+{
+    int thread = threadIdx.x, top = image.top, row = thread / top, column = thread % top;
+    if (thread >= image.beams * top)
+        return;
+    bool may_end = image.now > image.rules[2];
+    float score = image.top_logits[thread] - image.top_logits[row * top] - image.log_sum_exp[row];
+    bool may_come = !(scratch.banned[row] >> column & 1) && score - score == 0;
+    for (int e = 0; e < image.ends && !may_end; ++e)
+        may_come = may_come && image.top_ids[thread] != image.end_ids[e];
+    scratch.total[thread] = may_come ? score + image.totals[row] : LEAST;
+    if (may_come)
+        atomicAdd(&scratch.allowed[row], 1);
+}
+
+// The place of a value among `count`, the earlier of equals first.
+static __device__ int place_of(int which, const float* values, int count)
+{
+    int place = 0;
+    for (int other = 0; other < count; ++other)
+        place += values[other] > values[which]
+            || values[other] == values[which] && other < which;
+    return place;
+}
+
+// Choose which tokens go on (`going`, `going_total`): of the best `keep`, those that do not end.
+static __device__ void choose(const Image& image, Scratch& scratch)
+{
+    int thread = threadIdx.x, count = image.beams * image.top;
+    if (thread < count) {
+        int place = place_of(thread, scratch.total, count);
+        if (place < image.keep)
+            scratch.best[place] = thread;
+    }
+    __syncthreads();
+    if (thread < image.keep) {
+        int best = scratch.best[thread];
+        float score = scratch.total[best];
+        for (int e = 0; e < image.ends; ++e)
+            if (image.top_ids[best] == image.end_ids[e])
+                score = scratch.total[best] + OUT;
+        scratch.best_total[thread] = score;
+    }
+    __syncthreads();
+    if (thread < image.keep) {
+        int place = place_of(thread, scratch.best_total, image.keep);
+        if (place < image.beams) {
+            scratch.going[place] = scratch.best[thread];
+            scratch.going_total[place] = scratch.best_total[thread];
+        }
+    }
+}
+
+// Give each beam the past of its parent; the position from where on some beam has another than before.
+static __device__ int move_pasts(const Image& image, Scratch& scratch)
+{
+    int thread = threadIdx.x, beams = image.beams, top = image.top, now = image.now, first = now;
+    for (int n = 0; n < beams; ++n) {
+        int parent = scratch.going[n] / top, since = image.differ_from[n * beams + parent];
+        if (parent != n && since < first)
+            first = since;
+    }
+    if (thread < beams * beams) {
+        int parent = scratch.going[thread / beams] / top;
+        int other = scratch.going[thread % beams] / top;
+        scratch.differing[thread] =
+            parent == other ? now : image.differ_from[parent * beams + other];
+    }
+    __syncthreads();
+    if (thread < beams * beams)
+        image.differ_from[thread] = scratch.differing[thread];
+    for (int at = first + thread; at < now; at += blockDim.x) {
+        int past[MAX_BEAMS];
+#pragma unroll
+        for (int n = 0; n < MAX_BEAMS; ++n)
+            if (n < beams)
+                past[n] = image.history[scratch.going[n] / top * image.length + at];
+#pragma unroll
+        for (int n = 0; n < MAX_BEAMS; ++n)
+            if (n < beams)
+                image.history[n * image.length + at] = past[n];
+    }
+    return first;
+}
+
 // The step of the beam search (search.py), for one image a block: the best (1 + E)N tokens over its
 // N beams, E being the number of end tokens; of these the best N that do not end go on. It decides
 // as the search on the host will, to the last bit, or not at all: where the top K may not suffice,
@@ -70,69 +192,43 @@ extern "C" __global__ void advance_beams(
     float* kept_logits, long long* kept_ids, float* kept_log_sum_exp, long long* kept_tokens,
     long long* kept_parents, long long* kept_held, int beams, int top, int length, int slots)
 {
-    const float out = -1e9f;            // of beams that do not exist yet, and of those that end
-    const float least = -3.402823e38f;  // of tokens that may not come
-    __shared__ float total[MAX_BEAMS * TOP_K], best_total[TOP_K], going_total[MAX_BEAMS];
-    __shared__ unsigned banned[MAX_BEAMS];
-    __shared__ int allowed[MAX_BEAMS], best[TOP_K], going[MAX_BEAMS], differing[MAX_BEAMS * MAX_BEAMS];
-
-    int image = blockIdx.x, images = gridDim.x, thread = threadIdx.x, count = beams * top;
-    rules += image * RULES;
-    int row = thread / top, column = thread % top, ends = rules[3], keep = (1 + ends) * beams;
-    int now = (int)*position + 1;  // tokens that each beam has
-    bool begins = now == 1, may_end = now > rules[2];
-    int place_of_image = (now - 1) % slots * images + image, slot = place_of_image * beams;
-    top_logits += image * count, top_ids += image * count, log_sum_exp += image * beams;
-    history += (long long)image * beams * length, totals += image * beams;
-    differ_from += image * beams * beams;
+    __shared__ Scratch scratch;
+    int block = blockIdx.x, images = gridDim.x, thread = threadIdx.x, count = beams * top;
+    int now = (int)*position + 1, row = block * beams;  // of the image's first beam
+    rules += block * RULES;
+    Image image = {
+        top_logits + row * top, log_sum_exp + row, top_ids + row * top, rules, rules + 4,
+        history + (long long)row * length, differ_from + row * beams, totals + row,
+        beams, top, rules[3], (1 + rules[3]) * beams, now, length};
+    int place_of_image = (now - 1) % slots * images + block, slot = place_of_image * beams;
+    bool begins = now == 1, forced = begins && rules[1] >= 0;
 
     if (thread < count) {
-        kept_logits[slot * top + thread] = top_logits[thread];
-        kept_ids[slot * top + thread] = top_ids[thread];
+        kept_logits[slot * top + thread] = image.top_logits[thread];
+        kept_ids[slot * top + thread] = image.top_ids[thread];
     }
     if (thread < beams) {
-        kept_log_sum_exp[slot + thread] = log_sum_exp[thread];
-        banned[thread] = allowed[thread] = 0;
+        kept_log_sum_exp[slot + thread] = image.log_sum_exp[thread];
+        scratch.banned[thread] = scratch.allowed[thread] = 0;
         if (begins) {
-            history[thread * length] = (int)token_ids[image * beams + thread];
-            totals[thread] = thread ? out : 0;
+            image.history[thread * length] = (int)token_ids[row + thread];
+            image.totals[thread] = thread ? OUT : 0;
         }
     }
     if (begins && thread < beams * beams)
-        differ_from[thread] = 0;
+        image.differ_from[thread] = 0;
+    __syncthreads();
+    ban_repeated(image, scratch);
+    __syncthreads();
+    add_up(image, scratch);
     __syncthreads();
 
-    // Tokens that would complete an n-gram which the beam has.
-    int ngram = rules[0];
-    for (int n = 0; ngram > 0 && n < beams; ++n) {
-        const int* past = history + n * length;
-        for (int start = thread; start + ngram <= now; start += blockDim.x) {
-            int same = 0;
-            while (same < ngram - 1 && past[start + same] == past[now - (ngram - 1) + same])
-                ++same;
-            for (int c = 0; same == ngram - 1 && c < top; ++c)
-                if (top_ids[n * top + c] == past[start + same])
-                    atomicOr(&banned[n], 1u << c);
-        }
-    }
-    __syncthreads();
-    if (thread < count) {
-        float score = top_logits[thread] - top_logits[row * top] - log_sum_exp[row];
-        bool may_come = !(banned[row] >> column & 1) && score - score == 0;
-        for (int e = 0; e < ends && !may_end; ++e)
-            may_come = may_come && top_ids[thread] != rules[4 + e];
-        total[thread] = may_come ? score + totals[row] : least;
-        if (may_come)
-            atomicAdd(&allowed[row], 1);
-    }
-    __syncthreads();
-
-    bool forced = begins && rules[1] >= 0, holds = *held != 0;
+    bool holds = *held != 0;
     for (int n = 0; n < beams; ++n)
-        holds = holds || !forced && allowed[n] < keep;
+        holds = holds || !forced && scratch.allowed[n] < image.keep;
     if (thread == 0) {
         kept_held[place_of_image] = holds;
-        if (image == 0 && !*held)
+        if (block == 0 && !*held)
             *next_position = now;
         if (holds)
             *next_held = 1;
@@ -140,71 +236,22 @@ extern "C" __global__ void advance_beams(
     if (holds)  // all threads of the block
         return;
 
-    if (forced) {
-        if (thread < beams)
-            going[thread] = thread * top, going_total[thread] = totals[thread];
-    } else {
-        if (thread < count) {  // its place among all, the earlier of equals first
-            int place = 0;
-            for (int other = 0; other < count; ++other)
-                place += total[other] > total[thread]
-                    || total[other] == total[thread] && other < thread;
-            if (place < keep)
-                best[place] = thread;
-        }
-        __syncthreads();
-        if (thread < keep) {
-            float score = total[best[thread]];
-            for (int e = 0; e < ends; ++e)
-                if (top_ids[best[thread]] == rules[4 + e])
-                    score = total[best[thread]] + out;
-            best_total[thread] = score;
-        }
-        __syncthreads();
-        if (thread < keep) {
-            int place = 0;
-            for (int other = 0; other < keep; ++other)
-                place += best_total[other] > best_total[thread]
-                    || best_total[other] == best_total[thread] && other < thread;
-            if (place < beams)
-                going[place] = best[thread], going_total[place] = best_total[thread];
-        }
-    }
+    if (!forced)
+        choose(image, scratch);
+    else if (thread < beams)
+        scratch.going[thread] = thread * top, scratch.going_total[thread] = image.totals[thread];
     __syncthreads();
-
-    int first = now;  // from where on some beam gets another past
-    for (int n = 0; n < beams; ++n) {
-        int parent = going[n] / top, since = differ_from[n * beams + parent];
-        if (parent != n && since < first)
-            first = since;
-    }
-    if (thread < beams * beams) {
-        int parent = going[thread / beams] / top, other = going[thread % beams] / top;
-        differing[thread] = parent == other ? now : differ_from[parent * beams + other];
-    }
-    __syncthreads();
-    if (thread < beams * beams)
-        differ_from[thread] = differing[thread];
-    for (int at = first + thread; at < now; at += blockDim.x) {
-        int past[MAX_BEAMS];
-#pragma unroll
-        for (int n = 0; n < MAX_BEAMS; ++n)
-            if (n < beams)
-                past[n] = history[going[n] / top * length + at];
-#pragma unroll
-        for (int n = 0; n < MAX_BEAMS; ++n)
-            if (n < beams)
-                history[n * length + at] = past[n];
-    }
+    int first = move_pasts(image, scratch);
     if (thread < beams) {
-        long long token = forced ? rules[1] : top_ids[going[thread]];
-        history[thread * length + now] = (int)token;
-        totals[thread] = going_total[thread];
-        next_token_ids[image * beams + thread] = kept_tokens[slot + thread] = token;
-        next_parents[image * beams + thread] = kept_parents[slot + thread] = going[thread] / top;
+        int going = scratch.going[thread];
+        long long token = forced ? rules[1] : image.top_ids[going];
+        image.history[thread * length + now] = (int)token;
+        image.totals[thread] = scratch.going_total[thread];
+        next_token_ids[row + thread] = kept_tokens[slot + thread] = token;
+        next_parents[row + thread] = kept_parents[slot + thread] = going / top;
     }
     if (thread == 0)
-        next_first[image] = first;
+        next_first[block] = first;
 }
 
 // One pass of a separable resize of RGB bytes along one axis, in Pillow's fixed-point arithmetic:

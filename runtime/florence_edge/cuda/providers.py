@@ -9,6 +9,10 @@
 The environment variable FLORENCE_CUDA (bindings, ctypes or pycuda) chooses. Without it,
 cuda-bindings have to find a GPU; where they do not (JetPack 6: its driver is older than the runtime
 that is built into them), the installed libraries are tried, and a warning says so.
+
+A function of the runtime that fails leaves its error to the thread, for cudaGetLastError to give
+and forget. The engines have the same runtime, and look there after each kernel that they launch: a
+failure that was raised here would fail their next run, too, so it is forgotten.
 """
 
 import ctypes
@@ -104,7 +108,7 @@ def open_bindings() -> CudaCall:
             module = driver
         functions[name] = getattr(module, name)
         enumerations[name] = [
-            getattr(runtime, kind.name) if isinstance(kind, Enum) else None
+            getattr(module, kind.name) if isinstance(kind, Enum) else None
             for kind in arguments
             if not isinstance(kind, Out)
         ]
@@ -122,6 +126,8 @@ def open_bindings() -> CudaCall:
                 "or use device='cpu'."
             ) from error
         if int(status):
+            if name.startswith("cuda"):
+                runtime.cudaGetLastError()  # forgets it
             raise failure(name, status.name)
         return unpacked([int(value) for value in values])
 
@@ -153,6 +159,8 @@ def open_libraries() -> CudaCall:
                 converted.append(_c_value(next(given)))
         status = functions[name](*converted)
         if status:
+            if prefix == "cuda":
+                library(prefix).cudaGetLastError()  # forgets it
             raise failure(name, _error_name(library(prefix), prefix, status))
         return unpacked([value.value or 0 for value in returned])
 
@@ -196,7 +204,10 @@ def _open(names: tuple[str, ...], accepts: Callable[[Any], bool] | None = None) 
 def _driver_suffices(runtime: Any) -> bool:
     """Whether the driver takes this CUDA runtime; an older one may lie beside it."""
     count = ctypes.c_int()
-    return bool(runtime.cudaGetDeviceCount(ctypes.byref(count)) != _INSUFFICIENT_DRIVER)
+    status = runtime.cudaGetDeviceCount(ctypes.byref(count))
+    if status:
+        runtime.cudaGetLastError()  # forgets it
+    return bool(status != _INSUFFICIENT_DRIVER)
 
 
 def _error_name(library: Any, prefix: str, status: int) -> str:

@@ -86,15 +86,24 @@ def find_engines(
     default = EngineOptions(beams=bundle.generation.num_beams, max_new_tokens=1)
     requested = [needs] if needs else [default, replace(default, beams=1)]
     root = engines_root(bundle, engine_dir)
-    found = list(_manifests(root))
+    found, unusable = _manifests(root)
     of_device = [entry for entry in found if not _differences(entry[1], bundle, device)]
     for request in requested:
         fitting = [entry for entry in of_device if not _shortages(entry[1].options, request)]
         if fitting:
             folder, manifest = min(fitting, key=lambda entry: _size(entry[1].options))
             return _opened(bundle, folder, manifest, device, gpu)
+    for why in unusable:
+        logger.warning("%s", why)
     command = build_command(bundle, _larger(EngineOptions(), requested[0]), root, gpu=gpu)
     raise BackendError(f"{_nothing_fits(bundle, device, root, found, requested[0])} Run: {command}")
+
+
+def engines_of(bundle: Bundle, engine_dir: Path | None = None) -> Iterator[EngineManifest]:
+    """The sets of engines that were built from this bundle's graphs, for whatever device."""
+    for _, manifest in _manifests(engines_root(bundle, engine_dir))[0]:
+        if not _changed(manifest, bundle):
+            yield manifest
 
 
 def build_command(bundle: Bundle, options: EngineOptions, root: Path, *, gpu: int = 0) -> str:
@@ -120,12 +129,15 @@ def _opened(
     return Engines(bundle=bundle, folder=folder, manifest=manifest, profiles=of_graphs, gpu=gpu)
 
 
-def _manifests(root: Path) -> Iterator[tuple[Path, EngineManifest]]:
+def _manifests(root: Path) -> tuple[list[tuple[Path, EngineManifest]], list[str]]:
+    """The sets of engines in a folder, and why others there are none: these stay, and may."""
+    found, unusable = [], []
     for path in sorted(root.glob(f"[!.]*/{ENGINE_MANIFEST}")):  # dotted: a build under way
         try:
-            yield path.parent, read_manifest(path.parent)
-        except BackendError as error:  # another folder may serve
-            logger.warning("%s", error)
+            found.append((path.parent, read_manifest(path.parent)))
+        except BackendError as error:  # damaged, or of another layout
+            unusable.append(str(error))
+    return found, unusable
 
 
 def _differences(manifest: EngineManifest, bundle: Bundle, device: TargetDevice) -> list[str]:
@@ -141,11 +153,15 @@ def _differences(manifest: EngineManifest, bundle: Bundle, device: TargetDevice)
         ahead_of_time = built.gpu is None and name in ("GPU", "multiprocessors", "L4T")
         if was != now and not ahead_of_time:
             differences.append(f"{name} {was or 'none'}, here {now or 'none'}")
-    now_there = sources(bundle, manifest.options)
-    changed = [name for name, hashed in now_there.items() if manifest.sources[name] != hashed]
-    if changed:
+    if changed := _changed(manifest, bundle):
         differences.append(f"another {', '.join(changed)} than the bundle's")
     return differences
+
+
+def _changed(manifest: EngineManifest, bundle: Bundle) -> list[str]:
+    """The bundle's files that are not those which the engines were built from."""
+    now_there = sources(bundle, manifest.options)
+    return [name for name, hashed in now_there.items() if manifest.sources.get(name) != hashed]
 
 
 def _shortages(built: EngineOptions, needs: EngineOptions) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import contract
-from ..bundle import DIGEST, WEIGHTS, Bundle, StoredFile, digest_of
+from ..bundle import DIGEST, ENGINES, WEIGHTS, Bundle, StoredFile, digest_of
 from ..errors import BackendError
 from ..files import from_json, open_plain, read_json, write_whole
 from .driver import find_gpu, l4t_release
@@ -144,9 +144,11 @@ def read_plan(folder: Path, manifest: EngineManifest, graph: str, *, verify: boo
 
 
 def _unusable(folder: Path, error: Exception) -> BackendError:
+    root = folder.parent
+    where = f"{root.parent}" if root.name == ENGINES else f"BUNDLE --engine-dir {root}"
     return BackendError(
         f"The engines in {folder} cannot be used: {error}. Build them again: florence-build "
-        "BUNDLE --refresh"
+        f"{where} --refresh"
     )
 
 
