@@ -59,7 +59,10 @@ def _run(arguments: argparse.Namespace) -> None:
     table = _table(bundle, samples, arguments.calibration)
     if output is not None:
         _save(table, output)
-        use = f"florence-export --precision int8 --calibration {output}"
+        use = (
+            "florence-export CHECKPOINT --precision int8 --target portable "
+            f"--calibration {output} --calibration-images DIR --output NEW"
+        )
         print(plain(f"{output} is ready. Use it: {use}"))
     if arguments.sensitivity:
         _print_sensitivity(bundle, table, samples, arguments)

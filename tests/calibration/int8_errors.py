@@ -173,3 +173,11 @@ def record(name: str, plain: Errors, planted: Errors) -> None:
         "errors": {kind: measured[kind] for kind in PAIRS if kind in measured},
     }
     RECORDED.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def pair_sums(steps: npt.NDArray[np.int8], in_axis: int) -> npt.NDArray[np.int64]:
+    """What vpmaddubsw adds up at most, in units of the largest activation: pairs of one sign."""
+    along = np.moveaxis(steps.astype(np.int64), in_axis, -1)
+    even, odd = along[..., 0::2], along[..., 1::2]
+    even = even[..., : odd.shape[-1]]
+    return np.maximum(even.clip(min=0) + odd.clip(min=0), -even.clip(max=0) - odd.clip(max=0))

@@ -18,7 +18,7 @@ from florence_edge_calibration.quantization.calibration_table import Calibration
 from florence_edge_export.export import ExportOptions, export
 
 from ..helpers.paused import start_until_paused, stop
-from .test_int8_dataset import paint
+from ..helpers.pictures import paint
 
 Capture = pytest.CaptureFixture[str]
 
@@ -71,7 +71,7 @@ def test_a_table_is_written_and_its_use_is_printed(
     output = tmp_path / "deep" / "calibration.json"
     assert main([str(floats.folder), str(pictures), "--output", str(output)]) == 0
     captured = capsys.readouterr()
-    assert f"florence-export --precision int8 --calibration {output}" in captured.out
+    assert f"--target portable --calibration {output} --calibration-images DIR" in captured.out
     assert captured.err == "\rCalibrating: 6 of 6 pictures\n"  # no terminal: its end alone
     table = CalibrationTable.load(output)
     table.check(floats)

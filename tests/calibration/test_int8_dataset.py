@@ -20,15 +20,7 @@ from florence_edge_calibration.quantization.dataset import (
     split,
 )
 
-
-def paint(folder: Path, count: int, *, suffix: str = ".png") -> Path:
-    """A folder of noise, each picture another."""
-    folder.mkdir(exist_ok=True, parents=True)
-    random = np.random.default_rng(0)
-    for index in range(count):
-        noise = random.integers(0, 256, (24, 24, 3), dtype=np.uint8)
-        Image.fromarray(noise).save(folder / f"{index:04}{suffix}")
-    return folder
+from ..helpers.pictures import paint
 
 
 def names(samples: list[CalibrationSample]) -> list[str]:

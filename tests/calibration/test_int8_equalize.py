@@ -29,7 +29,7 @@ from florence_edge_calibration.quantization.histogram import ChannelHistogram
 from florence_edge_calibration.quantization.range_selection import limit_by_minmax, limit_by_mse
 
 from .int8_errors import Measured
-from .test_int8_histogram import histogram_of
+from .plain_histogram import histogram_of
 
 ENCODERS = (contract.VISION_ENCODER, contract.TEXT_ENCODER)
 

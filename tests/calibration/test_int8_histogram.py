@@ -1,7 +1,6 @@
 """Bins of magnitudes, and what is computed from them, against the values themselves."""
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,20 +16,9 @@ from florence_edge_calibration.quantization.histogram import (
     rounding_errors,
 )
 
-LOWEST, HIGHEST = 2.0**LOWEST_OCTAVE, 2.0 ** (LOWEST_OCTAVE + (BINS - 1) / BINS_AN_OCTAVE)
+from .plain_histogram import LOWEST, bin_of, histogram_of
 
-
-def bin_of(values: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Where a magnitude belongs, by search over the edges."""
-    edges = LOWEST * 2.0 ** (np.arange(BINS - 1) / BINS_AN_OCTAVE)
-    return np.searchsorted(edges, np.abs(values), side="right").astype(np.int64)
-
-
-def histogram_of(values: Float64s) -> ChannelHistogram:
-    """What observing rows [rows, channels] must give."""
-    counts = np.stack([np.bincount(bin_of(column), minlength=BINS) for column in values.T])
-    lows, highs = (edge.astype(np.float32) for edge in (values.min(axis=0), values.max(axis=0)))
-    return ChannelHistogram(min_values=lows, max_values=highs, counts=counts)
+HIGHEST = 2.0 ** (LOWEST_OCTAVE + (BINS - 1) / BINS_AN_OCTAVE)
 
 
 def logarithmic(rows: int, channels: int, seed: int = 0) -> Float64s:

@@ -34,7 +34,7 @@ from florence_edge_calibration.quantization.observer import (
 from florence_edge_export.export import ExportOptions, export
 
 from ..export import folders
-from .test_int8_histogram import bin_of
+from .plain_histogram import bin_of
 
 Array = npt.NDArray[Any]
 SAMPLED = 256  # rows of an activation of a picture

@@ -15,7 +15,7 @@ from florence_edge_calibration.quantization.range_selection import (
     limit_by_percentile,
 )
 
-from .test_int8_histogram import histogram_of
+from .plain_histogram import histogram_of
 
 ONE = np.ones(1)
 

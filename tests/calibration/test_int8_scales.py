@@ -14,7 +14,8 @@ from florence_edge_calibration.quantization.scales import (
     weight_power,
 )
 
-from .test_int8_histogram import histogram_of
+from .int8_errors import pair_sums
+from .plain_histogram import histogram_of
 
 _WEIGHTS = arrays.arrays(
     np.float32, st.tuples(*[st.integers(1, 6)] * 2), elements=st.floats(-(2.0**9), 2.0**9, width=16)
@@ -62,14 +63,6 @@ def test_each_output_uses_the_whole_range(weight: npt.NDArray[np.float32]) -> No
     largest = np.abs(found.values.astype(int)).max(axis=0)
     considerable = np.abs(weight).max(axis=0) > 2.0**-6  # below, float16's own steps are coarse
     assert (largest[considerable] >= 125).all()
-
-
-def pair_sums(steps: npt.NDArray[np.int8], in_axis: int) -> npt.NDArray[np.int64]:
-    """What vpmaddubsw adds up at most, in units of the largest activation: pairs of one sign."""
-    along = np.moveaxis(steps.astype(np.int64), in_axis, -1)
-    even, odd = along[..., 0::2], along[..., 1::2]
-    even = even[..., : odd.shape[-1]]
-    return np.maximum(even.clip(min=0) + odd.clip(min=0), -even.clip(max=0) - odd.clip(max=0))
 
 
 @given(_WEIGHTS, st.sampled_from([0, 1]))

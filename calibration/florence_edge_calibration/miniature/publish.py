@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from florence_edge.backends.ort import int8_products_saturate
+from florence_edge.backends.int8_products import int8_products_saturate
 from florence_edge.bundle import FIDELITY
 from florence_edge.files import whole_file, write_whole
 from florence_edge_jetson.machine.system import cpu_name

@@ -94,6 +94,11 @@ class Judged:
         return sum(agreement.broken for agreement in self.agreements.values())
 
     @property
+    def undecided(self) -> tuple[str, ...]:
+        """Tasks at which the float model is decided nowhere: nothing was judged by them."""
+        return tuple(task for task, each in self.agreements.items() if not each.decided)
+
+    @property
     def all_tasks(self) -> Agreement:
         """All tasks as one."""
         return total(self.agreements.values())

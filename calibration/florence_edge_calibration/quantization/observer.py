@@ -17,8 +17,9 @@ import onnx_ir as ir
 
 from florence_edge import contract
 from florence_edge.backends.base import NamedArrays
-from florence_edge.backends.ort import CPU, import_onnxruntime
+from florence_edge.backends.ort_package import CPU, import_onnxruntime
 from florence_edge.bundle import TOKENIZER, Bundle
+from florence_edge.cpu import usable_cores
 from florence_edge.errors import BundleError
 from florence_edge.image import pixels
 from florence_edge.tasks import Prompt
@@ -260,6 +261,8 @@ def _sampled(insertion: Insertion, rows: ir.Value, most: int) -> ir.Value:
 def open_session(model: ir.Model, weights: Path, *, threads: int | None = None) -> Any:
     """A session of ONNX Runtime's CPU with a model in memory, its weights file in a folder.
 
+    Its threads do not spin; None of them is one for each core that the process may use.
+
     Raises:
         MissingPackageError: ONNX Runtime is not installed.
     """
@@ -267,8 +270,8 @@ def open_session(model: ir.Model, weights: Path, *, threads: int | None = None) 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry(_WEIGHTS_FOLDER, str(weights))
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    options.intra_op_num_threads = usable_cores().count if threads is None else threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(
         ir.to_proto(model).SerializeToString(), options, providers=[CPU[0]]
     )

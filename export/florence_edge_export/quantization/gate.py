@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import median
+from statistics import median, quantiles
 
 import numpy as np
 
@@ -49,6 +49,28 @@ class Cost:
 
     megabytes: float
     speed: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepSpeed:
+    """How many times as fast a decoder's step is as another's here: the median, and the quartiles.
+
+    A machine that does other work gives ratios on both sides of 1 for two equal decoders; so
+    `faster` wants three quarters of the steps to say so.
+    """
+
+    ratio: float
+    quartiles: tuple[float, float]
+
+    @property
+    def faster(self) -> bool:
+        """Whether three of four steps were."""
+        return self.quartiles[0] > 1
+
+    def __str__(self) -> str:
+        """`1.30 times (1.21 to 1.38)`."""
+        low, high = self.quartiles
+        return f"{self.ratio:.2f} times ({low:.2f} to {high:.2f})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,18 +249,19 @@ def _blank(model: Florence2) -> tuple[Squares, Ints, Ints]:
     return pixels, input_ids, mask
 
 
-def compare_steps(model: Florence2, other: Florence2) -> dict[str, float]:
+def compare_steps(model: Florence2, other: Florence2) -> dict[str, StepSpeed]:
     """How many times as fast a step of `other`'s decoder is, by search, measured in turns."""
-    return {name: round(_step_ratio(model, other, beams), 2) for name, beams in _SEARCHES.items()}
+    return {name: _step_speed(model, other, beams) for name, beams in _SEARCHES.items()}
 
 
-def _step_ratio(model: Florence2, other: Florence2, beams: int) -> float:
+def _step_speed(model: Florence2, other: Florence2, beams: int) -> StepSpeed:
     steppers = [_open_decoder(each, beams) for each in (model, other)]
     ratios = []
     for _ in range(_TIMED_STEPS):
         before, after = (_step(decoder, beams) for decoder in steppers)
         ratios.append(before / after)
-    return median(ratios[_WARM_STEPS:])
+    low, middle, high = quantiles(ratios[_WARM_STEPS:], n=4)
+    return StepSpeed(round(middle, 2), (round(low, 2), round(high, 2)))
 
 
 def _open_decoder(model: Florence2, beams: int) -> DecoderSession:

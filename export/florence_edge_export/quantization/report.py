@@ -13,7 +13,7 @@ from florence_edge_calibration.quantization.calibration_table import Calibration
 from florence_edge_calibration.quantization.dataset import CalibrationSample
 from florence_edge_calibration.quantization.recipe import Recipe
 
-from .gate import Passage, on_cpu
+from .gate import Passage, StepSpeed, on_cpu
 
 _BATCH = 16
 _MAX_NEW_TOKENS = 100
@@ -61,7 +61,7 @@ class FidelityReport:
     passage: Passage | None
     tasks: Mapping[str, TaskFidelity]
     effort: Effort
-    steps: Mapping[str, float] | None = None
+    steps: Mapping[str, StepSpeed] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """What fidelity.json holds under `against_float`."""
@@ -108,7 +108,11 @@ class FidelityReport:
         """The steps of the decoder beside int8's, where they were measured."""
         if self.steps is None:
             return {}
-        return {"step_speed_against_int8": dict(self.steps)}
+        speeds = {
+            search: {"median": each.ratio, "quartiles": list(each.quartiles)}
+            for search, each in self.steps.items()
+        }
+        return {"step_speed_against_int8": speeds}
 
     def _tasks_as_json(self, passage: Passage) -> dict[str, Any]:
         rows: dict[str, Any] = {}
@@ -177,18 +181,31 @@ class FidelityReport:
         """Whether int4 is faster than int8 on the CPU that exported it, where that was measured."""
         if self.steps is None:
             return []
-        said = ", ".join(f"{each:g} ({search})" for search, each in self.steps.items())
+        said = ", ".join(f"{search} {each}" for search, each in self.steps.items())
         judged = (
-            "so on such a CPU it saves memory and disk, and no time"
-            if min(self.steps.values()) < 1
-            else "so it is faster"
+            "so it is faster"
+            if all(each.faster for each in self.steps.values())
+            else "so on such a CPU it saves memory and disk, and time not for certain"
         )
         return [
-            f"A step of the decoder is as many times as fast as int8's there: {said}; {judged}."
+            "A step of the decoder beside int8's there, as many times as fast (median, and the "
+            f"quartiles of steps by turns): {said}; {judged}."
+        ]
+
+    def _undecided(self, passage: Passage) -> list[str]:
+        """Which tasks have rows that say nothing."""
+        tasks = ", ".join(f"`{task}`" for task in passage.trial.judged.undecided)
+        if not tasks:
+            return []
+        return [
+            f"The float model is decided nowhere in its answers to {tasks}: nothing was judged by "
+            "them.",
+            "",
         ]
 
     def _table(self, passage: Passage) -> list[str]:
         rows = [
+            *self._undecided(passage),
             "*Loss*: share of positions with another best token, where the float model is decided "
             "(its best two tokens at least 0.1 apart in log-probability). *Drop*: mean loss of "
             "log-probability of the float model's token.",
