@@ -31,8 +31,8 @@ stand-in: $(VENV)/dev.installed $(ORT_CUDA)/installed  ## Run the real CUDA prov
 clients: $(VENV)/dev.installed $(CLIENTS)/installed  ## Run florence-serve under Roboflow's client and schemathesis
 	FLORENCE_EDGE_CLIENTS=$(CURDIR)/$(CLIENTS)/bin/python $(BIN)/python -m pytest -q -m slow tests/serve
 
-test-slow: install $(JAVASCRIPT)/node_modules/installed $(TRANSFORMERS_JS)/node_modules/installed  ## Run what takes minutes or gigabytes, and property tests at length
-	$(BIN)/python -m pytest -q -m slow
+test-slow: install $(JAVASCRIPT)/node_modules/installed $(TRANSFORMERS_JS)/node_modules/installed $(ORT_CUDA)/installed  ## Run what takes minutes or gigabytes, and property tests at length
+	FLORENCE_EDGE_ORT_CUDA=$(CURDIR)/$(ORT_CUDA) $(BIN)/python -m pytest -q -m slow
 	FLORENCE_EDGE_THOROUGH=1 $(BIN)/python -m pytest -q -n auto --dist worksteal $(PROPERTIES)
 
 coverage: install  ## What the tests run, by file

@@ -152,6 +152,7 @@ def _names(text: str) -> list[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="florence-export",
+        usage="%(prog)s [MODEL] --output DIR [options]",
         description="Export a Florence-2 checkpoint as a bundle of three ONNX graphs.",
     )
     parser.add_argument(

@@ -29,13 +29,14 @@ from .formats import FORMATS
 from .look import page
 from .merge import merge
 from .ontology import questions_for, read_ontology
-from .plan import OWN_TASKS, RunFolder, Slice
+from .plan import CLEAN, OWN_TASKS, RunFolder, Slice
 from .run import Labelled, LabelRequest, Say, label
 from .sources.find import SourceOptions, find_source
 from .supervised import PATIENCE
 from .thresholds import Thresholds
 
 _OVERLAP = 0.5  # IoU of doubles where an ontology has several phrases a class
+_CLEANS = "drop regions without an area, and location tokens that slipped into labels, in exports"
 _MAX_PATIENCE = 1_000_000  # seconds, 11 days; poll(2) takes milliseconds of 31 bits
 
 
@@ -120,6 +121,7 @@ def _request(options: argparse.Namespace) -> LabelRequest:
             "ontology": ontology or None,
             "min_score": options.min_score,
             "nms": nms,
+            **({CLEAN: True} if options.clean else {}),
             "convention": options.convention,
             "engine_precision": options.engine_precision,
             "max_pixels": options.max_pixels,
@@ -163,6 +165,7 @@ def _export(options: argparse.Namespace) -> None:
         thresholds = Thresholds.parse(options.min_score, options.nms)
     wanted = ExportOptions(
         task=options.task,
+        clean=options.clean,
         classes=None if options.classes is None else tuple(options.classes.split(",")),
         thresholds=thresholds,
         pictures=options.pictures,
@@ -212,10 +215,12 @@ def _formats(text: str | None) -> list[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="florence-label",
+        usage="%(prog)s BUNDLE SOURCE --output DIR --task TASK [options]",
         description="Label a data set with a Florence-2 bundle. The same command goes on after "
         "any end.",
-        epilog="Beside it: florence-label export DIR, florence-label look DIR, florence-label "
-        "merge DIR DIR --output DIR; each has a --help. A bundle called so is written ./export.",
+        epilog="Beside it: florence-label export DIR --format yolo, florence-label look DIR, "
+        "florence-label merge DIR DIR --output DIR; each has a --help. A bundle called so is "
+        "written ./export.",
     )
     parser.add_argument("bundle", type=Path, help="folder that florence-export wrote")
     parser.add_argument(
@@ -248,6 +253,7 @@ def _add_questions(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--text", metavar="T", help="caption or phrase for tasks that take one")
     _add_thresholds(group, f"default: off, or {_OVERLAP} with an ontology")
+    group.add_argument("--clean", action="store_true", help=_CLEANS)
     group.add_argument("--beams", type=_count, metavar="N", help="1 (greedy) to 8")
     group.add_argument("--max-new-tokens", type=_count, metavar="N", help="longest answer")
     group.add_argument("--max-time", type=float, metavar="S", help="seconds of one answer")
@@ -340,6 +346,9 @@ def _export_parser() -> argparse.ArgumentParser:
         "--classes", metavar="C,C", help="only these, numbered in this order; default: all"
     )
     _add_thresholds(parser, "default: as labelled")
+    parser.add_argument(
+        "--clean", action=argparse.BooleanOptionalAction, help=f"{_CLEANS}; default: as labelled"
+    )
     parser.add_argument(
         "--pictures",
         choices=("link", "copy", "none"),

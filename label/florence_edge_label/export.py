@@ -22,7 +22,9 @@ class ExportOptions:
     classes: tuple[str, ...] | None = None
     """The only classes, numbered in this order; by default all."""
     thresholds: Thresholds | None = None
-    """By default those that the set was labelled with."""
+    """Scores and doubles; by default those that the set was labelled with."""
+    clean: bool | None = None
+    """Whether what a model's slips leave goes; by default as the set was labelled."""
     pictures: PictureMode = "link"
     val: float = 0.1
     image_url: str = "/data/local-files/?d="
@@ -87,11 +89,12 @@ def _task(labelled: LabelledSet, wanted: str | None) -> str | None:
 
 
 def _view(labelled: LabelledSet, task: str | None, options: ExportOptions) -> ExportView:
-    kept = labelled.plan.options
+    kept = labelled.plan.thresholds
+    clean = kept.clean if options.clean is None else options.clean
     view = ExportView(
         labelled=labelled,
         task=task,
-        thresholds=options.thresholds or Thresholds.parse(kept["min_score"], kept["nms"]),
+        thresholds=replace(options.thresholds or kept, clean=clean),
         pictures_as=options.pictures,
         val=options.val,
         image_url=options.image_url,

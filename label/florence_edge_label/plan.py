@@ -25,9 +25,12 @@ from .parts import finished
 from .picture_list import Entry, check_same, write_list
 from .sources.coco import Category
 from .sources.find import Source
+from .thresholds import Thresholds
 
 OWN_TASKS = "own_tasks"
 """The option that says how answers to a bundle's own tasks are read, by name; absent without."""
+CLEAN = "clean"
+"""The option that says whether exports are cleaned; absent where they are not."""
 
 _KEY = "florence-label"
 _DIGITS = 16  # of a hash
@@ -61,6 +64,12 @@ class Plan:
         """How the answers to a task of the run are read; it may be one of the bundle's own."""
         own: Mapping[str, str] = self.options.get(OWN_TASKS) or {}
         return AnswerKind(own[task]) if task in own else TASKS[task].answer
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """Which regions exports keep unless they are told otherwise."""
+        options, clean = self.options, bool(self.options.get(CLEAN))
+        return Thresholds.parse(options["min_score"], options["nms"], clean=clean)
 
     @property
     def shards(self) -> int:
@@ -262,6 +271,7 @@ def _check_same_answers(
     if then:
         raise RequestError(
             f"{folder.path} was begun with {', '.join(then)}; requested now: {', '.join(now)}. "
-            "Request the same as then to go on, or label into another --output. Scores and doubles "
-            "can be chosen anew without labelling: florence-label export --min-score, --nms."
+            "Request the same as then to go on, or label into another --output. Scores, doubles "
+            "and clean-up can be chosen anew without labelling: florence-label export --min-score, "
+            "--nms, --clean."
         )

@@ -1,4 +1,4 @@
-"""Which of the regions of a picture are kept: least scores by class, and no doubles."""
+"""Which of the regions of a picture are kept: least scores by class, no doubles, no slips."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from florence_edge import Region, RequestError
+from florence_edge.results.cleanup import cleaned
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +24,8 @@ class Thresholds:
     """Of single classes, letter case aside, in place of `min_score`."""
     nms: float | None = None
     """Of two regions of a class whose boxes overlap more (IoU) the lower score goes."""
+    clean: bool = False
+    """Whether what a model's slips leave goes, as by `Result.clean`."""
 
     def __post_init__(self) -> None:
         for value in (self.min_score, *self.min_score_of.values(), self.nms or 0.0):
@@ -30,7 +33,7 @@ class Thresholds:
                 raise RequestError(f"{value:g} is not between 0 and 1, as scores and IoU are.")
 
     @staticmethod
-    def parse(min_score: str | None, nms: float | None) -> "Thresholds":
+    def parse(min_score: str | None, nms: float | None, *, clean: bool = False) -> "Thresholds":
         """Read scores as users write them: `0.3`, or `0.3,helmet=0.5,person=0.2`.
 
         Raises:
@@ -51,11 +54,12 @@ class Thresholds:
                 by_class[name.strip().casefold()] = value
             else:
                 general = value
-        return Thresholds(min_score=general, min_score_of=by_class, nms=nms)
+        return Thresholds(min_score=general, min_score_of=by_class, nms=nms, clean=clean)
 
     def apply(self, regions: Sequence[Region]) -> list[Region]:
         """The regions that are kept, in their order."""
-        kept = [each for each in regions if each.score >= self._least(each.label)]
+        clean = cleaned(regions) if self.clean else regions
+        kept = [each for each in clean if each.score >= self._least(each.label)]
         return kept if self.nms is None else without_doubles(kept, self.nms)
 
     def _least(self, label: str) -> float:

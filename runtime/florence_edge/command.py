@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
 from types import FrameType
 from typing import TextIO
@@ -44,6 +44,8 @@ _HIDDEN = {
     )
     if code != ord("\t")
 }
+_NAMES_AN_ERROR = re.compile(r"error|exception|fatal|terminate called|what\(\):", re.IGNORECASE)
+_FROM_OUTSIDE = ("SIGTERM", "SIGKILL", "SIGINT", "SIGHUP")
 _FOR_DEVELOPERS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
 
 
@@ -132,6 +134,27 @@ def _say(name: str, message: str) -> None:
     if sys.stderr is not None:  # closed from the start (2>&-)
         with suppress(OSError):  # the terminal may be gone
             print(f"{name}: {printable(message)}", file=sys.stderr, flush=True)
+
+
+def how_it_ended(status: int, errors: Iterable[str]) -> str:
+    """What to say of another process that ended early: "ended with status 1: ValueError: ...".
+
+    Args:
+        status: as `subprocess` has it, negative where a signal ended the process.
+        errors: the lines of its standard error. The last that names an error is quoted, and of a
+            process that ended by itself, the last. One that was ended from outside had none to say.
+    """
+    ended, by = f"ended with status {status}", ""
+    if status < 0:
+        with suppress(ValueError):  # a number that has no name here
+            by = signal.Signals(-status).name
+            ended = f"was ended by signal {-status} ({by})"
+    if by in _FROM_OUTSIDE:
+        return f"{ended}, perhaps for want of memory" if by == "SIGKILL" else ended
+    lines = [line.strip() for line in errors]
+    named = [line for line in lines if _NAMES_AN_ERROR.search(line)]
+    last = named or [line for line in lines if line and status > 0]
+    return f"{ended}: {last[-1]}" if last else ended
 
 
 def finish_output() -> None:

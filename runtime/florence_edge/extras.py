@@ -25,6 +25,15 @@ def pip_install(*extras: str) -> str:
     return shlex.join(["pip", "install", *_arguments(_direct_url(), ",".join(extras))])
 
 
+def newer_release() -> str:
+    """The command that brings a newer release; of a checkout that is git's."""
+    direct = _direct_url()
+    folder = Path(url2pathname(urlsplit(direct.get("url", "")).path))
+    if "dir_info" in direct and _is_source(folder):
+        return shlex.join(["git", "-C", str(folder), "pull"])
+    return f"pip install --upgrade {DISTRIBUTION}"
+
+
 def _arguments(direct: dict[str, Any], extras: str) -> list[str]:
     named = f"{DISTRIBUTION}[{extras}]"
     if "dir_info" in direct:

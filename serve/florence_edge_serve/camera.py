@@ -224,7 +224,7 @@ def _hand_out(shown: Shown, groups: list[tuple[Wanted, list[Viewer]]]) -> None:
         results: tuple[Result, ...] = shown.answered.results[first : first + count]
         first += count
         for viewer in viewers:
-            kept = tuple(result.filter(viewer.wanted.min_score) for result in results)
+            kept = tuple(map(viewer.wanted.kept, results))
             viewer.put(replace(shown, answered=replace(shown.answered, results=kept)))
 
 

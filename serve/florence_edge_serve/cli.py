@@ -101,6 +101,7 @@ def settings_from(options: argparse.Namespace) -> Settings:
         hosts=hosts if own and token is None else None,
         source=options.source,
         camera_request=camera_request,
+        clean=options.clean,
         device=options.device,
         tls=options.certificate is not None,
     )
@@ -156,6 +157,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=_port, default=8000)
     parser.add_argument("--device", default="cpu", help="cpu, cuda:1, tensorrt, openvino, ...")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of a CPU engine")
+    parser.add_argument(
+        "--clean",
+        action="store_true",
+        help="leave out regions without an area, and location tokens in labels, in all answers",
+    )
     parser.add_argument("--mcp", action="store_true", help="speak MCP over stdio, and no HTTP")
     parser.add_argument("--verbose", action="store_true", help="log more")
     parser.add_argument("--version", action="version", version=f"florence-edge {__version__}")

@@ -109,6 +109,7 @@ def _form() -> dict[str, Any]:
             "region": {**text, "description": "x1,y1,x2,y2 in pixels, or percent, or tokens"},
             "options": {**text, "description": 'JSON, such as {"num_beams": 1}'},
             "min_score": {"type": "number", "minimum": 0, "maximum": 1},
+            "clean": {"type": "boolean"},
             "deadline": {"type": "number", "exclusiveMinimum": 0},
             "stream": {"type": "boolean"},
         },

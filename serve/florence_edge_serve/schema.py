@@ -18,7 +18,7 @@ from pydantic import (
     ValidationError,
 )
 
-from florence_edge import Florence2, GenerationOptions, RelativeBox, RequestError
+from florence_edge import Florence2, GenerationOptions, RelativeBox, RequestError, Result
 from florence_edge.regions import is_location_text
 from florence_edge.tasks import (
     Request,
@@ -98,6 +98,9 @@ class Ask(BaseModel):
     min_score: Annotated[float, Field(ge=0, le=1)] = Field(
         0.0, description="regions that score below are left out"
     )
+    clean: StrictBool = Field(
+        False, description="leave out regions without an area, and location tokens in labels"
+    )
 
 
 class AnswersRequest(Ask):
@@ -133,6 +136,11 @@ class Wanted:
 
     parts: tuple[tuple[Request, GenerationOptions | None], ...]
     min_score: float = 0.0
+    clean: bool = False
+
+    def kept(self, result: Result) -> Result:
+        """What the client gets of an answer."""
+        return (result.clean() if self.clean else result).filter(self.min_score)
 
     @property
     def tasks(self) -> list[str]:
@@ -190,7 +198,7 @@ def wanted(ask: Ask, own: Sequence[Task] = ()) -> Wanted:
     count = sum(max(1, len(request.tasks)) for request, _ in parts)
     if not 1 <= count <= MAX_QUESTIONS:
         raise RequestError(f"{count} tasks are asked; expected 1 to {MAX_QUESTIONS}.")
-    return Wanted(parts=tuple(parts), min_score=ask.min_score)
+    return Wanted(parts=tuple(parts), min_score=ask.min_score, clean=ask.clean)
 
 
 def _options(each: OneTask, common: GenerationOptions | None) -> GenerationOptions | None:
@@ -327,6 +335,6 @@ def _field(name: str, value: str) -> Any:
             return json.loads(value)
         except (ValueError, RecursionError):
             raise Failure(422, f"`{name}` of the form is not JSON.", param=name) from None
-    if name == "stream":
+    if name in ("stream", "clean"):
         return {"true": True, "1": True, "false": False, "0": False}.get(value.lower(), value)
     return value

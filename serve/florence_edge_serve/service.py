@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from florence_edge import (
@@ -128,6 +128,7 @@ class Service:
             Failure: there are none; the status says why.
         """
         begin = time.monotonic()
+        wanted = replace(wanted, clean=wanted.clean or self.settings.clean)
         limit = self.settings.deadline if deadline is None else deadline
         try:
             self.batcher.reserve()
@@ -141,9 +142,7 @@ class Service:
                 prepared=prepared,
                 asked=asked,
                 on_text=None if on_text is None else _in_loop(loop, on_text),
-                on_answer=None
-                if on_result is None
-                else _in_loop(loop, _filtered(on_result, wanted.min_score)),
+                on_answer=None if on_result is None else _in_loop(loop, _kept(on_result, wanted)),
             )
         except FlorenceEdgeError as error:
             raise failure_of(error) from None
@@ -156,7 +155,7 @@ class Service:
         self.metrics.queue_seconds.observe(queue)
         return Answered(
             size=prepared.sizes[0],
-            results=tuple(result.filter(wanted.min_score) for result in results),
+            results=tuple(map(wanted.kept, results)),
             queue=queue,
             total=time.monotonic() - begin,
         )
@@ -211,5 +210,5 @@ def _in_loop(
     return from_thread
 
 
-def _filtered(on_result: OnResult, min_score: float) -> OnResult:
-    return lambda number, result: on_result(number, result.filter(min_score))
+def _kept(on_result: OnResult, wanted: Wanted) -> OnResult:
+    return lambda number, result: on_result(number, wanted.kept(result))

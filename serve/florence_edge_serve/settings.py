@@ -39,6 +39,8 @@ class Settings:
     """The box's own camera: a number, a URL, a file, a pipeline."""
     camera_request: Request | None = None
     """What the frames of `source` are asked unless a viewer asks something else."""
+    clean: bool = False
+    """Whether every answer is cleaned (`Result.clean`), and not only where a client asks for it."""
     device: str = "cpu"
     """What the model runs on, for those who look at the server."""
     tls: bool = False

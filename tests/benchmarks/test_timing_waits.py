@@ -8,16 +8,10 @@ import pytest
 from florence_edge import Florence2
 from florence_edge_benchmarks.systems.bundle import BundleSystem
 from florence_edge_benchmarks.systems.workload import Workload
-from florence_edge_benchmarks.timing import (
-    STAGES,
-    Calls,
-    EngineCall,
-    host_seconds,
-)
+from florence_edge_benchmarks.timing import STAGES, Calls, EngineCall, host_seconds
 
-from ..runtime.fake_cuda import FakeCuda
+from ..runtime.fake_ort import script_onnxruntime
 from ..runtime.scripted_machine import Machine
-from ..runtime.test_ort_cuda import fake  # noqa: F401 - a fixture
 from .scripted_time import Clock
 
 TOKENS = 6
@@ -54,10 +48,9 @@ def test_tensorrt_is_launched_and_waited_for(machine: Machine, caption: Workload
 
 
 def test_onnxruntime_is_launched_and_waited_for(
-    fake: FakeCuda,  # noqa: F811
-    tiny_bundle: Path,
-    caption: Workload,
+    monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path, caption: Workload
 ) -> None:
+    script_onnxruntime(monkeypatch)
     system = BundleSystem(Florence2.load(tiny_bundle, "cuda"), Calls(Clock()))
     timing = system.answer(caption)
     assert timing.steps == (3.0,) * TOKENS

@@ -15,8 +15,8 @@ from PIL import Image
 import florence_edge
 from florence_edge import Florence2
 
+from ..runtime.fake_cuda import OnGpu
 from ..runtime.scripted_machine import Machine
-from ..runtime.test_cuda_resize import OnGpu
 from .conftest import EXAMPLES, ROOT, Run, draw_scenes
 
 CHECKPOINT = ROOT / "calibration" / "florence_edge_calibration" / "miniature" / "checkpoint"

@@ -3,6 +3,7 @@
 Imports are inside the fixtures: without safetensors, modules are skipped and not this file refused.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,18 @@ def microsoft(microsoft_checkpoint: Path, tmp_path: Path) -> Path:
     from . import folders
 
     return folders.copy(microsoft_checkpoint, tmp_path / "microsoft")
+
+
+@pytest.fixture
+def quiet_transformers() -> Iterator[None]:
+    """transformers' tables and bars say what is missing; in some tests that is on purpose."""
+    log = pytest.importorskip("transformers").utils.logging
+    level = log.get_verbosity()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    yield
+    log.set_verbosity(level)
+    log.enable_progress_bar()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import onnxruntime
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from florence_edge import Florence2, GenerationOptions
-from florence_edge.backends.ort import int8_products_saturate
+from florence_edge.backends.int8_products import int8_products_saturate
 from florence_edge_calibration.quantization.scales import quantize_weight
 from florence_edge_calibration.scenes.held_out import load_held_out
 

@@ -2,31 +2,30 @@
 
 import itertools
 import json
-import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
+import transformers
 
-from florence_edge import Florence2, GenerationOptions, contract
+from florence_edge import Florence2, contract
 from florence_edge.bundle import FIDELITY
 from florence_edge.errors import BundleError
 from florence_edge_calibration.quantization.quantize import quantize_graph
 from florence_edge_calibration.quantization.recipe import Recipe, Target
 from florence_edge_calibration.scenes import draw_scene, generate_scene
-from florence_edge_export.checkpoint.defaults import read_image_processing
 from florence_edge_export.checkpoint.loader import read_checkpoint
 from florence_edge_export.export import ExportOptions, export
 from florence_edge_export.quantization.export import QuantizationOptions
 
 from . import folders
+from .answers_as_generated import answers, generated, prompt
 from .microsoft_twin import write_twin
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.usefixtures("quiet_transformers")
 
 _SHARED = "model.language_model.shared.weight"
 _NAMES = {
@@ -35,20 +34,7 @@ _NAMES = {
     "encoder": "model.language_model.encoder.embed_tokens.weight",
     "decoder": "model.language_model.decoder.embed_tokens.weight",
 }
-_TEMPORAL = "model.multi_modal_projector.visual_temporal_embed.pos_idx_to_embed"
 _OWN, _SAME = True, False  # whether a stored matrix has values of its own
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    """transformers' tables and bars say what is missing; here that is on purpose."""
-    log = transformers.utils.logging
-    level = log.get_verbosity()
-    log.set_verbosity_error()
-    log.disable_progress_bar()
-    yield
-    log.set_verbosity(level)
-    log.enable_progress_bar()
 
 
 def _store(
@@ -147,49 +133,6 @@ def test_all_combinations_are_tied_as_transformers_ties_them(
         _assert_as_transformers(folder)
 
 
-def _answers(bundle: Path, beams: int) -> list[list[int]]:
-    """Token ids about a picture, for two tasks."""
-    with Florence2.load(bundle, threads=1) as model:
-        scene = draw_scene(generate_scene(3), model.bundle.size.image_size)
-        options = GenerationOptions(num_beams=beams, max_new_tokens=16)
-        view = model.encode(scene)
-        return [list(view.run(task, options=options).token_ids) for task in ("OD", "CAPTION")]
-
-
-def _generated(folder: Path, bundle: Path, beams: int) -> list[list[int]]:
-    """The same of `from_pretrained(folder).generate`, from pixels on."""
-    model = transformers.Florence2ForConditionalGeneration.from_pretrained(
-        folder, dtype=torch.float32
-    )
-    image = read_image_processing(folder)
-    scene = np.asarray(draw_scene(generate_scene(3), image.size), dtype=np.float32) / 255
-    mean, std = (np.array(values, dtype=np.float32) for values in (image.mean, image.std))
-    normal = (scene - mean) / std
-    pixels = torch.from_numpy(normal.transpose(2, 0, 1)[None].copy())
-    answers = []
-    with Florence2.load(bundle, threads=1) as ours, torch.inference_mode():
-        for task in ("OD", "CAPTION"):
-            words = ours.encode_prompts([_prompt(task, image.size)])[0][0].tolist()
-            places = [model.config.image_token_id] * ours.bundle.size.image_tokens
-            ids = torch.tensor([[*places, *words]])
-            found = model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                pixel_values=pixels,
-                num_beams=beams,
-                early_stopping=beams > 1,
-                max_new_tokens=16,
-            )
-            answers.append(found[0].tolist())
-    return answers
-
-
-def _prompt(task: str, side: int) -> Any:
-    from florence_edge.tasks import prompt_for
-
-    return prompt_for(task, None, None, (side, side))
-
-
 @pytest.mark.parametrize(
     "stored",
     [
@@ -206,9 +149,9 @@ def test_the_bundle_answers_as_generate_does(
     _store(native, stored)
     export("x", native, tmp_path / "b", ExportOptions())
     for beams in (1, 3):
-        answers = _answers(tmp_path / "b", beams)
-        assert answers == _generated(native, tmp_path / "b", beams)
-        assert answers != _answers(tiny_bundle, beams)
+        ours = answers(tmp_path / "b", beams)
+        assert ours == generated(native, tmp_path / "b", beams)
+        assert ours != answers(tiny_bundle, beams)
 
 
 def test_the_encoders_own_table_is_named_as_unused(
@@ -318,7 +261,7 @@ def _scores(bundle: Path) -> np.ndarray[Any, Any]:
     """Log-probabilities along fixed tokens [steps, vocabulary]."""
     with Florence2.load(bundle, threads=1) as model:
         view = model.encode(draw_scene(generate_scene(3), model.bundle.size.image_size))
-        ids, mask = model.encode_prompts([_prompt("OD", model.bundle.size.image_size)])
+        ids, mask = model.encode_prompts([prompt("OD", model.bundle.size.image_size)])
         decoder = model.backend.prefill(view.features, ids, mask, beams=1)
         rows = []
         for token in (2, 0, 40, 41, 42):
@@ -345,58 +288,6 @@ def test_verify_agrees_and_would_notice_a_lost_head(
         export("x", native, tmp_path / "wrong", ExportOptions(verify=True))
 
 
-def test_a_stored_temporal_table_is_used(native: Path, tmp_path: Path) -> None:
-    tensors = folders.read(native)
-    width = tensors["model.vision_tower.convs.3.conv.weight"].shape[0]
-    rng = np.random.default_rng(0)
-    tensors[_TEMPORAL] = rng.standard_normal((100, width), dtype=np.float32)
-    folders.write(native, tensors)
-    export("x", native, tmp_path / "b", ExportOptions())
-    for beams in (1, 3):
-        assert _answers(tmp_path / "b", beams) == _generated(native, tmp_path / "b", beams)
-    tensors[_TEMPORAL] = tensors[_TEMPORAL][:, 1:]
-    folders.write(native, tensors)
-    with pytest.raises(BundleError, match=r"pos_idx_to_embed is \[100, .*do not belong together"):
-        export("x", native, tmp_path / "c", ExportOptions())
-
-
-def test_a_bias_is_left_out_of_the_native_layout_and_named(
-    native: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    tensors = folders.read(native)
-    rng = np.random.default_rng(0)
-    bias = rng.standard_normal((1, len(tensors[_SHARED])), dtype=np.float32) * 9
-    folders.write(native, {**tensors, "final_logits_bias": bias})
-    with caplog.at_level(logging.WARNING):
-        export("x", native, tmp_path / "b", ExportOptions())
-    assert "final_logits_bias is stored and not used" in caplog.text
-    assert _answers(tmp_path / "b", 1) == _generated(native, tmp_path / "b", 1)
-    caplog.clear()
-    folders.write(native, {**tensors, "final_logits_bias": bias * 0})
-    read_checkpoint(native)
-    assert caplog.text == ""
-
-
-def test_tensors_that_nothing_reads_are_named(
-    native: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    tensors = folders.read(native)
-    extra: folders.Tensors = {
-        "model.language_model.decoder.layers.2.fc1.bias": np.ones(3, dtype=np.float32),
-        "lm_head.bias": np.ones(3, dtype=np.float32),
-        "score.weight": np.ones((2, 2), dtype=np.int8),
-    }
-    folders.write(native, {**tensors, **extra})
-    export("x", native, tmp_path / "b", ExportOptions())
-    (said,) = (r.getMessage() for r in caplog.records if "has no place for" in r.getMessage())
-    for name in ("language_model.decoder.layers.2.fc1.bias", "lm_head.bias", "score.weight"):
-        assert name in said
-    caplog.clear()
-    folders.write(native, tensors)
-    export("x", native, tmp_path / "c", ExportOptions())
-    assert "no place" not in caplog.text
-
-
 class TestMicrosoft:
     """Its code ties as the flags say, and where values differ it depends on transformers how."""
 
@@ -410,7 +301,7 @@ class TestMicrosoft:
         self._flags(folder, False, False)
         export("x", folder, tmp_path / "b", ExportOptions())
         export("x", native, tmp_path / "n", ExportOptions())
-        assert _answers(tmp_path / "b", 3) == _answers(tmp_path / "n", 3)
+        assert answers(tmp_path / "b", 3) == answers(tmp_path / "n", 3)
 
     @pytest.mark.usefixtures("verify_briefly")
     def test_verify_knows_the_head_and_the_bias(self, native: Path, tmp_path: Path) -> None:

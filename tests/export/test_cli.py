@@ -1,7 +1,6 @@
 """The command as a person runs it: a process, its messages, and what it leaves behind."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -18,26 +17,7 @@ from florence_edge_export.cli import main
 from ..helpers.disk import check_synced_before_it_got_its_name, recorded
 from ..helpers.paused import start_until_paused, stop
 from . import folders
-
-_RUN = "import sys; from florence_edge_export.cli import main; sys.exit(main())"
-
-# Stops inside a function of a module, and says so.
-_PAUSED = """
-import importlib, signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-module = importlib.import_module({module!r})
-real = getattr(module, {point!r})
-
-def paused(*args, **kwargs):
-    result = real(*args, **kwargs)
-    print("paused", flush=True)
-    time.sleep(60)
-    return result
-
-module.{point} = paused
-from florence_edge_export.cli import main
-sys.exit(main())
-"""
+from .export_command import PAUSED, RUN, assert_one_message, run_export
 
 # The file system takes files of a few kilobytes and no more, as if it were full.
 _FULL_DISK = """
@@ -67,7 +47,7 @@ def test_options_reach_the_export(tiny_checkpoint: Path, tmp_path: Path) -> None
 
 
 def test_the_miniature_is_exported(tmp_path: Path) -> None:
-    found = _run("miniature", "--output", str(tmp_path / "b"))
+    found = run_export("miniature", "--output", str(tmp_path / "b"))
     assert found.returncode == 0, found.stderr
     assert Bundle.load(tmp_path / "b").model == "miniature"
 
@@ -139,7 +119,7 @@ def test_a_bad_checkpoint_gives_one_clear_message(
     edit, message = _SPOILS[spoil]
     edit(native)
     found = _call(capsys, str(native), "--output", str(tmp_path / "out" / "bundle"))
-    _assert_one_message(found, message)
+    assert_one_message(found, message)
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -168,15 +148,15 @@ def test_impossible_paths_give_one_clear_message(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     found = _call(capsys, model, "--output", output)
-    _assert_one_message(found, message)
+    assert_one_message(found, message)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_hub_id_without_network_gives_one_clear_message(tmp_path: Path) -> None:
     pytest.importorskip("huggingface_hub")
     environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
-    found = _run("someone/model", "--output", str(tmp_path / "b"), environment=environment)
-    _assert_one_message(found, "someone/model is not a folder here and could not be downloaded")
+    found = run_export("someone/model", "--output", str(tmp_path / "b"), environment=environment)
+    assert_one_message(found, "someone/model is not a folder here and could not be downloaded")
     assert not (tmp_path / "b").exists()
 
 
@@ -203,7 +183,7 @@ def test_a_stopped_export_leaves_what_was_there(
     old = folders.copy(tiny_bundle, tmp_path / "out")
     before = {path.name: path.read_bytes() for path in old.iterdir()}
     arguments = [str(tiny_checkpoint), "--output", str(old), "--overwrite"]
-    program = _PAUSED.format(module=f"florence_edge_export.{module}", point=point)
+    program = PAUSED.format(module=f"florence_edge_export.{module}", point=point)
     process = start_until_paused(program, arguments)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         ".out.florence-lock",
@@ -233,8 +213,8 @@ def test_a_full_disk_leaves_what_was_there(
     old = folders.copy(tiny_bundle, tmp_path / "out")
     before = {path.name: path.read_bytes() for path in old.iterdir()}
     arguments = (str(tiny_checkpoint), "--output", str(old), "--overwrite")
-    found = _run(*arguments, code=_FULL_DISK.format(limit=limit))
-    _assert_one_message(found, "Writing .* failed: .*Nothing was changed there")
+    found = run_export(*arguments, code=_FULL_DISK.format(limit=limit))
+    assert_one_message(found, "Writing .* failed: .*Nothing was changed there")
     assert {path.name: path.read_bytes() for path in old.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -244,11 +224,11 @@ def test_two_exports_to_one_place_are_one_too_many(
 ) -> None:
     old = folders.copy(tiny_bundle, tmp_path / "out")
     arguments = [str(tiny_checkpoint), "--output", str(old), "--overwrite"]
-    program = _PAUSED.format(module="florence_edge_export.export", point="build_graphs")
+    program = PAUSED.format(module="florence_edge_export.export", point="build_graphs")
     first = start_until_paused(program, arguments)
-    _assert_one_message(_run(*arguments), r"out is being written by another process\. Wait")
+    assert_one_message(run_export(*arguments), r"out is being written by another process\. Wait")
     assert stop(first, signal.SIGTERM)[0] == 143
-    assert _run(*arguments).returncode == 0
+    assert run_export(*arguments).returncode == 0
 
 
 def test_what_a_killed_export_left_is_named_and_removed_by_the_next(
@@ -256,11 +236,11 @@ def test_what_a_killed_export_left_is_named_and_removed_by_the_next(
 ) -> None:
     old = folders.copy(tiny_bundle, tmp_path / "out")
     arguments = [str(tiny_checkpoint), "--output", str(old), "--overwrite"]
-    program = _PAUSED.format(module="florence_edge_export.bundle_writer", point="write_manifest")
+    program = PAUSED.format(module="florence_edge_export.bundle_writer", point="write_manifest")
     assert stop(start_until_paused(program, arguments), signal.SIGKILL)[0] == -9
     left = tmp_path / ".out.florence-new"
     assert list(left.rglob("weights.bin"))
-    found = _run(*arguments)
+    found = run_export(*arguments)
     assert found.returncode == 0
     assert f"Removed {left} (" in found.stderr
     assert "which an earlier run left when it was killed" in found.stderr
@@ -302,20 +282,6 @@ def test_a_bundle_whose_replacing_was_killed_midway_is_back_when_it_is_loaded(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def _run(
-    *arguments: str, code: str = _RUN, environment: dict[str, str] | None = None, **options: Any
-) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env={**os.environ, **(environment or {}), "PYTHONPATH": os.pathsep.join(sys.path)},
-        **options,
-    )
-
-
 def _call(
     capsys: pytest.CaptureFixture[str], *arguments: str
 ) -> "subprocess.CompletedProcess[str]":
@@ -325,20 +291,11 @@ def _call(
     return subprocess.CompletedProcess(arguments, status, out, err)
 
 
-def _assert_one_message(found: "subprocess.CompletedProcess[str]", message: str) -> None:
-    assert found.returncode == 1, found.stderr
-    assert "Traceback" not in found.stderr
-    lines = [line for line in found.stderr.splitlines() if line.startswith("florence-export: ")]
-    assert len(lines) == 1, found.stderr
-    assert re.search(message, lines[0]), lines[0]
-    assert found.stderr.rstrip().endswith(lines[0])
-
-
 @pytest.mark.parametrize("missing", ["onnx_ir", "onnxscript", "ml_dtypes"])
 def test_without_the_extra_for_exporting_it_says_which_to_install(
     missing: str, tmp_path: Path
 ) -> None:
-    program = f"import sys; sys.modules[{missing!r}] = None; {_RUN}"
+    program = f"import sys; sys.modules[{missing!r}] = None; {RUN}"
     run = subprocess.run(
         [sys.executable, "-c", program, "miniature", "--output", str(tmp_path / "b")],
         capture_output=True,

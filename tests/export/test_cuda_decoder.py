@@ -22,6 +22,8 @@ from florence_edge_export.float16 import may_be_fused
 from florence_edge_export.graphs.build import build_cuda_graphs, build_graphs
 from florence_edge_export.graphs.weights import GraphWeights
 
+from .stored_graphs import assert_has_the_tensors_of, places
+
 Arrays = dict[str, Any]
 
 IMAGES, BEAMS, ROWS, STEPS = 2, 3, 64, 5
@@ -97,16 +99,7 @@ def test_a_float16_bundle_has_it_on_the_same_weights(halves: Bundle, tiny_bundle
     assert FILE not in Bundle.load(tiny_bundle).files
     model = onnx.load(halves.folder / FILE, load_external_data=False)
     expected = contract.cuda_decoder(halves.size, halves.floats)
-    for tensors, values in (
-        (expected.inputs, model.graph.input),
-        (expected.outputs, model.graph.output),
-    ):
-        assert {tensor.name: tensor.shape for tensor in tensors} == {
-            value.name: tuple(
-                side.dim_param or side.dim_value for side in value.type.tensor_type.shape.dim
-            )
-            for value in values
-        }
+    assert_has_the_tensors_of(model, expected)
     others = {
         place
         for name in (contract.DECODER, contract.TENSORRT_DECODER)
@@ -114,15 +107,6 @@ def test_a_float16_bundle_has_it_on_the_same_weights(halves: Bundle, tiny_bundle
     }
     own = places(model) - others
     assert sum(length for _, length in own) < 0.02 * halves.files["weights.bin"].bytes
-
-
-def places(model: onnx.ModelProto) -> set[tuple[int, int]]:
-    """Where in weights.bin a graph's tensors lie: offset and length."""
-    entries = [
-        {each.key: each.value for each in tensor.external_data}
-        for tensor in model.graph.initializer
-    ]
-    return {(int(entry["offset"]), int(entry["length"])) for entry in entries if entry}
 
 
 def test_what_float16_does_not_hold_is_computed_by_the_portable_decoder(

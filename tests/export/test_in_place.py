@@ -23,6 +23,7 @@ from florence_edge_export.tensorrt_build.build import BuildRequest, build_engine
 
 from ..helpers.manifests import edit_manifest
 from . import folders
+from .stored_graphs import assert_has_the_tensors_of, places
 
 Arrays = dict[str, Any]
 
@@ -123,27 +124,9 @@ def test_it_is_the_contracts_graph_on_the_same_weights(bundle: Bundle) -> None:
     assert [opset.version for opset in model.opset_import] == [24]
     assert bundle.tensorrt_decoders
     expected = contract.in_place_decoder(bundle.size, bundle.floats, bundle.size.decoder_positions)
-    for tensors, values in (
-        (expected.inputs, model.graph.input),
-        (expected.outputs, model.graph.output),
-    ):
-        assert {tensor.name: tensor.shape for tensor in tensors} == {
-            value.name: tuple(
-                side.dim_param or side.dim_value for side in value.type.tensor_type.shape.dim
-            )
-            for value in values
-        }
+    assert_has_the_tensors_of(model, expected)
     portable = onnx.load(bundle.graph_file(contract.DECODER), load_external_data=False)
     assert places(model) == places(portable)
-
-
-def places(model: onnx.ModelProto) -> set[tuple[str, str]]:
-    """Where in weights.bin a graph's tensors lie."""
-    return {
-        (entry["location"], entry["offset"])
-        for tensor in model.graph.initializer
-        if (entry := {each.key: each.value for each in tensor.external_data})
-    }
 
 
 def test_tensorrt_builds_it_without_a_warning(

@@ -5,6 +5,7 @@ With FLORENCE_EDGE_RECORD=1, base's sizes are written to results/int8/int4_base.
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,9 @@ import pytest
 from tokenizers import Tokenizer as TokenizerFile
 
 from florence_edge import Florence2, contract
+from florence_edge.backends.open import open_engine
 from florence_edge.bundle import FIDELITY, TOKENIZER, Bundle
-from florence_edge.errors import BackendError, RequestError
+from florence_edge.errors import BackendError, FlorenceEdgeError, RequestError
 from florence_edge_calibration.graph_edit import by_activation, find_linears
 from florence_edge_calibration.quantization import blockwise
 from florence_edge_calibration.quantization.calibration_table import CalibrationTable, empty_table
@@ -218,6 +220,23 @@ def test_tensorrt_does_not_run_what_onnx_runtime_alone_reads(tiny_bundle: Path) 
     assert [bundle.runs_on(engine) for engine in ("cpu", "cuda", "openvino")] == [True] * 3
     with pytest.raises(BackendError, match=r"made for onnxruntime .* --precision int4 --calibr"):
         bundle.check_engine("tensorrt")
+
+
+@pytest.mark.parametrize(
+    ("target", "saved"),
+    [("tensorrt", "saves disk here, and no time"), ("portable", "saves disk and GPU memory here")],
+)
+def test_on_cuda_it_is_said_that_fp16_is_faster(
+    tiny_bundle: Path, caplog: pytest.LogCaptureFixture, target: Target, saved: str
+) -> None:
+    bundle = Bundle.load(tiny_bundle)
+    object.__setattr__(bundle, "target", form(Recipe(target=target, precision="int4")).target)
+    object.__setattr__(bundle, "precision", "int4")
+    with suppress(FlorenceEdgeError):  # there is no GPU: it is said before one is looked for
+        open_engine(bundle, "cuda")
+    (said,) = [each.getMessage() for each in caplog.records if " is int4" in each.getMessage()]
+    assert saved in said
+    assert "--precision fp16 --output NEW" in said
 
 
 def test_int8_takes_no_layers_in_int8() -> None:

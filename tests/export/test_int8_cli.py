@@ -5,7 +5,6 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -13,23 +12,15 @@ from florence_edge.bundle import Bundle
 from florence_edge_export.cli import main
 
 from ..helpers.paused import start_until_paused, stop
+from ..helpers.pictures import paint
 from . import folders
-from .test_cli import _PAUSED, _RUN, _assert_one_message, _run
+from .export_command import PAUSED, RUN, assert_one_message, run_export
 from .test_int8_export import fidelity
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return paint(tmp_path_factory.mktemp("pictures"), 8)
-
-
-def paint(folder: Path, count: int) -> Path:
-    folder.mkdir(exist_ok=True)
-    random = np.random.default_rng(0)
-    for index in range(count):
-        noise = random.integers(0, 256, (20, 20, 3), dtype=np.uint8)
-        Image.fromarray(noise).save(folder / f"{index}.png")
-    return folder
 
 
 def test_an_export_takes_its_options_and_tells_what_it_does(
@@ -40,7 +31,7 @@ def test_an_export_takes_its_options_and_tells_what_it_does(
     arguments += ["--target", "cpu", "--calibration-images", str(pictures), "--no-gate"]
     arguments += ["--method", "minmax", "--keep", "decoder.*=fp32"]
     arguments += ["--keep", "vision_encoder.blocks.0.*=fp32"]
-    found = _run(*arguments)
+    found = run_export(*arguments)
     assert found.returncode == 0, found.stderr
     assert found.stdout.strip().endswith(f"florence-run {output} IMAGE --task OD")
     assert "Calibrating: 8 of 8 pictures" in found.stderr
@@ -84,7 +75,7 @@ def _seven(folder: Path) -> None:
 
 def _unreadable(folder: Path) -> None:
     paint(folder, 9)
-    for name in ("2.png", "5.png"):
+    for name in ("0002.png", "0005.png"):
         (folder / name).write_bytes(b"no picture")
 
 
@@ -138,7 +129,7 @@ _REFUSED: dict[str, tuple[Fill | None, list[str], str]] = {
     ),
     "a picture as table": (
         _eight,
-        ["--target", "portable", "--calibration", "pictures/0.png"],
+        ["--target", "portable", "--calibration", "pictures/0000.png"],
         "is not a calibration table",
     ),
 }
@@ -163,7 +154,7 @@ def test_bad_input_gives_one_clear_message_and_no_bundle(
     assert main([str(tiny_checkpoint), "--output", "out/b", *chosen]) == 1
     error = capsys.readouterr().err
     found = subprocess.CompletedProcess([], 1, "", error)
-    _assert_one_message(found, message)
+    assert_one_message(found, message)
     assert not Path("out").exists() or not list(Path("out").iterdir())
 
 
@@ -171,9 +162,9 @@ def test_unreadable_pictures_are_named(tiny_checkpoint: Path, tmp_path: Path) ->
     (tmp_path / "pictures").mkdir()
     _unreadable(tmp_path / "pictures")
     arguments = [str(tiny_checkpoint), "--output", str(tmp_path / "b"), "--precision", "int8"]
-    found = _run(*arguments, "--calibration-images", str(tmp_path / "pictures"))
-    _assert_one_message(found, "has 7 pictures that serve")
-    for name in ("2.png", "5.png"):
+    found = run_export(*arguments, "--calibration-images", str(tmp_path / "pictures"))
+    assert_one_message(found, "has 7 pictures that serve")
+    for name in ("0002.png", "0005.png"):
         assert name in found.stderr
     assert not (tmp_path / "b").exists()
 
@@ -205,7 +196,7 @@ def test_a_stopped_export_leaves_what_was_there(
     before = {path.name: path.read_bytes() for path in old.iterdir()}
     arguments = [str(tiny_checkpoint), "--output", str(old), "--overwrite", "--precision", "int8"]
     arguments += ["--target", "portable", "--calibration-images", str(pictures), "--no-gate"]
-    process = start_until_paused(_PAUSED.format(module=module, point=point), arguments)
+    process = start_until_paused(PAUSED.format(module=module, point=point), arguments)
     assert len(list(tmp_path.iterdir())) >= 2  # the old one and the one being written
     status, error = stop(process, signal.Signals[kind])
     assert status == 128 + signal.Signals[kind]
@@ -248,9 +239,9 @@ def test_without_onnx_runtime_it_says_what_to_install(
 ) -> None:
     arguments = [str(tiny_checkpoint), "--output", str(tmp_path / "out" / "b")]
     arguments += ["--precision", "int8", "--calibration-images", str(pictures)]
-    code = f"import sys; sys.modules['onnxruntime'] = None; {_RUN}"
-    found = _run(*arguments, code=code)
-    _assert_one_message(found, r"calibrates with ONNX Runtime, .*pip install .*\[cpu\]")
+    code = f"import sys; sys.modules['onnxruntime'] = None; {RUN}"
+    found = run_export(*arguments, code=code)
+    assert_one_message(found, r"calibrates with ONNX Runtime, .*pip install .*\[cpu\]")
     assert not (tmp_path / "out").exists()
 
 
@@ -272,5 +263,5 @@ def test_options_of_int8_without_int8_are_refused(
 
 
 def test_other_precisions_need_no_pictures(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    assert _run(str(tiny_checkpoint), "--output", str(tmp_path / "b")).returncode == 0
+    assert run_export(str(tiny_checkpoint), "--output", str(tmp_path / "b")).returncode == 0
     assert Bundle.load(tmp_path / "b").precision == "fp32"

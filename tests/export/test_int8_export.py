@@ -173,6 +173,7 @@ def test_other_bundles_run_on_every_engine(
     ("made_for", "device", "better"),
     [
         ("portable", "cuda", "--precision fp16 --output NEW"),
+        ("tensorrt", "cuda", "--precision fp16 --output NEW"),
         ("portable", "tensorrt", "--precision int8 --target tensorrt --calibration-images DIR"),
         ("portable", "tensorrt-rtx", "--target tensorrt"),
         ("tensorrt", "cpu", "--precision int8 --target cpu"),
@@ -187,20 +188,28 @@ def test_int8_that_costs_there_names_the_better_export(
 ) -> None:
     with suppress(FlorenceEdgeError):  # there is no GPU: it is said before one is looked for
         Florence2.load(tiny_int8[made_for].folder, device)
-    (said,) = [r.getMessage() for r in caplog.records if "int8 for" in r.getMessage()]
+    (said,) = [r.getMessage() for r in caplog.records if " is int8" in r.getMessage()]
     assert better in said
 
 
+def test_on_cuda_it_is_said_what_int8_still_saves(
+    tiny_int8: dict[Target, Bundle], caplog: pytest.LogCaptureFixture
+) -> None:
+    with suppress(FlorenceEdgeError):
+        Florence2.load(tiny_int8["tensorrt"].folder, "cuda")
+    (said,) = [r.getMessage() for r in caplog.records if " is int8" in r.getMessage()]
+    assert "is int8, which saves disk here, and no time" in said
+
+
 @pytest.mark.parametrize(
-    ("made_for", "device"),
-    [("tensorrt", "cuda"), ("tensorrt", "tensorrt"), ("portable", "cpu"), ("cpu", "cpu")],
+    ("made_for", "device"), [("tensorrt", "tensorrt"), ("portable", "cpu"), ("cpu", "cpu")]
 )
 def test_int8_that_serves_an_engine_is_not_warned_of(
     tiny_int8: dict[Target, Bundle], caplog: pytest.LogCaptureFixture, made_for: Target, device: str
 ) -> None:
     with suppress(FlorenceEdgeError):
         Florence2.load(tiny_int8[made_for].folder, device)
-    assert [r.getMessage() for r in caplog.records if "int8 for" in r.getMessage()] == []
+    assert [r.getMessage() for r in caplog.records if " is int8" in r.getMessage()] == []
 
 
 def test_on_a_gpu_onnx_runtime_folds_the_weights_and_the_embedding(

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from florence_edge.backends.ort import int8_products_saturate
+from florence_edge.backends.int8_products import int8_products_saturate
 from florence_edge_calibration.miniature.evaluate import CHECKPOINT
 from florence_edge_calibration.quantization.recipe import Target
 from florence_edge_export.export import ExportOptions, export

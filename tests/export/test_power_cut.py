@@ -22,6 +22,7 @@ from florence_edge.errors import FlorenceEdgeError
 from florence_edge.files import write_whole
 
 from . import folders
+from .export_command import RUN
 
 pytestmark = [
     pytest.mark.slow,
@@ -34,8 +35,7 @@ pytestmark = [
 _RECORDED = Path(__file__).parents[2] / "results" / "devices" / "power_cut.json"
 _COMMAND = "FLORENCE_EDGE_RECORD=1 python -m pytest -m slow tests/export/test_power_cut.py"
 _SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 35.0)  # after a command has ended
-_RUN = "import sys; from florence_edge_export.cli import main; sys.exit(main())"
-_WITHOUT_SYNC = f"import os; os.fsync = lambda descriptor: None; {_RUN}"
+_WITHOUT_SYNC = f"import os; os.fsync = lambda descriptor: None; {RUN}"
 
 
 @contextmanager
@@ -81,7 +81,7 @@ def whole_bundle(folder: Path) -> str:
     return (folder / MANIFEST).read_text(encoding="utf-8")
 
 
-def export(checkpoint: Path, output: Path, program: str = _RUN) -> None:
+def export(checkpoint: Path, output: Path, program: str = RUN) -> None:
     arguments = [str(checkpoint), "--output", str(output), "--overwrite", "--image-size", "96"]
     run = subprocess.run(
         [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False
@@ -132,7 +132,7 @@ def test_after_a_power_cut_there_is_the_whole_bundle(
     image: Path, tiny_checkpoint: Path, tiny_bundle: Path
 ) -> None:
     """At any time after "is ready" it is the new one."""
-    found = found_after_cuts(image, tiny_checkpoint, tiny_bundle, _RUN)
+    found = found_after_cuts(image, tiny_checkpoint, tiny_bundle, RUN)
     with mounted(image, image.parent / "copy") as place:
         new = whole_bundle(place / "bundle")
     assert new != whole_bundle(tiny_bundle)
@@ -161,7 +161,7 @@ def test_a_power_cut_in_the_midst_of_an_export_leaves_one_whole_bundle(
         folders.copy(tiny_bundle, trial / "bundle")
         os.sync()
         arguments = [str(tiny_checkpoint), "--output", str(trial / "bundle"), "--overwrite"]
-        process = subprocess.Popen([sys.executable, "-c", _RUN, *arguments, "--image-size", "96"])
+        process = subprocess.Popen([sys.executable, "-c", RUN, *arguments, "--image-size", "96"])
         begin = time.monotonic()
         while process.poll() is None:
             copies.append(cut_at(image, begin, len(copies) / 4))

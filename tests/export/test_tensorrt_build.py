@@ -23,6 +23,7 @@ from florence_edge_export.tensorrt_build.build import (
     BuildOutcome,
     BuildRequest,
     build_engines,
+    check_int4,
     target_device,
 )
 from florence_edge_export.tensorrt_build.builder import BuildProgress, Built, Event, Job, Message
@@ -232,6 +233,25 @@ def test_a_folder_that_cannot_be_written_to_is_refused_with_the_option(
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(BackendError, match=r"Cannot write engines to .*--engine-dir"):
         build(bundle, tmp_path / "file")
+
+
+@pytest.mark.parametrize("version", ["10.3.0", "10.7.1.post2"])
+def test_int4_on_an_older_tensorrt_is_refused_with_what_to_export(
+    bundle: Bundle, tmp_path: Path, version: str
+) -> None:
+    older = replace(FULL, version=version)
+    request = BuildRequest(options=GREEDY, engine_dir=tmp_path)
+    int4 = replace(bundle, precision="int4", target="tensorrt")
+    with pytest.raises(
+        BackendError,
+        match=rf"int4.* 10\.8 or newer; here is {version}.*--precision int8 .*--target portable",
+    ):
+        build_engines(int4, older, request, show=ignore, accept=ignore)
+    assert list(tmp_path.iterdir()) == []
+    check_int4(bundle, older)
+    rtx = TensorRT(SimpleNamespace(), "tensorrt_rtx", "1.2.0")
+    for newer in (replace(FULL, version="10.8.0"), FULL, rtx):
+        check_int4(int4, newer)
 
 
 def test_only_rtx_builds_ahead_of_time() -> None:

@@ -31,6 +31,10 @@ DECODER = {
 }
 ENCODER = {f"language_model.encoder.layers.0.self_attn.{name}_proj": 140 for name in "qk"}
 ENCODER |= {f"language_model.encoder.layers.0.{name}": 140 for name in ("fc1", "fc2")}
+# The same with all of its projections, so that a third of it is fc1.
+WHOLE = {f"language_model.encoder.layers.0.self_attn.{name}_proj": 140 for name in "qkv"}
+WHOLE |= {"language_model.encoder.layers.0.self_attn.out_proj": 140}
+WHOLE |= {f"language_model.encoder.layers.0.{name}": 560 for name in ("fc1", "fc2")}
 # A model whose table of words is small beside its layers.
 SMALL = {**DECODER, "language_model.shared": 200}
 
@@ -41,6 +45,7 @@ SMALL = {**DECODER, "language_model.shared": 200}
         (4, VISION, ["the image projection", "the image projection and attention"]),
         (8, VISION, ["", "the image projection", "the image projection and attention"]),
         (4, ENCODER, ["", "attention"]),
+        (4, WHOLE, ["", "attention", "attention and the second feed-forward linear"]),
         (4, DECODER, ["", "the table of words", "the table of words and cross-attention"]),
         (8, DECODER, ["", "the table of words", "the table of words and cross-attention"]),
         (

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from florence_edge import Florence2
 from florence_edge.bundle import FIDELITY, MANIFEST
 from florence_edge.errors import BundleError, MissingPackageError
+from florence_edge.image import pixels
 from florence_edge.tasks import TASKS
 from florence_edge_export import export as export_module
 from florence_edge_export.checkpoint.config import read_config
-from florence_edge_export.checkpoint.defaults import read_generation
+from florence_edge_export.checkpoint.defaults import read_generation, read_image_processing
 from florence_edge_export.checkpoint.loader import read_checkpoint
 from florence_edge_export.export import ExportOptions, export
 from florence_edge_export.graphs.weights import GraphWeights
@@ -247,6 +249,105 @@ def test_a_hypothesis_that_the_reference_scores_as_high_is_a_tie(
     own = transformers.GenerationConfig(num_beams=1)
     assert comparison._verdict(np.zeros(1), [2, 0, 5, 2], [2, 0, 4, 2], own) == "different"
     assert comparison._verdict(np.zeros(1), [2, 0, 5, 2], [2, 0, 5, 2], own) == "equal"
+
+
+@pytest.mark.usefixtures("verify_briefly")
+@pytest.mark.parametrize("rounding_gives_ours", [True, False])
+def test_an_answer_that_rounding_gives_is_a_tie_and_no_other_is(
+    tiny_bundle: Path,
+    tiny_checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rounding_gives_ours: bool,
+) -> None:
+    """The reference keeps a beam that it drops where its numbers are shaken, or always keeps it."""
+    real: Callable[..., list[int]] = Reference.generate
+    others: list[list[int]] = []
+
+    def generate(self: Reference, hidden: np.ndarray[Any, Any], config: Any) -> list[int]:
+        found = real(self, hidden, config)
+        if config.num_beams == 1 or (rounding_gives_ours and others):
+            return found
+        others.append([*found[:2], *reversed(found[2:-1]), found[-1]])
+        return others[-1]
+
+    monkeypatch.setattr(Reference, "generate", generate)
+    # It is far away, and better by the reference's own sums.
+    monkeypatch.setattr(compare._Comparison, "_gap", lambda *_: 1.0)
+    monkeypatch.setattr(compare._Comparison, "score", lambda _, h, ids, own: float(ids in others))
+    checkpoint = read_checkpoint(tiny_checkpoint)
+    image = read_image_processing(tiny_checkpoint)
+    if rounding_gives_ours:
+        found = compare.verify(tiny_bundle, checkpoint, image, strict=True)["token_ids"]
+        assert [counts["beams_3"]["ties"] for counts in found.values()] == [1, 0]
+        return
+    with pytest.raises(BundleError, match="This is a defect: please report it"):
+        compare.verify(tiny_bundle, checkpoint, image, strict=True)
+    assert len(others) == 2 + len(compare.NOISES) * compare.DRAWS  # looked for once, not twice
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("verify_briefly")
+def test_checkpoints_at_the_edge_of_another_answer_leave_a_bundle(
+    native: Path, tiny_model: Florence2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As much noise on the embedding as turns an answer of the reference around, and no more.
+
+    The bundle is of the one side of that edge, and is compared with the other: by rounding alone
+    they are different.
+    """
+    monkeypatch.setattr(compare, "MAX_NEW_TOKENS", 16)
+    monkeypatch.setattr(compare, "BEAMS", (3,))
+    ties = 0
+    for seed in range(5):
+        folder = folders.copy(native, tmp_path / str(seed))
+        sides = _edge(folder, tiny_model, seed)
+        tensors = folders.read(folder)
+        with monkeypatch.context() as patch:
+            _write_embedding(folder, tensors, sides[1])
+            _export_something_else(patch, folder, tmp_path / f"{seed}-graphs", lambda _: None)
+            _write_embedding(folder, tensors, sides[0])
+            output = tmp_path / f"{seed}-bundle"
+            export("x", folder, output, ExportOptions(verify=True, tensorrt_decoders=False))
+        found = json.loads((output / FIDELITY).read_text())["against_reference"]["token_ids"]
+        ties += sum(counts["beams_3"]["ties"] for counts in found.values())
+    assert ties >= 2  # the others were rounded to the reference's own side
+
+
+_EMBEDDING = "model.language_model.shared.weight"
+Arrays = np.ndarray[Any, Any]
+
+
+def _write_embedding(folder: Path, tensors: folders.Tensors, values: Arrays) -> None:
+    folders.write(folder, {**tensors, _EMBEDDING: values})
+
+
+def _edge(folder: Path, model: Florence2, seed: int) -> tuple[Arrays, Arrays]:
+    """Two embeddings, a rounding apart, with which the reference answers the first question
+    in two ways."""
+    (picture, (prompt, *_)), *_ = compare._scenes(64)
+    ids = model.encode_prompts([prompt])[0][0].tolist()
+    checkpoint, image = read_checkpoint(folder), read_image_processing(folder)
+    reference = Reference(checkpoint)
+    features = reference.image_features(compare._normalized(pixels(picture, 64), image))
+    own = reference.own_generation(3, compare.MAX_NEW_TOKENS)
+    embedding = reference.model.get_input_embeddings().weight
+    begin = embedding.detach().numpy().copy()
+    noise = np.random.default_rng(seed).standard_normal(begin.shape) * begin.std()
+
+    def at(share: float) -> Arrays:
+        return np.asarray(begin + share * noise, np.float32)
+
+    def answer(share: float) -> list[int]:
+        with torch.no_grad():
+            embedding.copy_(torch.from_numpy(at(share)))
+        return reference.generate(reference.encode(features, ids), own)
+
+    low, high, before = 0.0, 0.3, answer(0.0)
+    assert answer(high) != before
+    while high - low > 1e-7:
+        middle = (low + high) / 2
+        low, high = (middle, high) if answer(middle) == before else (low, middle)
+    return at(low), at(high)
 
 
 def _export_something_else(

@@ -15,17 +15,13 @@ from florence_edge import engine_failures, errors
 from florence_edge.bundle import Bundle
 from florence_edge.devices import Device
 from florence_edge.tensorrt.install import TensorRT
-from florence_edge.tensorrt.manifest import EngineManifest, TargetDevice
-from florence_edge.tensorrt.profiles import EngineOptions
 from florence_edge_jetson.doctor import checks_bundle, examine
 from florence_edge_jetson.doctor.cli import main
 from florence_edge_jetson.doctor.findings import Finding
 from florence_edge_jetson.machine.system import Tree
 
-from ..helpers.engines import ORIN
 from .recorded_boards import BOARDS, board_tree
-
-DEVICE = replace(ORIN, multiprocessors=8)
+from .stored_engines import DEVICE, store_engines
 
 
 def states(findings: list[Finding]) -> dict[str, str]:
@@ -167,30 +163,6 @@ def test_answers_far_from_the_exporters_are_doubtful() -> None:
     assert checks_bundle.judge_answers({"image_features": 1e-5}, Device("cpu")).state == "ok"
     far = checks_bundle.judge_answers({"image_features": 1e-5, "top_log_probs": 0.2}, Device("cpu"))
     assert (far.state, "top_log_probs within 2.0e-01" in far.found) == ("warn", True)
-
-
-def store_engines(bundle: Bundle, device: TargetDevice, name: str = "0123456789abcdef") -> Path:
-    from florence_edge.tensorrt.manifest import LAYOUT_VERSION, plan_name, sources, write_manifest
-
-    folder = bundle.folder / "engines" / name
-    folder.mkdir(parents=True)
-    plans = {}
-    for graph in ("vision_encoder", "text_encoder", "decoder"):
-        (folder / plan_name(graph)).write_bytes(b"plan")
-        plans[plan_name(graph)] = {"bytes": 4, "sha256": ""}
-    record = EngineManifest(
-        layout=LAYOUT_VERSION,
-        producer="florence-edge",
-        model="tiny",
-        precision="fp32",
-        device=device,
-        options=EngineOptions(),
-        sources=sources(bundle),
-        plans=plans,  # type: ignore[arg-type]
-    )
-    assert asdict(record)
-    write_manifest(folder, record)
-    return folder
 
 
 def test_engines_that_fit_this_device_are_named(tiny_bundle: Path, tmp_path: Path) -> None:

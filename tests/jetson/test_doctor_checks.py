@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from florence_edge.backends.provider_trial import ProviderTrial
 from florence_edge.errors import BackendError
 from florence_edge.tensorrt.driver import GpuInfo
 from florence_edge.tensorrt.install import TensorRT
 from florence_edge_jetson.doctor import checks_hardware, checks_software
-from florence_edge_jetson.doctor.checks_software import ProviderTrial
 from florence_edge_jetson.doctor.findings import Finding, exit_status, fail, ok, table, warn, worst
 from florence_edge_jetson.machine.board import Board, Release, jetpack_of
 from florence_edge_jetson.machine.clocks import GpuClock, PowerMode

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from florence_edge.backends.provider_trial import ProviderTrial
 from florence_edge.bundle import Bundle
 from florence_edge.devices import Device
 from florence_edge.errors import BackendError, BundleError
 from florence_edge_jetson.doctor import checks_bundle, checks_hardware, checks_software, examine
-from florence_edge_jetson.doctor.checks_software import ProviderTrial
 from florence_edge_jetson.doctor.findings import Finding
 from florence_edge_jetson.machine.board import Board, Release, jetpack_of
 from florence_edge_jetson.machine.clocks import GpuClock, PowerMode
@@ -19,9 +19,11 @@ from florence_edge_jetson.machine.system import Memory
 from florence_edge_jetson.machine.thermal import Zone
 
 from .recorded_boards import BOARDS, board_tree
-from .test_doctor import DEVICE, store_engines
+from .stored_engines import DEVICE, store_engines
 
-COMMANDS = r"(sudo|pip|docker|rm -r|free|tegrastats|nvidia-smi|florence-\w+|/usr/bin/python3\.10)\b"
+COMMANDS = (
+    r"(sudo|pip|git|docker|rm -r|free|tegrastats|nvidia-smi|florence-\w+|/usr/bin/python3\.10)\b"
+)
 SENTENCE = r"[A-Z].*(\.|https://\S+|: florence-.*)$"
 PC = Board(name="A PC")
 MISSING = BackendError("It is not there.")

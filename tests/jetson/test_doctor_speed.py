@@ -175,6 +175,57 @@ def test_what_rounds_more_wins_only_in_words(bundle: Bundle) -> None:
     assert [each["rounds_more"] for each in found["engines"]] == [True, False]
 
 
+def rounding_runs(
+    bundle: Bundle, seconds: float, rounds: int = 9, **times: float
+) -> tuple[speed.SpeedReport, Course]:
+    """Devices that keep the bundle's precision beside openvino, which does not."""
+    course = Course({device: [each] * rounds for device, each in times.items()})
+    wanted = [candidate(bundle, device, rounds_more=device == "openvino") for device in times]
+    return measure(wanted, Limits(seconds=seconds), course.open, course.clock), course  # type: ignore[arg-type]
+
+
+def test_what_rounds_more_sends_nobody_away_who_does_not(bundle: Bundle) -> None:
+    """Whatever is the fastest: device="auto" takes from those that keep the precision."""
+    report, course = rounding_runs(bundle, 12.0, openvino=0.5, cpu=1.0, cuda=1.1, tensorrt=1.5)
+    assert course.closed[0] == "tensorrt", "1.5 times its rivals' fastest"
+    rounds = {each.engine.device: each.engine.rounds for each in report.measured}
+    assert rounds == {"openvino": 3, "cpu": 3, "cuda": 3, "tensorrt": 1}
+    assert report.best is not None
+    assert report.best.engine.device == "cpu"
+
+
+def test_a_faster_bundle_beside_it_sends_nobody_away(bundle: Bundle) -> None:
+    smaller = replace(bundle, folder=bundle.folder / "int8")
+    course = Course({"cpu": [0.5] * 9, "cuda": [1.0] * 9, "openvino": [1.1] * 9})
+    wanted = [candidate(smaller, "cpu"), candidate(bundle, "cuda"), candidate(bundle, "openvino")]
+    report = measure(wanted, Limits(seconds=9), course.open, course.clock)  # type: ignore[arg-type]
+    assert {each.engine.rounds for each in report.measured} == {3}
+
+
+def test_where_only_what_rounds_more_answers_there_is_no_best(bundle: Bundle) -> None:
+    report, _ = rounding_runs(bundle, 0.0, openvino=0.5)
+    assert report.best is None
+    text, found = speed_text(report, [Path("/cache/x.json")]), speed_json(report, [])
+    assert "Nothing answered that keeps the bundle's precision." in text
+    assert "Remembered for --device auto --engine-precision bf16: /cache/x.json" in text
+    assert "  If answers may be rounded to bfloat16: florence-run" in text
+    assert found["use"] is None
+    assert found["model"] == bundle.model
+
+
+def test_what_was_loaded_ends_where_the_next_is_interrupted(bundle: Bundle) -> None:
+    course = Course({"cpu": [1.0]})
+
+    def interrupted(job: Job) -> ScriptedEngine:
+        if job.device == "cuda":
+            raise KeyboardInterrupt
+        return course.open(job)
+
+    with pytest.raises(KeyboardInterrupt):
+        measure([candidate(bundle, "cpu"), candidate(bundle, "cuda")], Limits(), interrupted)  # type: ignore[arg-type]
+    assert course.closed == ["cpu"]
+
+
 def test_auto_takes_what_was_kept(bundle: Bundle) -> None:
     (path,) = keep(rounding_wins(bundle))
     assert path.is_file()

@@ -4,6 +4,7 @@ import json
 import shutil
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -365,6 +366,16 @@ def test_an_answer_takes_no_longer_than_max_time(world: World) -> None:
     world.show(grey(1))
     (text,) = world.wait(ANSWERS, 1)
     assert json.loads(text.data)["status"] == "truncated"
+
+
+def test_answers_are_cleaned_on_request(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Result, "clean", lambda self: replace(self, raw_text="cleaned"))
+    world.up()
+    world.show(grey(1))
+    assert json.loads(world.wait(ANSWERS, 1)[-1].data)["raw_text"] != "cleaned"
+    assert world.node.set_parameters(clean=True).successful
+    world.show(grey(2))
+    assert json.loads(world.wait(ANSWERS, 2)[-1].data)["raw_text"] == "cleaned"
 
 
 def test_a_frame_that_fails_on_the_way_down_is_no_news(

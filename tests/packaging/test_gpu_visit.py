@@ -27,7 +27,7 @@ STAGES = (
     *("answers", "multi-step", "bandwidth", "report"),
 )
 MOST_FILES, MOST_COMMAND = 8, 2000  # what one call of `run` brings back and takes
-MINUTES, A_CALL = 12, 600
+MINUTES, A_CALL, LENT = 12, 600, 900  # of the plan; seconds of a call, and of all
 
 
 # --- the provider in parts
@@ -178,7 +178,7 @@ def test_every_stage_runs_its_programs(visit: Visit) -> None:
         *("gpu.answers", "gpu.multi_step", "gpu.bandwidth", "gpu.report"),
     ]
     of_tests = [line for line in asked if "unit_tests" in line]
-    assert all("-m gpu tests/runtime/test_cuda.py" in line for line in of_tests)
+    assert all("-m gpu tests/runtime/test_cuda_kernels.py" in line for line in of_tests)
     assert ["--no-skips" in line for line in of_tests] == [False, True]
     assert all("--device cuda --architecture base" in line for line in asked if "looks" in line)
     assert {name: stage["status"] for name, stage in visit.stages().items()} == dict.fromkeys(
@@ -269,7 +269,27 @@ def test_the_calls_fit_into_what_a_call_may_take() -> None:
         assert sum(limits()[name] for name in names) < int(seconds) <= A_CALL
         assert len(command) <= MOST_COMMAND
         stages += names
-    assert tuple(stages) == STAGES
+    second = stages.index("models") + 1
+    assert stages[second] == "models"  # of what the first call has not made; the rest needs it
+    assert tuple(stages[:second] + stages[second + 1 :]) == STAGES
+    start = next(int(limit) for name, _, limit in _ROW.findall(README) if name.startswith("start"))
+    assert start + sum(limits()[name] for name in stages) <= LENT
+
+
+def test_models_that_an_earlier_call_has_made_are_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = importlib.import_module("..gpu.models", __package__)
+    made = ["tiny/fp16", "tiny/int8-tensorrt", "miniature/fp32", "miniature/int8"]
+    for folder in made:
+        (tmp_path / folder).mkdir(parents=True)
+    assert list(models._to_make("tiny", tmp_path)) == ["miniature fp16"]
+    (tmp_path / "miniature" / "fp16").mkdir()
+    figures = tmp_path / "figures.json"
+    told = ["--figures", str(figures), "--work", str(tmp_path), "--architecture", "tiny"]
+    monkeypatch.setattr(sys, "argv", ["models", *told])
+    assert models.main() == 0
+    assert not figures.exists()  # those of the first call stay
 
 
 # --- the programs, on a CPU

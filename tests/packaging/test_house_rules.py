@@ -7,14 +7,22 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("runtime", "export", "calibration", "benchmarks", "jetson", "label")
-MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
-PAGES = sorted(
-    path
-    for path in ROOT.rglob("*.md")
-    if not {".venv", "node_modules", "site", "demo"} & set(path.relative_to(ROOT).parts)
-    and not path.relative_to(ROOT).parts[0].startswith(".venv")
-)
+FOLDERS = ("runtime", "export", "calibration", "benchmarks", "jetson", "serve", "label", "js")
+
+
+def written_in(folder: Path, pattern: str) -> list[Path]:
+    """Files of ours: no environment, no package of npm, nothing that was built."""
+    others = {"node_modules", "site", "demo"}
+    found = ((path, path.relative_to(ROOT).parts) for path in folder.rglob(pattern))
+    return sorted(
+        path for path, parts in found if not others & {*parts} and not parts[0].startswith(".venv")
+    )
+
+
+MODULES = [path for folder in FOLDERS for path in written_in(ROOT / folder, "*.py")]
+PROGRAMS = [path for folder in ("tests", "examples") for path in written_in(ROOT / folder, "*.py")]
+PAGES = written_in(ROOT, "*.md")
+LONGEST_MODULE, LONGEST_FUNCTION = 450, 60  # lines
 
 # A drawer for whatever has no name of its own.
 NAMELESS = {"utils", "util", "helpers", "helper", "common", "misc", "shared", "lib"}
@@ -26,6 +34,7 @@ def name_of(path: Path) -> str:
 
 def test_there_is_something_to_look_at() -> None:
     assert MODULES
+    assert PROGRAMS
     assert {"README.md", "results/README.md"} <= {name_of(page) for page in PAGES}
 
 
@@ -38,6 +47,21 @@ def test_a_module_says_what_it_is(path: Path) -> None:
     """Where there is code; ruff holds the docstrings of classes and functions."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assert not tree.body or ast.get_docstring(tree)
+
+
+def test_modules_and_functions_are_short_tests_as_well() -> None:
+    too_long = []
+    for path in [*MODULES, *PROGRAMS]:
+        text = path.read_text(encoding="utf-8")
+        lines = len(text.splitlines())
+        if lines > LONGEST_MODULE:
+            too_long.append(f"{name_of(path)} has {lines} lines: split it by what it is about")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                if lines > LONGEST_FUNCTION:
+                    too_long.append(f"{node.name} of {name_of(path)} has {lines} lines")
+    assert too_long == []
 
 
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -53,7 +77,7 @@ def test_links_of_a_page_lead_somewhere(page: Path) -> None:
 
 
 _PATH = re.compile(
-    r"`((?:runtime|export|calibration|benchmarks|jetson|label|tests)/[\w./-]+|results/[\w/]+\.(?:json|md))`"
+    r"`((?:runtime|export|calibration|benchmarks|jetson|serve|label|js|tests)/[\w./-]+|results/[\w/]+\.(?:json|md))`"
 )
 
 
@@ -86,6 +110,7 @@ _VARIABLE = re.compile(r"\bFLORENCE_[A-Z_]+\b")
 def test_environment_variables_that_a_page_names_are_read_somewhere(page: Path) -> None:
     if page.name == "CHANGELOG.md":
         return
-    tests = [path for path in (ROOT / "tests").rglob("*") if path.suffix in (".py", ".sh")]
-    read = set(_VARIABLE.findall("".join(path.read_text("utf-8") for path in [*MODULES, *tests])))
+    scripts = written_in(ROOT / "tests", "*.sh")
+    readers = [*MODULES, *PROGRAMS, *scripts]
+    read = set(_VARIABLE.findall("".join(path.read_text("utf-8") for path in readers)))
     assert set(_VARIABLE.findall(page.read_text(encoding="utf-8"))) - read == set()

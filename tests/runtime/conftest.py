@@ -8,6 +8,7 @@ import tokenizers
 
 from florence_edge import Florence2
 
+from .command_line import photo, photos, run  # noqa: F401 - fixtures
 from .host_kernels import Launch, compile_for_host
 from .scripted_machine import (  # noqa: F401 - fixtures
     bare,
@@ -44,6 +45,15 @@ def pointing_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFact
 def compiled_kernels(tmp_path_factory: pytest.TempPathFactory) -> Launch:
     """kernels.cu, compiled for the host."""
     return compile_for_host(tmp_path_factory.mktemp("kernels"))
+
+
+@pytest.fixture(scope="session")
+def cuda_bindings() -> Any:
+    """NVIDIA's package; its functions can be looked at without a GPU."""
+    package = pytest.importorskip("cuda.bindings", reason="pip install cuda-bindings")
+    for name in ("driver", "nvrtc", "runtime"):
+        pytest.importorskip(f"cuda.bindings.{name}")
+    return package
 
 
 @pytest.fixture

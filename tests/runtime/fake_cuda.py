@@ -56,6 +56,9 @@ class FakeCuda:
     others: dict[int, Any] = field(default_factory=dict)  # streams, events, graphs, modules
     queue: list[Operation] = field(default_factory=list)
     captured: list[Operation] | None = None
+    current: int = 0  # the GPU that was made current
+    owners: dict[int, int] = field(default_factory=dict)  # the GPU of memory that is another's
+    managed: set[int] = field(default_factory=set)  # memory that all of them may read
     compiled: Callable[..., None] | None = None  # kernels.cu for the host, instead of numpy
     _next: int = 1
     _recorded: dict[int, Operation] = field(default_factory=dict)
@@ -101,6 +104,7 @@ class FakeCuda:
     def cudaSetDevice(self, index: int) -> None:
         if index >= self.cudaGetDeviceCount():
             raise failure("cudaSetDevice", "cudaErrorInvalidDevice")
+        self.current = index
 
     def cudaDeviceGetAttribute(self, number: int, index: int) -> int:
         return {
@@ -113,6 +117,13 @@ class FakeCuda:
         return 6 << 30, 8 << 30
 
     # Memory.
+
+    def cuPointerGetAttribute(self, attribute: int, address: int) -> int:
+        return {
+            api.POINTER_MEMORY_TYPE: api.MEMORY_OF_A_DEVICE,
+            api.POINTER_IS_MANAGED: int(address in self.managed),
+            api.POINTER_DEVICE: self.owners.get(address, self.current),
+        }[attribute]
 
     def _allocate(self, kind: str, size: int) -> int:
         raw = np.full(size + 256, POISON, dtype=np.uint8)
@@ -307,3 +318,22 @@ class FakeCuda:
                 getattr(fake_kernels, name)(self.view, threads, *values)
 
         self.enqueue(run)
+
+
+class OnGpu:
+    """An array in the memory of a scripted CUDA, as CuPy or PyCUDA would present it."""
+
+    def __init__(self, fake: FakeCuda, values: npt.NDArray[np.uint8], **interface: Any) -> None:
+        self._address = fake.cudaMalloc(values.nbytes)
+        fake.view(self._address, values.shape, np.uint8)[:] = values
+        self._interface = {"shape": values.shape, "stream": None} | interface
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {
+            "typestr": "|u1",
+            "data": (self._address, False),
+            "strides": None,
+            "version": 3,
+            **self._interface,
+        }

@@ -2,7 +2,8 @@
 
 A plan is the path of a graph. A run reads its inputs from the addresses it was given when it was
 enqueued, computes, and writes its outputs; before, it fills the scratch memory that it was lent, so
-that nothing else can live there. Every name here must exist in all TensorRT releases (test_trt.py).
+that nothing else can live there. Every name here must exist in all TensorRT releases
+(test_trt_engines.py).
 """
 
 import enum

@@ -28,6 +28,7 @@ _BEFORE = """
 struct Dim { int x, y, z; };
 static Dim blockIdx, blockDim, threadIdx, gridDim;
 #define __global__
+#define __device__
 #define __shared__ static
 static void atomicAdd(int* at, int value) { *at += value; }
 static void atomicOr(unsigned* at, unsigned bits) { *at |= bits; }

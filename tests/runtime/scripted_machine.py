@@ -1,4 +1,4 @@
-"""A machine with a GPU as scripted: CUDA, TensorRT, a bundle with engines; and asking it.
+"""A machine with a GPU as scripted: CUDA, TensorRT, and a bundle with engines.
 
 The fixtures are in the conftest.py of this folder and of tests/benchmarks.
 """
@@ -13,12 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from florence_edge import TASKS, Florence2, GenerationOptions, contract
+from florence_edge import Florence2, contract
 from florence_edge.backends.gpu import GpuBackend
 from florence_edge.bundle import Bundle, StoredFile, sha256
 from florence_edge.cuda import device as cuda_device
-from florence_edge.results.result import Result
-from florence_edge.tasks import Needs
 from florence_edge.tensorrt import manifest as manifests
 from florence_edge.tensorrt.driver import GpuInfo
 from florence_edge.tensorrt.install import Flavour
@@ -26,14 +24,13 @@ from florence_edge.tensorrt.manifest import EngineManifest, TargetDevice
 from florence_edge.tensorrt.profiles import EngineOptions
 
 from . import fake_tensorrt
+from .asking import noise_pictures
 from .fake_cuda import FakeCuda
 from .fake_tensorrt import FakeTensorRT
 from .on_gpu import require_tensorrt
 
 ORIN = GpuInfo(name="Orin", compute_capability="8.7", multiprocessors=16, driver="12.6")
 BUILT = EngineOptions(batch=3, beams=4, max_new_tokens=200)
-SHORT = GenerationOptions(max_new_tokens=12)
-REGION = (10, 20, 60, 45)
 
 
 @dataclass
@@ -109,21 +106,7 @@ def machine(bare: Machine) -> Machine:
 
 @pytest.fixture(scope="module")
 def pictures() -> list[Image.Image]:
-    rng = np.random.default_rng(1)
-    noise = [Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)) for _ in range(3)]
-    return [image.resize((80, 60 + 10 * i)) for i, image in enumerate(noise)]
-
-
-def ask(model: Florence2, task: str, image: Any, options: GenerationOptions) -> Result:
-    text = "a red car" if TASKS[task].needs is Needs.TEXT else None
-    region = REGION if TASKS[task].needs is Needs.REGION else None
-    return model.run(image, task, text, region=region, options=options)
-
-
-def assert_alike(found: Result, expected: Result) -> None:
-    assert found.token_ids == expected.token_ids
-    assert found.token_log_probs == pytest.approx(expected.token_log_probs, rel=1e-4, abs=1e-4)
-    assert found.to_hf() == expected.to_hf()
+    return noise_pictures((80, 60), (80, 70), (80, 80))
 
 
 def backend_of(model: Florence2) -> GpuBackend:

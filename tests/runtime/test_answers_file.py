@@ -79,7 +79,7 @@ def test_answers_go_to_the_file_as_they_would_be_printed(run: Run, tmp_path: Pat
     (tmp_path / "out.jsonl").rename(tmp_path / "first.jsonl")
     _, out, _ = run("--json")
     printed = [json.loads(line) for line in out.splitlines()]
-    assert {line.pop("engine")["device"] for line in printed} == {"cpu"}  # a file may have several
+    assert {line["engine"]["device"] for line in printed} == {"cpu"}  # a file may have several
     assert printed == lines(tmp_path)
 
 
@@ -220,6 +220,16 @@ def test_another_text_or_region_is_another_question(
     for beside, expected in ((first, 4), (first, 4), (second, 8), (first, 8), (second, 8)):
         assert run("--resume", option, beside, task=task)[0] == 0
         assert len(lines(tmp_path)) == expected
+
+
+def test_the_region_is_a_matter_of_the_tasks_that_take_one(run: Run, tmp_path: Path) -> None:
+    for beside, expected in ((("--region", "1%,2%,30%,40%"), 8), (("--region", "5,5,9,9"), 12)):
+        assert run("--resume", *beside, task="OD,REGION_TO_OCR")[0] == 0
+        assert len(lines(tmp_path)) == expected
+    assert [(line["task"], line["region"]) for line in lines(tmp_path)] == [
+        *[("<OD>", None), ("<REGION_TO_OCR>", [0.01, 0.02, 0.3, 0.4])] * 4,
+        *[("<REGION_TO_OCR>", [5, 5, 9, 9])] * 4,
+    ]
 
 
 def test_a_picture_that_fails_has_a_line_with_its_error_and_is_tried_again(

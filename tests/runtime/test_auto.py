@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,14 @@ from florence_edge import Florence2, RequestError
 from florence_edge.backends import auto
 from florence_edge.backends.auto import MeasuredEngine, SpeedRecord, choose, remember, remembered
 from florence_edge.backends.open import engine_settings
+from florence_edge.backends.provider_trial import ProviderTrial
 from florence_edge.bundle import Bundle
 from florence_edge.devices import Device, EngineSettings
 from florence_edge.errors import BackendError
+from florence_edge.tensorrt.manifest import read_manifest, write_manifest
+from florence_edge.tensorrt.profiles import EngineOptions
+
+from .scripted_machine import Machine, place_engines
 
 pytest.importorskip("onnxruntime")
 
@@ -90,6 +96,57 @@ def test_a_record_is_for_one_bundle_on_one_machine(
         gpu = SimpleNamespace(name="GPU", compute_capability="8.7", driver="13.0")
         monkeypatch.setattr(auto, "find_gpu", lambda: gpu)
     assert remembered(other) is None
+
+
+ON_ENGINES = MeasuredEngine(device="tensorrt", seconds=0.1)
+
+
+def test_engines_that_are_built_after_the_measurement_end_its_record(bare: Machine) -> None:
+    bundle = Bundle.load(bare.folder)
+    remember(bundle, record(SLOW))
+    assert choose(bundle).reason.startswith("the fastest here")
+    engines = place_engines(bare.folder, EngineOptions())
+    found = choose(bundle)
+    assert found.device == Device("tensorrt")
+    assert "nothing was measured" in found.reason
+    remember(bundle, record(ON_ENGINES, SLOW))
+    assert choose(bundle).reason.startswith("the fastest here, 100 ms")
+    shutil.rmtree(engines)
+    assert choose(bundle).device == Device("cpu")
+
+
+def test_engines_of_another_folder_are_not_taken_without_it(bare: Machine, tmp_path: Path) -> None:
+    bundle, other = Bundle.load(bare.folder), tmp_path / "engines"
+    place_engines(bare.folder, EngineOptions(), other)
+    remember(bundle, record(ON_ENGINES, SLOW), engine_dir=other)
+    assert choose(bundle, engine_dir=other).device == Device("tensorrt")
+    assert choose(bundle).device == Device("cpu")
+    (folder,) = other.iterdir()
+    folder.rename(other / f".{folder.name}")  # as while florence-build replaces it
+    assert choose(bundle, engine_dir=other).device == Device("cpu")
+
+
+def test_engines_that_no_longer_fit_are_passed_over_for_what_was_next(
+    bare: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = Bundle.load(bare.folder)
+    place_engines(bare.folder, EngineOptions())
+    remember(bundle, record(ON_ENGINES, FAST))
+    monkeypatch.setattr(bare.trt, "__version__", "10.16.2")
+    found = choose(bundle)
+    assert found.device == Device("openvino")
+    assert found.reason.startswith("the fastest here, 1000 ms")
+
+
+def test_engines_of_another_bundle_beside_them_change_nothing(
+    bare: Machine, tmp_path: Path
+) -> None:
+    bundle, shared = Bundle.load(bare.folder), tmp_path / "engines"
+    remember(bundle, record(SLOW), engine_dir=shared)
+    folder = place_engines(bare.folder, EngineOptions(), shared)
+    manifest = read_manifest(folder)
+    write_manifest(folder, replace(manifest, sources=dict.fromkeys(manifest.sources, "0" * 64)))
+    assert remembered(bundle, engine_dir=shared) == record(SLOW)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +229,8 @@ def test_a_gpu_is_taken_where_onnx_runtime_has_it(
 ) -> None:
     gpu = SimpleNamespace(name="GPU", compute_capability="8.7", driver="13.0")
     monkeypatch.setattr(auto, "find_gpu", lambda: gpu)
-    monkeypatch.setattr(auto, "loads_provider", lambda _: problem)
+    trial = ProviderTrial("CUDAExecutionProvider", problem)
+    monkeypatch.setattr(auto, "try_provider", lambda *_: trial)
     found = auto.usual_choice(bundle)
     assert str(found.device) == device
     assert reason in found.reason
@@ -197,13 +255,6 @@ def test_engines_that_fit_go_before_all_others(
     assert str(found.device) == ("tensorrt-rtx" if fits else "cpu")
     if not fits:
         assert "TensorRT is left out: No engine fits this GPU" in found.reason
-
-
-def test_a_provider_that_this_onnx_runtime_lacks_does_not_load() -> None:
-    from florence_edge.backends.ort import loads_provider
-
-    assert loads_provider("CPUExecutionProvider") == ""
-    assert "built without it" in loads_provider("TPUExecutionProvider")
 
 
 # The model.

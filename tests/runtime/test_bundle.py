@@ -1,5 +1,4 @@
 import json
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from florence_edge.bundle import Bundle
 from florence_edge.contract import CONTRACT_VERSION, GRAPHS
 
 from ..helpers.manifests import Edit, edit_manifest, write_hash
+from ..helpers.not_a_file import NOT_A_FILE, put_in_place_of
 
 Manifest = dict[str, Any]
 
@@ -321,16 +321,9 @@ def test_what_no_model_has_is_refused_at_once(bundle: Path, edit: Edit) -> None:
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "tokenizer.json", "decoder.onnx", "weights.bin"])
-@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+@pytest.mark.parametrize("kind", NOT_A_FILE)
 def test_what_is_not_a_file_is_refused_at_once(bundle: Path, name: str, kind: str) -> None:
-    path = bundle / name
-    path.unlink()
-    if kind == "pipe":
-        os.mkfifo(path)
-    elif kind == "folder":
-        path.mkdir()
-    else:
-        path.symlink_to("/dev/zero")
+    put_in_place_of(bundle / name, kind)
     with pytest.raises(BundleError, match=r"is not a file|is a folder|is a named pipe|is a device"):
         Bundle.load(bundle)
 

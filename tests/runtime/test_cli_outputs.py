@@ -110,6 +110,7 @@ def test_a_table_has_a_row_for_each_region_and_text(run: Run, photo: Path, tmp_p
         ("<OD>", "Car", "40"),
     ]
     assert (found[2]["task"], found[2]["image"], found[2]["frame"]) == ("<CAPTION>", str(photo), "")
+    assert {(row["width"], row["height"]) for row in found} == {("80", "60")}
     assert f"Wrote 3 rows in {file}." in err
 
 
@@ -123,7 +124,10 @@ def test_frames_of_a_video_have_numbers(run: Run, tmp_path: Path) -> None:
     _, _, err = run(video, "--task", "OD", "--every", "2", *outputs, *crops)
     names = {path.name for path in (tmp_path / "txt").iterdir()}
     assert names == {"in_0.txt", "in_2.txt", "classes.txt"}
-    assert {row["frame"] for row in rows(tmp_path / "t.csv")} == {"0", "2"}
+    assert {(row["image"], row["frame"]) for row in rows(tmp_path / "t.csv")} == {
+        (str(video), "0"),
+        (str(video), "2"),
+    }
     assert (tmp_path / "crops" / "car" / "in.mp4_2-1.jpg").is_file()
     assert f"and the answers in {tmp_path / 'a.jsonl'}." in err
 
@@ -135,11 +139,26 @@ def test_pictures_and_frames_have_answers_of_one_schema(
     from .videos import write_video
 
     video = write_video(tmp_path / "in.mp4", 1)
-    (picture,) = map(json.loads, run(photo, "--task", "OD", "--json")[1].splitlines())
-    (frame,) = map(json.loads, run(video, "--task", "OD", "--json")[1].splitlines())
-    assert set(picture) - {"image", "engine"} == set(frame["results"][0])
-    assert picture["image_size"] == [80, 60]
-    assert frame["results"][0]["image_size"] == frame["size"]
+    asked = ("--task", "OD,CAPTION", "--json")
+    found = [json.loads(line) for line in run(photo, *asked)[1].splitlines()]
+    found += [json.loads(line) for line in run(video, *asked)[1].splitlines()]
+    kept: list[dict[str, Any]] = []
+    for source in (photo, video):
+        file = tmp_path / f"{source.name}.jsonl"
+        run(source, *asked[:2], "--answers", file)
+        kept += map(json.loads, file.read_text("utf-8").splitlines()[1:])  # behind the origin
+    assert len({tuple(line) for line in (*found, *kept)}) == 1
+    assert [(line["image"], line["frame"], line["task"]) for line in found] == [
+        (str(photo), None, "<OD>"),
+        (str(photo), None, "<CAPTION>"),
+        (str(video), 0, "<OD>"),
+        (str(video), 0, "<CAPTION>"),
+    ]
+    assert [line["image_size"] for line in found] == [[80, 60]] * 2 + [[64, 48]] * 2
+    changing = ("seconds", "stats")
+    assert [{**line, **dict.fromkeys(changing)} for line in found] == [
+        {**line, **dict.fromkeys(changing)} for line in kept
+    ]
 
 
 @pytest.mark.parametrize("option", ["--save-crops", "--save-txt", "--output"])

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from florence_edge import command
-from florence_edge.command import parsed, plain_usage, printable, run_command
+from florence_edge.command import how_it_ended, parsed, plain_usage, printable, run_command
 from florence_edge.errors import BackendError, BundleError, ImageError
 
 Capture = pytest.CaptureFixture[str]
@@ -287,3 +287,29 @@ def test_a_command_without_an_output_tells_its_errors_all_the_same() -> None:
 def test_controls_are_made_visible(text: object, shown: str) -> None:
     assert printable(text) == shown
     assert printable(shown) == shown
+
+
+NOISE = "- MISSING:\tthose params were newly initialized because missing from the checkpoint."
+
+
+@pytest.mark.parametrize(
+    ("status", "errors", "expected"),
+    [
+        (1, ["Traceback", "ValueError: no.", NOISE], "ended with status 1: ValueError: no."),
+        (3, [NOISE, "the last words", ""], "ended with status 3: the last words"),
+        (0, [NOISE], "ended with status 0"),
+        (-15, ["ValueError: of before", NOISE], "was ended by signal 15 (SIGTERM)"),
+        (-9, [NOISE], "was ended by signal 9 (SIGKILL), perhaps for want of memory"),
+        (-11, [NOISE], "was ended by signal 11 (SIGSEGV)"),
+        (
+            -6,
+            ["terminate called after throwing 'std::length_error'", "Aborted", NOISE],
+            "was ended by signal 6 (SIGABRT): terminate called after throwing 'std::length_error'",
+        ),
+        (-250, [], "ended with status -250"),
+    ],
+)
+def test_the_end_of_another_process_is_said_with_its_error_alone(
+    status: int, errors: list[str], expected: str
+) -> None:
+    assert how_it_ended(status, errors) == expected

@@ -15,7 +15,7 @@ from florence_edge.cuda.kernels import Kernels
 from florence_edge.cuda.resize import Resizer, goes_down_first, taps_from_sizes
 from florence_edge.image import load_pictures, pixels
 
-from .fake_cuda import FakeCuda
+from .fake_cuda import FakeCuda, OnGpu
 from .host_kernels import compile_for_host
 from .on_gpu import require_gpu
 
@@ -23,25 +23,6 @@ Bytes = npt.NDArray[np.uint8]
 
 # A robot's camera, portrait, tiny, of the model's size, and shapes where Pillow turns the passes.
 SIZES = [(640, 480), (480, 640), (5, 3), (64, 64), (1, 1), (130, 70), (100, 999), (65, 200)]
-
-
-class OnGpu:
-    """An array in the memory of a scripted CUDA, as CuPy or PyCUDA would present it."""
-
-    def __init__(self, fake: FakeCuda, values: Bytes, **interface: Any) -> None:
-        self._address = fake.cudaMalloc(values.nbytes)
-        fake.view(self._address, values.shape, np.uint8)[:] = values
-        self._interface = {"shape": values.shape, "stream": None} | interface
-
-    @property
-    def __cuda_array_interface__(self) -> dict[str, Any]:
-        return {
-            "typestr": "|u1",
-            "data": (self._address, False),
-            "strides": None,
-            "version": 3,
-            **self._interface,
-        }
 
 
 def noise(width: int, height: int, channels: int = 3) -> Bytes:

@@ -10,7 +10,7 @@ import pytest
 
 from florence_edge import BackendError, MissingPackageError
 from florence_edge.backends.openvino import _import_openvino
-from florence_edge.backends.ort import import_onnxruntime
+from florence_edge.backends.ort_package import import_onnxruntime
 from florence_edge.engine_failures import engine_failure, not_imported
 
 ENGINES: dict[str, Callable[[], object]] = {

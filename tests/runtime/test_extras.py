@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from florence_edge import extras
-from florence_edge.extras import pip_install
+from florence_edge.extras import newer_release, pip_install
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ("runtime", "export", "calibration", "benchmarks", "jetson", "serve", "label", "js")
@@ -43,6 +43,22 @@ def test_an_extra_is_installed_from_where_the_package_came(
 ) -> None:
     monkeypatch.setattr(extras, "_direct_url", lambda: direct)
     assert pip_install("cpu", "export") == command
+
+
+@pytest.mark.parametrize(
+    ("direct", "command"),
+    [
+        ({}, "pip install --upgrade florence-edge"),
+        ({"url": ROOT.as_uri(), "dir_info": {"editable": True}}, f"git -C {ROOT} pull"),
+        ({"url": ROOT.as_uri(), "dir_info": {}}, f"git -C {ROOT} pull"),
+        ({"url": "file:///gone", "dir_info": {}}, "pip install --upgrade florence-edge"),
+    ],
+)
+def test_a_newer_release_comes_from_where_this_one_came(
+    monkeypatch: pytest.MonkeyPatch, direct: dict[str, object], command: str
+) -> None:
+    monkeypatch.setattr(extras, "_direct_url", lambda: direct)
+    assert newer_release() == command
 
 
 def test_a_checkout_that_is_not_installed_names_itself(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,17 +10,23 @@ import pytest
 from PIL import Image
 
 from florence_edge import TASKS, BackendError, Florence2, GenerationOptions, RequestError, contract
-from florence_edge.backends import ort, ort_cuda
+from florence_edge.backends import ort_cuda, ort_package
 from florence_edge.bundle import Bundle, StoredFile, sha256
 
 from ..helpers.manifests import edit_manifest
+from .asking import SHORT, ask, assert_alike
 from .fake_cuda import FakeCuda
-from .on_gpu import require_gpu
-from .scripted_machine import ask, assert_alike
-from .test_ort_cuda import SHORT, Session, fake  # noqa: F401 - a fixture
+from .fake_ort import Session, script_onnxruntime
+from .on_gpu import require_onnxruntime_gpu
+from .test_ort_cuda import note_streams
 
 FUSED = f"{contract.CUDA_DECODER}.onnx"
 VISION = f"{contract.VISION_CUDA}.onnx"
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    return script_onnxruntime(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +39,7 @@ def fused_bundle(
     defaults = pytest.importorskip("florence_edge_export.checkpoint.defaults")
     loader = pytest.importorskip("florence_edge_export.checkpoint.loader")
     onnx_ir = pytest.importorskip("onnx_ir")
-    if ort.ort_version() < ort_cuda._FUSED_SINCE:
+    if ort_package.ort_version() < ort_cuda._FUSED_SINCE:
         pytest.skip("this ONNX Runtime is older than those that run the decoder")
     folder = Path(shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("fused") / "bundle"))
     checkpoint, size = loader.read_checkpoint(tiny_checkpoint), Bundle.load(folder).size
@@ -56,7 +62,7 @@ def opened(model: Florence2, graph: str = contract.DECODER) -> str:
 
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_all_15_tasks_are_answered_as_by_the_portable_decoder(
-    fake: FakeCuda,  # noqa: F811
+    fake: FakeCuda,
     fused_bundle: Path,
     tiny_model: Florence2,
     pictures: list[Image.Image],
@@ -75,7 +81,7 @@ def test_all_15_tasks_are_answered_as_by_the_portable_decoder(
 @pytest.mark.parametrize("steps", ["1", "2"])
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_caches_grow_with_the_rows_that_it_wrote(
-    fake: FakeCuda,  # noqa: F811
+    fake: FakeCuda,
     fused_bundle: Path,
     tiny_model: Florence2,
     pictures: list[Image.Image],
@@ -94,7 +100,7 @@ def test_caches_grow_with_the_rows_that_it_wrote(
 
 
 def test_the_plain_graphs_run_where_that_is_wanted_or_the_release_is_older(
-    fake: FakeCuda,  # noqa: F811
+    fake: FakeCuda,
     fused_bundle: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -111,9 +117,34 @@ def test_the_plain_graphs_run_where_that_is_wanted_or_the_release_is_older(
         Florence2.load(fused_bundle, "cuda")
 
 
+@pytest.mark.parametrize("failing", ["compiler", "inputs"])
+@pytest.mark.parametrize("fused", [True, False])
+def test_where_opening_fails_sessions_go_before_their_stream_too(
+    fake: FakeCuda,
+    fused_bundle: Path,
+    tiny_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fused: bool,
+    failing: str,
+) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise BackendError("no")
+
+    streams = note_streams(fake, monkeypatch)
+    if failing == "compiler":  # of our kernels, once all three are open
+        monkeypatch.setattr(fake, "nvrtcCompileProgram", refuse)
+    else:  # of the first, which nothing refers to yet
+        monkeypatch.setattr(ort_cuda.OrtCudaSession, "_check_inputs", refuse)
+    with pytest.raises(BackendError):
+        Florence2.load(fused_bundle if fused else tiny_bundle, "cuda")
+    opened = 3 if failing == "compiler" else 1 + fused
+    assert streams == [True] * opened
+    assert fake.held == []
+
+
 @pytest.mark.parametrize("graph", [contract.VISION_ENCODER, contract.DECODER])
 def test_a_release_that_refuses_one_runs_the_plain_one_and_that_is_said(
-    fake: FakeCuda,  # noqa: F811
+    fake: FakeCuda,
     fused_bundle: Path,
     tiny_model: Florence2,
     pictures: list[Image.Image],
@@ -139,9 +170,7 @@ def test_on_a_gpu_its_features_are_those_of_the_plain_encoder(
     tiny_half_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No CPU computes that Attention in float16."""
-    if ort_cuda.PROVIDER not in ort.available():
-        pytest.skip("run `pytest -m gpu` with onnxruntime-gpu: pip install florence-edge[gpu]")
-    require_gpu()
+    require_onnxruntime_gpu()
     found = {}
     for wanted in ("1", "0"):
         monkeypatch.setenv("FLORENCE_FUSED_GRAPHS", wanted)
@@ -157,9 +186,7 @@ def test_on_a_gpu_its_features_are_those_of_the_plain_encoder(
 def test_on_a_gpu_its_scores_are_those_of_the_plain_decoder(
     tiny_half_bundle: Path, monkeypatch: pytest.MonkeyPatch, beams: int
 ) -> None:
-    if ort_cuda.PROVIDER not in ort.available():
-        pytest.skip("run `pytest -m gpu` with onnxruntime-gpu: pip install florence-edge[gpu]")
-    require_gpu()
+    require_onnxruntime_gpu()
     found = {}
     for wanted in ("1", "0"):
         monkeypatch.setenv("FLORENCE_FUSED_GRAPHS", wanted)

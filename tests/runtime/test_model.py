@@ -1,5 +1,6 @@
+"""Pictures, tasks and options in; results out."""
+
 import threading
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,49 +18,15 @@ from florence_edge import (
     contract,
 )
 from florence_edge.bundle import Bundle
-from florence_edge.results.result import Result
-from florence_edge.tasks import Needs, free_prompt
+from florence_edge.tasks import free_prompt
 from florence_edge.tokenizer import Tokenizer
 
-SHORT = GenerationOptions(max_new_tokens=12)
-REGION = (10, 20, 60, 45)
+from .asking import REGION, SHORT, ask, noise_pictures, region_for, text_for
 
 
 @pytest.fixture(scope="module")
 def pictures() -> list[Image.Image]:
-    rng = np.random.default_rng(1)
-    sizes = [(80, 60), (60, 80), (64, 64), (200, 50)]
-    noise = [Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)) for _ in sizes]
-    return [image.resize(size) for image, size in zip(noise, sizes, strict=True)]
-
-
-def text_for(task: str) -> str | None:
-    return "a red car" if TASKS[task].needs is Needs.TEXT else None
-
-
-def region_for(task: str) -> tuple[int, int, int, int] | None:
-    return REGION if TASKS[task].needs is Needs.REGION else None
-
-
-def run(model: Florence2, task: str, image: Image.Image, options: GenerationOptions) -> Result:
-    return model.run(image, task, text_for(task), region=region_for(task), options=options)
-
-
-def alike(ours: Result, theirs: Result) -> bool:
-    """Equal but for the last bits of scores, which depend on the batch's shape."""
-    assert ours.token_log_probs == pytest.approx(theirs.token_log_probs, rel=1e-4, abs=1e-4)
-    assert ours.scores == pytest.approx(theirs.scores, rel=1e-3)
-    exact = ("task", "token_ids", "raw_text", "text", "text_input", "status", "image_size")
-    return ours.to_hf() == theirs.to_hf() and all(
-        getattr(ours, name) == getattr(theirs, name) for name in exact
-    )
-
-
-def ending_with(model: Florence2, end: int) -> Florence2:
-    """The model with another end token, so that its answers end by themselves."""
-    generation = replace(model.bundle.generation, eos_token_id=(end,))
-    tokenizer = Tokenizer(model.bundle.folder / "tokenizer.json", generation)
-    return Florence2(replace(model.bundle, generation=generation), model.backend, tokenizer)
+    return noise_pictures((80, 60), (60, 80), (64, 64), (200, 50))
 
 
 # One picture, one task.
@@ -70,7 +37,7 @@ def ending_with(model: Florence2, end: int) -> Florence2:
 def test_every_task_gives_a_result_of_its_shape(
     tiny_model: Florence2, pictures: list[Image.Image], task: str, num_beams: int
 ) -> None:
-    result = run(tiny_model, task, pictures[0], replace(SHORT, num_beams=num_beams))
+    result = ask(tiny_model, task, pictures[0], replace(SHORT, num_beams=num_beams))
     assert list(result.to_hf()) == [f"<{task}>"]
     assert result.token_ids[:2] == (2, 0)
     assert len(result.token_log_probs) == len(result.token_ids)
@@ -83,13 +50,13 @@ def test_every_task_gives_a_result_of_its_shape(
 
 
 def test_answers_are_the_same_again(tiny_model: Florence2, pictures: list[Image.Image]) -> None:
-    assert run(tiny_model, "OD", pictures[0], SHORT) == run(tiny_model, "OD", pictures[0], SHORT)
+    assert ask(tiny_model, "OD", pictures[0], SHORT) == ask(tiny_model, "OD", pictures[0], SHORT)
 
 
 def test_different_pictures_get_different_answers(
     tiny_model: Florence2, pictures: list[Image.Image]
 ) -> None:
-    answers = {run(tiny_model, "OD", picture, SHORT).token_ids for picture in pictures}
+    answers = {ask(tiny_model, "OD", picture, SHORT).token_ids for picture in pictures}
     assert len(answers) > 1
 
 
@@ -262,7 +229,7 @@ def test_a_view_answers_as_a_fresh_run_does(
     view = tiny_model.encode(pictures[1], options=SHORT)
     view.caption()  # what was asked before must not matter
     answer = view.run(task, text_for(task), region=region_for(task))
-    assert answer == run(tiny_model, task, pictures[1], SHORT)
+    assert answer == ask(tiny_model, task, pictures[1], SHORT)
 
 
 def test_options_of_a_question_replace_those_of_the_view(
@@ -280,85 +247,6 @@ def test_two_encodings_of_a_picture_can_be_told_apart(
     assert first == first
     assert first != second
     assert len({first, second}) == 2
-
-
-# Several pictures at once.
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_a_batch_gives_the_answers_of_single_runs(
-    tiny_model: Florence2, pictures: list[Image.Image], task: str
-) -> None:
-    batch = tiny_model.run(
-        pictures,
-        task,
-        [text_for(task)] * 4,
-        region=[(0, 0, 10 + i, 40) if region_for(task) else None for i in range(4)],
-        options=SHORT,
-    )
-    for i, (picture, answer) in enumerate(zip(pictures, batch, strict=True)):
-        region = (0, 0, 10 + i, 40) if region_for(task) else None
-        alone = tiny_model.run(picture, task, text_for(task), region=region, options=SHORT)
-        assert alike(answer, alone)
-
-
-@pytest.mark.parametrize("num_beams", [1, 3, 5])
-def test_prompts_of_different_lengths_do_not_disturb_each_other(
-    tiny_model: Florence2, pictures: list[Image.Image], num_beams: int
-) -> None:
-    texts = ["cat", "a very long phrase about a red car " * 6, "two dogs", "x"]
-    options = replace(SHORT, num_beams=num_beams)
-    task = "OPEN_VOCABULARY_DETECTION"
-    batch = tiny_model.run(pictures, task, texts, options=options)
-    for picture, text, answer in zip(pictures, texts, batch, strict=True):
-        assert alike(answer, tiny_model.run(picture, task, text, options=options))
-
-
-@pytest.mark.parametrize("num_beams", [1, 3])
-def test_answers_that_end_early_do_not_disturb_the_others(
-    tiny_model: Florence2, pictures: list[Image.Image], num_beams: int
-) -> None:
-    options = GenerationOptions(
-        num_beams=num_beams, max_new_tokens=16, forced_eos_token_id=-1, no_repeat_ngram_size=3
-    )
-    task, texts = "CAPTION_TO_PHRASE_GROUNDING", ["cat", "two red cars", "?", "some of the words"]
-    endless = tiny_model.run(pictures, task, texts, options=options)
-    lengths: set[int] = set()
-    for end in sorted({token for answer in endless for token in answer.token_ids[3:]}):
-        model = ending_with(tiny_model, end)
-        batch = model.run(pictures, task, texts, options=options)
-        lengths = {len(answer.token_ids) for answer in batch}
-        if len(lengths) > 2:
-            break
-    assert len(lengths) > 2, "no token ends these answers at different lengths"
-    for picture, text, answer in zip(pictures, texts, batch, strict=True):
-        assert alike(answer, model.run(picture, task, text, options=options))
-
-
-def test_one_view_may_be_asked_several_questions_in_a_batch(
-    tiny_model: Florence2, pictures: list[Image.Image]
-) -> None:
-    view = tiny_model.encode(pictures[0], options=SHORT)
-    questions = [free_prompt(words) for words in ("What is this?", "Where?", "Who is there?")]
-    answers = tiny_model.answer([view] * 3, questions, SHORT)
-    for asked, answer in zip(questions, answers, strict=True):
-        assert alike(answer, view.ask(asked.wording))
-
-
-def test_a_batch_of_nothing_has_no_answers(tiny_model: Florence2) -> None:
-    assert tiny_model.run([], "OD") == []
-    assert tiny_model.encode([]) == []
-    assert tiny_model.answer([], []) == []
-
-
-@pytest.mark.parametrize("texts", [["one"], ["one"] * 5, []])
-def test_texts_must_be_as_many_as_pictures(
-    tiny_model: Florence2, pictures: list[Image.Image], texts: Sequence[str]
-) -> None:
-    with pytest.raises(
-        RequestError, match="text must be one for all of the 4 images, or a list with one for each"
-    ):
-        tiny_model.run(pictures, "OPEN_VOCABULARY_DETECTION", texts)
 
 
 # The decoder and its caches.

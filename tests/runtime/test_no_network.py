@@ -83,7 +83,7 @@ def _check(trace: str) -> None:
 def test_telemetry_is_off_unless_the_user_says_otherwise(
     monkeypatch: pytest.MonkeyPatch, setting: str | None, expected: str
 ) -> None:
-    from florence_edge.backends.ort import import_onnxruntime
+    from florence_edge.backends.ort_package import import_onnxruntime
 
     pytest.importorskip("onnxruntime")
     monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)

@@ -139,7 +139,7 @@ def test_the_engine_passes_the_bundles_own_test(model: Florence2) -> None:
 
 
 def test_float32_is_said_explicitly(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or OpenVINO would take bfloat16 wherever the CPU has it."""
+    """Or OpenVINO would take bfloat16 and int8 activations wherever the CPU has instructions."""
     requested: list[dict[str, Any]] = []
     compile_model = openvino.Core.compile_model
 
@@ -147,6 +147,7 @@ def test_float32_is_said_explicitly(tiny_bundle: Path, monkeypatch: pytest.Monke
         requested.append(settings)
         compiled = compile_model(self, model, device, settings)
         assert compiled.get_property("INFERENCE_PRECISION_HINT") == openvino.Type.f32
+        assert compiled.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE") == 0
         return compiled
 
     monkeypatch.setattr(openvino.Core, "compile_model", watch)
@@ -221,7 +222,8 @@ def test_the_first_gpu_has_two_names(
     assert [on for on, _ in compiled] == [device] * 3
     # The number of threads is a setting of the CPU, which a GPU refuses.
     assert all(
-        set(settings) == {"INFERENCE_PRECISION_HINT", "PERFORMANCE_HINT"}
+        set(settings)
+        == {"INFERENCE_PRECISION_HINT", "PERFORMANCE_HINT", "DYNAMIC_QUANTIZATION_GROUP_SIZE"}
         for _, settings in compiled
     )
 

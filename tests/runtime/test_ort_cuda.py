@@ -1,6 +1,5 @@
-import ctypes
 import weakref
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,82 +8,30 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from florence_edge import TASKS, BackendError, Florence2, GenerationOptions, RequestError, contract
-from florence_edge.backends import ort, ort_cuda, ort_libraries
+from florence_edge import (
+    TASKS,
+    BackendError,
+    Florence2,
+    GenerationOptions,
+    ImageError,
+    RequestError,
+    contract,
+)
+from florence_edge.backends import ort, ort_cuda, ort_package
 from florence_edge.bundle import Bundle
-from florence_edge.cuda import device as cuda_device
 from florence_edge.cuda.api import failure
 
-from .fake_cuda import FakeCuda
-from .fake_tensorrt import GRAPHS, numpy_type, run_graph
-from .on_gpu import require_gpu
-from .scripted_machine import ask, assert_alike, backend_of
-from .test_cuda_resize import OnGpu
-
-SHORT = GenerationOptions(max_new_tokens=12)
-
-
-@dataclass
-class Binding:
-    """ONNX Runtime's IOBinding, taking addresses of the GPU."""
-
-    cuda: FakeCuda
-    index: int
-    bound: dict[str, tuple[int, Any]] = field(default_factory=dict)
-    types: dict[str, Any] = field(default_factory=dict)
-
-    def bind_input(
-        self, name: str, device: str, index: int, dtype: Any, shape: Any, address: int
-    ) -> None:
-        assert (device, index) == ("cuda", self.index)
-        self.bound[name], self.types[name] = (address, tuple(shape)), dtype
-
-    bind_output = bind_input
-
-
-@dataclass
-class Session:
-    """A session on the scripted GPU: a run is enqueued, and may be captured if it was opened so."""
-
-    cuda: FakeCuda
-    path: str
-    settings: dict[str, str]
-
-    def io_binding(self) -> Binding:
-        return Binding(self.cuda, int(self.settings["device_id"]))
-
-    def get_inputs(self) -> Any:
-        return GRAPHS[self.path].get_inputs()
-
-    def get_outputs(self) -> Any:
-        return GRAPHS[self.path].get_outputs()
-
-    def run_with_iobinding(self, binding: Binding, options: Any) -> None:
-        assert options.get_run_config_entry("disable_synchronize_execution_providers") == "1"
-        if "enable_cuda_graph" in self.settings:
-            assert options.get_run_config_entry("gpu_graph_id") == "-1"  # it captures nothing
-        else:
-            assert self.cuda.captured is None
-        assert self.cuda.others[int(self.settings["user_compute_stream"])] == ("stream",)
-        values = (*self.get_inputs(), *self.get_outputs())
-        assert set(binding.bound) == {value.name for value in values}
-        assert all(binding.types[value.name] is numpy_type(value) for value in values)
-        bound = dict(binding.bound)
-        self.cuda.enqueue(lambda: run_graph(GRAPHS[self.path], self.cuda, bound))
+from .asking import SHORT, ask, assert_alike
+from .fake_cuda import FakeCuda, OnGpu
+from .fake_ort import Binding, Session, script_onnxruntime
+from .fake_tensorrt import GRAPHS
+from .on_gpu import require_onnxruntime_gpu
+from .scripted_machine import backend_of
 
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
-    scripted = FakeCuda()
-
-    def open_session(bundle: Bundle, name: str, provider: tuple[str, dict[str, str]]) -> Session:
-        assert provider[0] == ort_cuda.PROVIDER
-        return Session(scripted, str(bundle.graph_file(name)), provider[1])
-
-    monkeypatch.setattr(cuda_device, "open_provider", lambda: scripted)
-    monkeypatch.setattr(ort_cuda, "available", lambda: [ort_cuda.PROVIDER, "CPUExecutionProvider"])
-    monkeypatch.setattr(ort_cuda, "open_session", open_session)
-    return scripted
+    return script_onnxruntime(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -229,6 +176,30 @@ def test_frames_on_the_gpu_stay_there(
     assert_alike(view.caption(), tiny_model.encode(values, options=SHORT).caption())
 
 
+def test_a_frame_of_another_gpu_is_refused_by_both_numbers(
+    fake: FakeCuda, tiny_bundle: Path
+) -> None:
+    model, values = Florence2.load(tiny_bundle, "cuda:1"), np.zeros((50, 90, 3), np.uint8)
+    frames = OnGpu(fake, values), OnGpu(fake, values)
+    address, _ = frames[1].__cuda_array_interface__["data"]
+    fake.owners[address] = 0
+    with pytest.raises(ImageError, match=r"memory of GPU 0, and the model on GPU 1.*'cuda:0'"):
+        model.encode(list(frames))
+    fake.managed.add(address)
+    assert len(model.encode(list(frames))) == 2
+
+
+def test_a_frame_of_whose_memory_cuda_knows_nothing_is_tried(
+    fake: FakeCuda, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise failure("cuPointerGetAttribute", "CUDA_ERROR_INVALID_VALUE")
+
+    monkeypatch.setattr(fake, "cuPointerGetAttribute", refuse)
+    values = np.zeros((50, 90, 3), np.uint8)
+    Florence2.load(tiny_bundle, "cuda").encode(OnGpu(fake, values))
+
+
 def test_everything_is_freed_with_the_model(
     fake: FakeCuda, tiny_bundle: Path, picture: Image.Image
 ) -> None:
@@ -292,10 +263,48 @@ def test_an_input_of_another_gpu_is_refused(
         Florence2.load(tiny_bundle, "cuda:1")
 
 
-def test_sessions_go_before_the_stream_that_they_were_given(
-    fake: FakeCuda, tiny_bundle: Path, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+NO_KERNEL = "CUDA failure 209: no kernel image is available for execution on the device ; GPU=0"
+FULL = "Available memory of 8388608 is smaller than requested bytes of 33554432"
+
+
+@pytest.mark.parametrize(
+    ("said", "remedy"),
+    [(NO_KERNEL, "has no code for this GPU"), (FULL, "The GPU's memory is full. Close other")],
+)
+def test_a_run_that_fails_says_what_to_do_about_the_gpu(
+    fake: FakeCuda,
+    tiny_bundle: Path,
+    picture: Image.Image,
+    monkeypatch: pytest.MonkeyPatch,
+    said: str,
+    remedy: str,
 ) -> None:
-    """Their libraries hold on to it, and touch it as they go."""
+    def refuse(*arguments: Any) -> None:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(Session, "run_with_iobinding", refuse)
+    with pytest.raises(BackendError, match=f"failed while running: .*{remedy}"):
+        Florence2.load(tiny_bundle, "cuda").encode(picture)
+
+
+def test_a_session_that_finds_no_memory_on_the_gpu_says_so(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED ; GPU=0")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
+    bundle = Bundle.load(tiny_bundle)
+    with pytest.raises(BackendError, match="The GPU's memory is full"):
+        ort.open_session(bundle, contract.DECODER, (ort_package.CUDA, {}))
+    with pytest.raises(BackendError, match="florence-doctor looks for the cause"):
+        ort.open_session(bundle, contract.DECODER, ort_package.CPU)
+
+
+def note_streams(fake: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether the stream is there, at the end of each session that is opened from now on."""
     opened, streams = vars(ort_cuda)["open_session"], []
 
     def open_session(*arguments: Any) -> Any:
@@ -304,6 +313,14 @@ def test_sessions_go_before_the_stream_that_they_were_given(
         return session
 
     monkeypatch.setattr(ort_cuda, "open_session", open_session)
+    return streams
+
+
+def test_sessions_go_before_the_stream_that_they_were_given(
+    fake: FakeCuda, tiny_bundle: Path, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their libraries hold on to it, and touch it as they go."""
+    streams = note_streams(fake, monkeypatch)
     model = Florence2.load(tiny_bundle, "cuda")
     ask(model, "OD", picture, SHORT)
     backend_of(model).close()
@@ -319,104 +336,6 @@ def test_an_onnxruntime_without_cuda_is_an_error_before_anything_is_opened(
         Florence2.load(tiny_bundle, "cuda")
 
 
-def package(folder: Path, *, cuda_version: str = "13.0", **functions: Any) -> Any:
-    """A module onnxruntime in a folder of packages; `preload_dlls` is one of its functions."""
-    capi = folder / "onnxruntime" / "capi"
-    capi.mkdir(parents=True, exist_ok=True)
-    (capi / "libonnxruntime_providers_cuda.so").touch()
-    path = folder / "onnxruntime" / "__init__.py"
-    return SimpleNamespace(
-        __file__=str(path), __version__="1.31.1", cuda_version=cuda_version, **functions
-    )
-
-
-@pytest.mark.parametrize(
-    ("beside", "cuda_version", "preloads"),
-    [
-        ("nvidia/cu13/lib/libcublasLt.so.13", "13.0", True),
-        ("nvidia/cublas/lib/libcublasLt.so.12", "12.2", True),
-        ("nvidia/cublas/lib/libcublasLt.so.12", "13.0", False),  # another program's CUDA
-        ("nvidia/cu13/lib/libnvrtc.so.13", "13.0", False),  # NVRTC alone, with the system's CUDA
-        ("numpy/__init__.py", "13.0", False),
-    ],
-)
-def test_libraries_are_loaded_from_wheels_of_the_right_cuda_only(
-    tmp_path: Path, beside: str, cuda_version: str, preloads: bool
-) -> None:
-    (tmp_path / beside).parent.mkdir(parents=True)
-    (tmp_path / beside).touch()
-    loaded: list[bool] = []
-    onnxruntime = package(
-        tmp_path, cuda_version=cuda_version, preload_dlls=lambda: loaded.append(True)
-    )
-    ort_libraries.preload(onnxruntime)
-    assert bool(loaded) is preloads
-
-
-def test_on_a_jetson_nothing_is_loaded_over_the_systems_libraries(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wheel = tmp_path / "nvidia" / "cu13" / "lib" / "libcublasLt.so.13"
-    wheel.parent.mkdir(parents=True)
-    wheel.touch()
-    release = tmp_path / "nv_tegra_release"
-    release.touch()
-    monkeypatch.setattr(ort_libraries, "L4T_RELEASE", release)
-    onnxruntime = package(tmp_path, preload_dlls=lambda: pytest.fail("they were loaded"))
-    ort_libraries.preload(onnxruntime)
-    remedy = ort_libraries.remedy_for(onnxruntime, "libcublasLt.so.13")
-    assert "apt install nvidia-jetpack-runtime" in remedy
-    assert "pip" not in remedy
-
-
-@pytest.mark.parametrize(("jetson", "missing"), [(True, ""), (False, "libcudnn.so.9")])
-def test_which_cudnn_a_jetson_has_is_jetpacks_affair(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jetson: bool, missing: str
-) -> None:
-    def load(name: str, mode: int = 0) -> None:
-        if name == "libcudnn.so.9":
-            raise OSError(f"{name}: cannot open shared object file: No such file or directory")
-
-    release = tmp_path / "nv_tegra_release"
-    if jetson:
-        release.touch()
-    monkeypatch.setattr(ort_libraries, "L4T_RELEASE", release)
-    monkeypatch.setattr(ctypes, "CDLL", load)
-    assert ort_libraries.missing_library(package(tmp_path)) == missing
-
-
-def test_an_onnxruntime_that_cannot_load_from_wheels_is_left_alone(tmp_path: Path) -> None:
-    wheel = tmp_path / "nvidia" / "cublas" / "lib" / "libcublasLt.so.12"
-    wheel.parent.mkdir(parents=True)
-    wheel.touch()
-    ort_libraries.preload(package(tmp_path, cuda_version="12.2"))
-
-
-@pytest.mark.parametrize(
-    ("absent", "said"),
-    [
-        ("libcublasLt.so.13", "libcublasLt.so.13 is not found. Run: pip install 'onnxruntime-gpu["),
-        (
-            "libcuda.so.1",
-            "libcuda.so.1 is not found. It comes with NVIDIA's driver: install that, ",
-        ),
-    ],
-)
-def test_a_library_that_the_provider_lacks_is_named_with_the_command_that_brings_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, absent: str, said: str
-) -> None:
-    def load(name: str, mode: int = 0) -> None:
-        if name.endswith("providers_cuda.so"):
-            raise OSError(f"{absent}: cannot open shared object file: No such file or directory")
-
-    monkeypatch.setattr(ctypes, "CDLL", load)
-    monkeypatch.setattr(ort, "import_onnxruntime", lambda: package(tmp_path))
-    monkeypatch.setattr(ort, "available", lambda: [ort_cuda.PROVIDER, "CPUExecutionProvider"])
-    with pytest.raises(BackendError) as raised:
-        ort.check_active(ort_cuda.PROVIDER, ["CPUExecutionProvider"])
-    assert said in str(raised.value)
-
-
 def test_a_provider_that_gave_way_to_the_cpu_is_an_error() -> None:
     with pytest.raises(BackendError, match="it has CPUExecutionProvider"):
         ort.check_active("CUDAExecutionProvider", ["CPUExecutionProvider"])
@@ -427,7 +346,5 @@ def test_a_provider_that_gave_way_to_the_cpu_is_an_error() -> None:
 def test_cuda_answers_all_15_tasks_as_the_cpu_does(miniature_bundle: Path, num_beams: int) -> None:
     from .miniature_answers import assert_same_answers
 
-    if ort_cuda.PROVIDER not in ort.available():
-        pytest.skip("run `pytest -m gpu` with onnxruntime-gpu: pip install florence-edge[gpu]")
-    require_gpu()
+    require_onnxruntime_gpu()
     assert_same_answers(miniature_bundle, "cuda", num_beams)

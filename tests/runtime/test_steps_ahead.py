@@ -10,15 +10,15 @@ import pytest
 from PIL import Image
 
 from florence_edge import TASKS, BackendError, Florence2, GenerationOptions, RequestError, contract
-from florence_edge.backends import ort, ort_cuda
 from florence_edge.backends.gpu_decoder import pasts, requested_steps
 from florence_edge.search import Scores, open_search
 
 from . import fake_kernels
+from .asking import SHORT, ask, assert_alike
 from .host_kernels import Launch
 from .miniature_answers import assert_same_answers
-from .on_gpu import require_gpu
-from .scripted_machine import SHORT, Machine, Steps, ask, assert_alike, backend_of
+from .on_gpu import require_onnxruntime_gpu
+from .scripted_machine import Machine, Steps, backend_of
 
 
 @pytest.fixture(params=[1, 3])
@@ -409,7 +409,5 @@ def test_tensorrt_answers_all_15_tasks_as_the_cpu_does(miniature_engines: Path, 
 
 @pytest.mark.gpu
 def test_cuda_answers_all_15_tasks_as_the_cpu_does(miniature_bundle: Path, beams: int) -> None:
-    if ort_cuda.PROVIDER not in ort.available():
-        pytest.skip("run `pytest -m gpu` with onnxruntime-gpu: pip install florence-edge[gpu]")
-    require_gpu()
+    require_onnxruntime_gpu()
     assert_same_answers(miniature_bundle, "cuda", beams)

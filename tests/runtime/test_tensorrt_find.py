@@ -1,4 +1,3 @@
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from florence_edge.tensorrt.profiles import EngineOptions, profiles
 
 from ..helpers.engines import ORIN
 from ..helpers.manifests import edit_manifest
+from ..helpers.not_a_file import NOT_A_FILE, put_in_place_of
 
 AHEAD_OF_TIME = TargetDevice(
     gpu=None,
@@ -250,7 +250,19 @@ def test_damaged_engines_are_passed_over_with_a_warning(
     with pytest.raises(BackendError, match="There are no TensorRT engines"):
         find_engines(bundle, ORIN)
     assert "cannot be used" in caplog.text
-    assert "--refresh" in caplog.text
+    assert f"florence-build {bundle.folder} --refresh" in caplog.text
+
+
+def test_damaged_engines_are_not_spoken_of_where_others_fit(
+    bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those of an older layout stay in the bundle; the warning would come at every load."""
+    folder = place(bundle)
+    older = folder.with_name("0" * 16)
+    shutil.copytree(folder, older)
+    edit_manifest(older, lambda content: content.update(layout=1), ENGINE_MANIFEST)
+    assert find_engines(bundle, ORIN).folder == folder
+    assert caplog.records == []
 
 
 def test_no_bit_of_an_engine_manifest_can_flip(bundle: Bundle) -> None:
@@ -266,17 +278,10 @@ def test_no_bit_of_an_engine_manifest_can_flip(bundle: Bundle) -> None:
             continue
 
 
-@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+@pytest.mark.parametrize("kind", NOT_A_FILE)
 def test_a_plan_that_is_no_file_is_refused_at_once(bundle: Bundle, kind: str) -> None:
     folder = place(bundle)
-    path = folder / plan_name(contract.DECODER)
-    path.unlink()
-    if kind == "pipe":
-        os.mkfifo(path)
-    elif kind == "folder":
-        path.mkdir()
-    else:
-        path.symlink_to("/dev/zero")
+    put_in_place_of(folder / plan_name(contract.DECODER), kind)
     with pytest.raises(BackendError, match=r"cannot be used: .*it is a "):
         read_plan(folder, manifest_of(bundle, ORIN, DEFAULT), contract.DECODER)
 

@@ -3,16 +3,10 @@
 import os
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 pytest.importorskip("av")
@@ -22,13 +16,7 @@ from florence_edge.video import advice, pyav
 from florence_edge.video.formats import SCHEMES, protocols_of
 from florence_edge.video.sources import source_of
 
-from .videos import number_of, picture, write_video
-
-
-def numbers(source: Path | str, **options: Any) -> list[int]:
-    options = {"live": False, **options}
-    return [number_of(np.asarray(c.picture())) for c in source_of(source, **options).frames()]
-
+from .videos import numbers, picture, served, write_video
 
 MPD = """<?xml version="1.0"?>
 <MPD xmlns="urn:mpeg:dash:schema:mpd:2011" profiles="urn:mpeg:dash:profile:isoff-on-demand:2011"
@@ -161,23 +149,6 @@ def test_no_scheme_reads_files() -> None:
         protocols = (protocols_of(scheme) or "").split(",")
         assert scheme in protocols
         assert not {"file", "fd", "pipe", "concat", "subfile", "data", "unix"} & set(protocols)
-
-
-@contextmanager
-def served(folder: Path) -> Iterator[str]:
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def test_a_playlist_over_http_leads_to_http_alone(tmp_path: Path, secret: Path) -> None:

@@ -27,8 +27,7 @@ from florence_edge.errors import SourceError
 from florence_edge.video.capture import Latest, Waiting
 from florence_edge.video.sources import source_of
 
-from .test_video_doors import served
-from .videos import write_stream
+from .videos import served, write_stream
 
 pytestmark = pytest.mark.filterwarnings("ignore:DynamicImporter:ImportWarning")  # gi's own
 

@@ -1,9 +1,13 @@
 """Small videos and cameras, made for the tests."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -11,6 +15,7 @@ import numpy.typing as npt
 
 from florence_edge.errors import SourceError
 from florence_edge.video.source import Captured, Frames, Source
+from florence_edge.video.sources import source_of
 
 Array = npt.NDArray[np.uint8]
 SIZE = (64, 48)
@@ -24,6 +29,12 @@ def picture(number: int, size: tuple[int, int] = SIZE) -> Array:
 def number_of(pixels: Array) -> int:
     """The number that `picture` was given, through a lossy codec too."""
     return round((float(pixels.mean()) - 10) / 20)
+
+
+def numbers(source: Path | str, **options: Any) -> list[int]:
+    """The numbers of all frames of a source, none of which is left out as a camera's may be."""
+    options = {"live": False, **options}
+    return [number_of(np.asarray(c.picture())) for c in source_of(source, **options).frames()]
 
 
 def write_video(
@@ -98,3 +109,22 @@ class Camera:
                 yield Captured(timestamp=float(self.given), picture=pixels.copy)
         finally:
             self.closed += 1
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """A folder over HTTP: the URL."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

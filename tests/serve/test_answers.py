@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from florence_edge import TASKS, AnswerKind, Florence2, Needs, Task
+from florence_edge import TASKS, AnswerKind, Florence2, Needs, Result, Task
+from florence_edge_serve.settings import Settings
 
 from .serving import OPTIONS, SHORT, Server, answered, picture, said, serving
 
@@ -195,6 +196,22 @@ def test_a_body_of_another_type_is_refused(
     server: Server, headers: dict[str, str], content: bytes, status: int
 ) -> None:
     assert server.post("/v1/answers", data=content, headers=headers).status_code == status
+
+
+def test_answers_are_cleaned_where_the_client_or_the_server_says_so(
+    server: Server, tiny_model: Florence2, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Result, "clean", lambda self: replace(self, text="cleaned"))
+
+    def cleaned(reply: Any) -> bool:
+        assert reply.status_code == 200, reply.text
+        return bool(reply.json()["answers"][0]["text"] == "cleaned")
+
+    assert not cleaned(ask(server, task="OD", options=SHORT))
+    assert cleaned(ask(server, task="OD", options=SHORT, clean=True))
+    assert cleaned(server.ask(PICTURE, task="OD", options=JSON_OPTIONS, clean="true"))
+    with serving(tiny_model, Settings(clean=True)) as clean:
+        assert cleaned(ask(clean, task="OD", options=SHORT))
 
 
 def test_a_form_that_is_wrong_is_refused(server: Server) -> None:

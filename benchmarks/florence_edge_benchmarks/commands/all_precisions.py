@@ -76,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=tasks,
         default=_TASKS,
         metavar="T,T",
-        help=f"what to answer (default {','.join(_TASKS)})",
+        help=f"which of the 15 tasks to answer (default {','.join(_TASKS)})",
     )
     parser.add_argument("--beams", type=count, default=3, metavar="N", help="default: 3")
     parser.add_argument(

@@ -4,6 +4,9 @@ import argparse
 import json
 from pathlib import Path
 
+from florence_edge.task_arguments import tasks_by_needs
+from florence_edge.tasks import Needs
+
 from ..results_io import check_writable, without_folders, write_text
 from ..serve.run import LoadPlan, ServeResult, measure
 from .arguments import count, positive
@@ -19,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     plan = LoadPlan()
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="exported folder")
-    parser.add_argument("--task", default=plan.task, help="default: OD")
+    parser.add_argument(
+        "--task", default=plan.task, help=f"default: OD. {tasks_by_needs(Needs.NOTHING)}"
+    )
     parser.add_argument("--threads", type=count, metavar="N", help="threads of the CPU engine")
     for name, default in (
         ("clients", plan.clients),

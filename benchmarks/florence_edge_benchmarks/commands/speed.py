@@ -82,7 +82,7 @@ def _add_workload(parser: argparse.ArgumentParser) -> None:
         type=tasks,
         default=default,
         metavar="T,T",
-        help=f"what to answer (default {','.join(default)})",
+        help=f"which of the 15 tasks to answer (default {','.join(default)})",
     )
     parser.add_argument(
         "--beams", type=counts, default=[1, 3], metavar="B,B", help="1 is greedy (default 1,3)"

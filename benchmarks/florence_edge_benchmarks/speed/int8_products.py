@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from florence_edge.backends.ort import import_onnxruntime
+from florence_edge.backends.ort_package import import_onnxruntime
 from florence_edge.command import run_command
 from florence_edge.errors import MissingPackageError
 from florence_edge.extras import pip_install

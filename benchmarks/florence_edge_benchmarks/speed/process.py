@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from florence_edge.command import how_it_ended
 from florence_edge.errors import BackendError
 from florence_edge.files import from_json
 from florence_edge_jetson.machine import system as machine_facts
@@ -119,10 +120,7 @@ class SystemProcess:
         """The error for a process that ended without an answer."""
         status = self._process.wait()
         self._errors.seek(0)
-        lines = [line.strip() for line in self._errors if line.strip()]
-        last = f": {lines[-1]}" if lines else ""
-        killed = " (killed, perhaps for want of memory)" if status == -9 else ""
-        return BackendError(f"its process ended with status {status}{killed}{last}")
+        return BackendError(f"its process {how_it_ended(status, self._errors)}")
 
 
 def command_of(system: System) -> list[str]:

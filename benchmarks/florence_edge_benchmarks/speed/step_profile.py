@@ -21,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from florence_edge import contract
-from florence_edge.backends.ort import CPU, import_onnxruntime, session_options
+from florence_edge.backends.ort import session_options
+from florence_edge.backends.ort_package import CPU, import_onnxruntime
 from florence_edge.bundle import Bundle
 from florence_edge.command import run_command
 from florence_edge.files import read_json, write_whole

@@ -35,6 +35,11 @@ logger = logging.getLogger(__name__)
 TOLERANCE = 1e-3  # largest error of a float32 graph, in units of the output's standard deviation
 TIE = 1e-4  # log-probabilities or scores closer than this may be ordered either way by rounding
 MAX_TIES = 1 / 200  # of the answers
+# Of the deviation of the text encoder's output: what another order of sums does to it, and ten
+# times that. At 8 edges of a random checkpoint, found as tests/export/test_verify_compare.py finds
+# them, the answer of the other side was each time among 8 draws of 1e-6.
+NOISES = (1e-6, 1e-5)
+DRAWS = 8
 
 SCENES = 2
 FIRST_SCENE = 900_000  # seeds that the miniature was not trained on
@@ -108,9 +113,9 @@ def check(graphs: Mapping[str, Closeness], agreements: Answers) -> None:
     if ties > max(1, total * MAX_TIES):
         raise BundleError(
             f"{ties} ties of {total} answers: the bundle's answer is another one that transformers "
-            f"itself scores as high or within {TIE:g}, which rounding turns around; trained "
-            "weights show that in 1 of 200. Are these the weights that were trained? Without "
-            "--verify the bundle can be exported."
+            f"itself scores as high or within {TIE:g}, or gives where its numbers are rounded in "
+            "another way; trained weights show that in 1 of 200. Are these the weights that were "
+            "trained? Without --verify the bundle can be exported."
         )
 
 
@@ -157,7 +162,8 @@ def verify(
                 for name, found in comparison.text_and_decoder(prompt).items():
                     graphs.setdefault(name, []).append(found)
                 for beams in BEAMS:
-                    verdict = comparison.answer(prompt, beams)
+                    refused = any("different" in verdicts for verdicts in answers.values())
+                    verdict = comparison.answer(prompt, beams, patient=not refused)
                     answers.setdefault((prompt.task.token, beams), []).append(verdict)
     worst = {name: max(found, key=lambda one: one.relative) for name, found in graphs.items()}
     agreements = {
@@ -227,8 +233,8 @@ class _Comparison:
         log_probs = closeness(np.array(rows), self._reference.log_probs(hidden, ids))
         return {contract.TEXT_ENCODER: text, contract.DECODER: log_probs}
 
-    def answer(self, prompt: Prompt, beams: int) -> str:
-        """`equal`, `tie` or `different`."""
+    def answer(self, prompt: Prompt, beams: int, *, patient: bool = True) -> str:
+        """`equal`, `tie` or `different`; that takes longer where it must not be called too soon."""
         most = min(MAX_NEW_TOKENS, self._model.bundle.generation.max_new_tokens)
         options = GenerationOptions(num_beams=beams, max_new_tokens=most)
         (result,) = self._model.answer([self._view], [prompt], options)
@@ -237,7 +243,12 @@ class _Comparison:
         # By what the checkpoint's files say to transformers: a setting that was lost would show.
         own = self._reference.own_generation(beams, MAX_NEW_TOKENS)
         expected = self._reference.generate(hidden, own)
-        return self._verdict(hidden, list(result.token_ids), expected, own)
+        found = list(result.token_ids)
+        verdict = self._verdict(hidden, found, expected, own)
+        if verdict == "different" and beams > 1 and patient:
+            logger.info("Looking for a tie in %s with %d beams", prompt.task.token, beams)
+            verdict = "tie" if self._rounding_gives(hidden, found, own) else verdict
+        return verdict
 
     def _verdict(
         self, hidden: npt.NDArray[Any], found: list[int], expected: list[int], own: Any
@@ -252,6 +263,19 @@ class _Comparison:
             ours, theirs = (self.score(hidden, ids, own) for ids in (found, expected))
             tie = tie or ours > theirs - TIE
         return "tie" if tie else "different"
+
+    def _rounding_gives(self, hidden: npt.NDArray[Any], found: list[int], own: Any) -> bool:
+        """Whether the reference itself answers so when its numbers are rounded in another way.
+
+        A beam that is kept or dropped for less than rounding decides what comes of it, and that may
+        be far away, and worse: sums do not tell this from a defect.
+        """
+        random, deviation = np.random.default_rng(0), float(hidden.std())
+        for noise in (noise for noise in NOISES for _ in range(DRAWS)):
+            shaken = hidden + noise * deviation * random.standard_normal(hidden.shape)
+            if self._reference.generate(shaken.astype(hidden.dtype), own) == found:
+                return True
+        return False
 
     def score(self, hidden: npt.NDArray[Any], ids: Sequence[int], own: Any) -> float:
         """What beam search ranks a whole hypothesis by, from the reference's log-probabilities."""

@@ -17,7 +17,6 @@ from florence_edge.image_file import decode
 
 from ..labelled import LabelledPicture, LabelledSet
 from ..sources.reading import PictureReader
-from ..thresholds import Thresholds
 from .gather import BINS, Gathered, TaskFigures, gather
 
 _SIDE = 448  # pixels of the longer side of a sample
@@ -61,7 +60,7 @@ def render(labelled: LabelledSet, found: Gathered) -> str:
 def data_of(labelled: LabelledSet, found: Gathered) -> dict[str, Any]:
     """What the page draws, as JSON; docs/label.md shows it."""
     plan = labelled.plan
-    kept = Thresholds.parse(plan.options["min_score"], plan.options["nms"])
+    kept = plan.thresholds
     return {
         "name": labelled.folder.path.resolve().name,
         "source": plan.source,

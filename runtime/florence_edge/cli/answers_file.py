@@ -1,7 +1,7 @@
 """Answers as JSON lines in a file that a later run can go on with.
 
     {"florence-run": "0.1.0", "bundle": {...}, "options": {...}}   the origin, in the first line
-    {"image": "a.jpg", "task": "<OD>", ...}                        a line for each picture and task
+    {"image": "a.jpg", "task": "<OD>", ...}                        of each task, see `answer_line`
     {"image": "b.jpg", "error": "..."}                             once; tried again by each run
 
 The origin is what answers come from beside picture and prompt: a bundle and options. It comes first
@@ -10,7 +10,7 @@ so that no later run adds answers of another kind.
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from hashlib import sha256
@@ -23,8 +23,7 @@ from ..contract import GRAPHS
 from ..errors import FlorenceEdgeError, RequestError
 from ..files import hold, read_json, synced_while_it_grows
 from ..options import GenerationOptions, resolve
-from ..results.result import Result
-from ..tasks import Request
+from ..tasks import Needs, Prompt, Request
 from .growing_file import open_new, opened_to_append
 
 KEY = "florence-run"  # marks the line of the origin; `jq 'select(.image)'` leaves it out
@@ -119,22 +118,18 @@ class AnswersFile:
 
     def has(self, image: Path) -> bool:
         """Whether all that is asked about a picture is answered."""
-        return all(
-            self._key(image, each.task.token, each.text_input) in self._answered
-            for each in self._prompts
-        )
+        return all(self._key(image, each) in self._answered for each in self._prompts)
 
-    def write(self, image: Path, results: Sequence[Result]) -> None:
-        """Append the answers about a picture that the file does not have.
+    def write(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Append those of the answers, as `AnswerLines` makes them, that the file does not have.
 
         Raises:
             FlorenceEdgeError: the disk is full; the lines before are complete.
         """
-        beside = {"region": list(self._region)} if self._region else {}
-        for result in results:
-            key = self._key(image, result.task.token, result.text_input)
+        for line in lines:
+            key = _key_of(line)
             if key not in self._answered:
-                self._append({"image": str(image), **result.to_json(), **beside})
+                self._append(line)
                 self._answered.add(key)
 
     def write_error(self, image: Path, error: Exception) -> None:
@@ -144,8 +139,9 @@ class AnswersFile:
             self._append({"image": reported[0], "error": reported[1]})
             self._errors.add(reported)
 
-    def _key(self, image: Path, task: str, text: str | None) -> _Key:
-        return str(image), task, None if self._region else text, self._region
+    def _key(self, image: Path, prompt: Prompt) -> _Key:
+        region = self._region if prompt.task.needs is Needs.REGION else ()
+        return str(image), prompt.task.token, None if region else prompt.text_input, region
 
     def _append(self, line: Mapping[str, Any]) -> None:
         lines = [line] if self._first is None else [self._first, line]
@@ -191,8 +187,10 @@ def open_answers(
 
 
 @contextmanager
-def open_frames(path: Path, origin: Origin) -> Iterator[Callable[[str], None]]:
-    """A new file for answers about frames, after a line with their origin; takes line by line.
+def open_frames(
+    path: Path, origin: Origin
+) -> Iterator[Callable[[Iterable[Mapping[str, Any]]], None]]:
+    """A new file for answers about frames, after a line with their origin; takes their lines.
 
     Raises:
         RequestError: the file is there and not empty.
@@ -200,7 +198,7 @@ def open_frames(path: Path, origin: Origin) -> Iterator[Callable[[str], None]]:
     """
     with open_new(path, "--answers") as write:
         write(json.dumps(origin.line()) + "\n")
-        yield lambda line: write(line + "\n")
+        yield lambda lines: write("".join(json.dumps(line) + "\n" for line in lines))
 
 
 @dataclass(slots=True)
@@ -286,7 +284,7 @@ def _not_ours(path: Path, number: int) -> RequestError:
 
 
 def _key_of(line: Mapping[str, Any]) -> _Key:
-    region = tuple(float(edge) for edge in line.get("region", ()))
+    region = tuple(float(edge) for edge in line.get("region") or ())
     return line["image"], line["task"], None if region else line["text_input"], region
 
 

@@ -99,7 +99,9 @@ def kept_from(arguments: argparse.Namespace, result: Result) -> Result:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="florence-run", description="Ask a Florence-2 bundle about pictures or a video."
+        prog="florence-run",
+        usage="%(prog)s BUNDLE SOURCE [SOURCE ...] --task TASK [options]",
+        description="Ask a Florence-2 bundle about pictures or a video.",
     )
     parser.add_argument("bundle", type=Path, help="folder that florence-export wrote")
     parser.add_argument(
@@ -111,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
         "with a path in each line; or one camera's number, URL, video or pipeline",
     )
     add_task_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON, one object a line")
+    parser.add_argument("--json", action="store_true", help="print a line of JSON for each answer")
     parser.add_argument("--version", action="version", version=f"florence-edge {__version__}")
     _add_generation(parser.add_argument_group("how to answer"))
     _add_engine(parser.add_argument_group("where to run"))
@@ -208,7 +210,7 @@ def _add_engine(group: argparse._ArgumentGroup) -> None:
 
 def _add_outputs(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--answers", type=Path, metavar="FILE", help="write answers here, one JSON object a line"
+        "--answers", type=Path, metavar="FILE", help="write answers here, a line of JSON each"
     )
     group.add_argument(
         "--csv", type=Path, metavar="FILE", help="write a table: a row for each region, or text"

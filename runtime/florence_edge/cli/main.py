@@ -2,7 +2,6 @@
 
 import argparse
 import io
-import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from ..selftest import finite_sample
 from ..task_arguments import request_from
 from ..tasks import Request
 from ..video.capture import end_soon_with
+from .answer_line import AnswerLines, Subject, print_lines
 from .answers_file import open_answers
 from .arguments import kept_from, options_from, origin_from, parse_arguments
 from .outputs import open_outputs
@@ -88,15 +88,11 @@ def _load(arguments: argparse.Namespace) -> Florence2:
         verify=arguments.verify or (arguments.check and not beside),
     )
     if arguments.check:
-        if family == "auto" and _runs_on(model).get("device", "").startswith("tensorrt"):
+        taken = model.engine_settings
+        if family == "auto" and taken is not None and taken.device.family == "tensorrt":
             model.bundle.check_weights()
         finite_sample(model.bundle, model.backend)
     return model
-
-
-def _runs_on(model: Florence2) -> dict[str, Any]:
-    """What the model runs on, as plain JSON."""
-    return {} if model.engine_settings is None else model.engine_settings.to_json()
 
 
 def _run_pictures(images: Sequence[Path], request: Request, arguments: argparse.Namespace) -> int:
@@ -112,6 +108,7 @@ def _run_pictures(images: Sequence[Path], request: Request, arguments: argparse.
             images = [image for image in images if not answers.has(image)]
         model = stack.enter_context(_load(arguments))
         line = stack.enter_context(StatusLine(shown=len(images) > 1))
+        lines = AnswerLines.of(model, request)
         pace = Pace(len(images))
         options = options_from(arguments)
         for answered in run_many(model, images, request, options=options, batch=arguments.batch):
@@ -121,13 +118,14 @@ def _run_pictures(images: Sequence[Path], request: Request, arguments: argparse.
             if answered.error is not None:
                 _complain(path, answered.error)
                 failed += 1
-            _print(path, results, arguments, _runs_on(model))
+            said = lines.about(Subject(image=str(path)), results)
+            _print(path, results, said, arguments)
             if answered.view is not None and answered.error is None:
                 outputs.write(path, answered.view.image, results)
             if answers is not None and answered.error is not None:
                 answers.write_error(path, answered.error)
             elif answers is not None:
-                answers.write(path, results)
+                answers.write(said)
             line.show(pace.after_one_more())
     if failed and len(images) > 1:
         print(f"florence-run: {failed} of {len(images)} images failed.", file=sys.stderr)
@@ -144,14 +142,12 @@ def _complain(path: Path, error: RequestError) -> None:
 def _print(
     path: Path,
     results: Sequence[Result],
+    said: Sequence[Mapping[str, Any]],
     arguments: argparse.Namespace,
-    engine: Mapping[str, Any],
 ) -> None:
     """Answers on the standard output, unless they go to a file and no JSON is asked for."""
     if arguments.json:
-        for result in results:
-            line = {"image": str(path), **result.to_json(), "engine": dict(engine)}
-            print(json.dumps(line), flush=True)
+        print_lines(said)
         return
     if arguments.answers is not None or not results:
         return

@@ -32,7 +32,8 @@ from ..tasks import AnswerKind, Request
 from .growing_file import has_content, open_new
 
 _COLUMNS = (
-    *("image", "frame", "task", "text_input", "text", "label", "score", "label_score"),
+    *("image", "frame", "width", "height", "task", "text_input", "text"),
+    *("label", "score", "label_score"),
     *("x1", "y1", "x2", "y2", "shape", "track_id"),
 )
 _FOLDERS = ("output", "save_crops", "save_txt")
@@ -80,6 +81,7 @@ class Outputs:
         request: Request,
         root: Path | None,
         write_table: Callable[[str], None] | None,
+        called: str | None,
     ) -> None:
         self._drawings: Path | None = arguments.output
         self._crops: Path | None = arguments.save_crops
@@ -91,6 +93,7 @@ class Outputs:
         self._class_ids = ClassIds(arguments.classes)
         self._classes: tuple[str, ...] | None = None  # as they are written
         self._write_table = write_table
+        self._called = called
         self._headed = False  # the table
         self._counts = {"annotated picture": 0, "crop": 0, "label file": 0, "row": 0}
 
@@ -112,7 +115,8 @@ class Outputs:
         if self._labels is not None:
             self._label(self._labels, _label_file(self._labels, below, number), results)
         if self._write_table is not None:
-            rows = [{"image": str(source), "frame": frame, **row} for row in _rows(results)]
+            about = {"image": self._called or str(source), "frame": frame}
+            rows = [{**about, **row} for row in _rows(results)]
             self._write_table(_as_csv(rows, header=not self._headed))
             self._headed = True
             self._counts["row"] += len(rows)
@@ -158,9 +162,18 @@ class Outputs:
 
 @contextmanager
 def open_outputs(
-    arguments: argparse.Namespace, request: Request, images: Sequence[Path] = ()
+    arguments: argparse.Namespace,
+    request: Request,
+    images: Sequence[Path] = (),
+    called: str | None = None,
 ) -> Iterator[Outputs]:
     """What the arguments ask for about pictures, or frames; tables grow row by row.
+
+    Args:
+        arguments: the command line.
+        request: the tasks.
+        images: all pictures that will come.
+        called: what stands for the source of frames in the table.
 
     Raises:
         RequestError: what is asked has no regions, or two pictures would have one label file.
@@ -178,7 +191,7 @@ def open_outputs(
         write_table = None
         if arguments.csv is not None:
             write_table = stack.enter_context(open_new(arguments.csv, "--csv"))
-        yield Outputs(arguments, request, root, write_table)
+        yield Outputs(arguments, request, root, write_table, called)
 
 
 def _check_regions(arguments: argparse.Namespace, request: Request) -> None:
@@ -236,7 +249,9 @@ def _crop_of(region: Region, image: Image.Image) -> Image.Image | None:
 
 def _rows(results: Sequence[Result]) -> Iterator[dict[str, Any]]:
     for result in results:
-        asked = {"task": result.task.token, "text_input": result.text_input}
+        width, height = result.image_size
+        size = {"width": width, "height": height}
+        asked = {**size, "task": result.task.token, "text_input": result.text_input}
         if result.task.answer is AnswerKind.PURE_TEXT:
             yield {**asked, "text": result.text, "score": result.score}
         for row in table_rows(result.regions):

@@ -1,7 +1,6 @@
 """florence-run about a camera, a stream or a video, frame by frame."""
 
 import argparse
-import json
 import re
 import signal
 import sys
@@ -20,6 +19,7 @@ from ..video.source import Source
 from ..video.sources import CameraMode, source_of
 from ..video.watch import VideoFrame, Watched, Watching, WatchStats, watch
 from ..video.writer import open_writer
+from .answer_line import AnswerLines, Subject, print_lines
 from .answers_file import open_frames
 from .arguments import kept_from, options_from, origin_from
 from .outputs import open_outputs
@@ -47,10 +47,12 @@ def run_video(
         if arguments.answers is not None:
             opened = open_frames(arguments.answers, origin_from(arguments))
             write = stack.enter_context(opened)
-        outputs = stack.enter_context(open_outputs(arguments, request))
-        named = source.file or Path(_NOT_IN_NAMES.sub("_", source.name)[-_MAX_NAME:])
+        called = str(source.file or source.name)
+        outputs = stack.enter_context(open_outputs(arguments, request, called=called))
+        named = source.file or Path(_NOT_IN_NAMES.sub("_", called)[-_MAX_NAME:])
         show = open_window() if arguments.show else None
         model = stack.enter_context(load())
+        lines = AnswerLines.of(model, request, tracked=arguments.track)
         stop = stack.enter_context(_stopped_by_signals())
         how = _watching(arguments, show, stop.event)
         watched = stack.enter_context(closing(_watched(model, request, arguments, stop.event, how)))
@@ -59,11 +61,11 @@ def run_video(
         for frame, unfiltered, stats in watched:
             results = [kept_from(arguments, result) for result in unfiltered]
             line.clear()
-            said = _json(frame, results, stats, arguments.track)
+            said = lines.about(Subject.of_frame(called, frame, stats), results)
             if write is not None:
                 write(said)
             if arguments.json:
-                print(said, flush=True)
+                print_lines(said)
             elif video is None and show is None and write is None:
                 _describe(frame, results)
             picture = frame.image
@@ -119,18 +121,6 @@ def _watched(
 ) -> Generator[Watched, None, None]:
     options = options_from(arguments)
     return watch(model, arguments.source, request, options=options, cancel=cancel, how=how)
-
-
-def _json(frame: VideoFrame, results: Sequence[Result], stats: WatchStats, tracked: bool) -> str:
-    """One line: which frame, the answers as they are for pictures, and rate and latency."""
-    answers = [result.to_json() for result in results]
-    if tracked:
-        for answer, result in zip(answers, results, strict=True):
-            answer["track_ids"] = [region.track_id for region in result.regions]
-    times = {"timestamp": frame.timestamp, "elapsed": frame.elapsed}
-    line = {"frame": frame.index, **times, "size": list(frame.view.size)}
-    rates = {"fps": stats.fps, "latency": stats.latency, "dropped": stats.dropped}
-    return json.dumps({**line, "results": answers, "stats": rates})
 
 
 def _describe(frame: VideoFrame, results: Sequence[Result]) -> None:

@@ -40,6 +40,8 @@ class BagRequest:
     annotated: bool = False
     """Write the pictures with the answers drawn on them, too."""
     overwrite: bool = False
+    clean: bool = False
+    """Leave out what a model's slips leave (`Result.clean`)."""
     options: GenerationOptions | None = None
 
 
@@ -154,6 +156,8 @@ class _FrameAnswerer:
         asked = self.request.request
         [results] = self.model.answer_each([view], [asked.prompts(view.size)])
         header, recorded = frame.message.header, frame.recorded
+        if self.request.clean:
+            results = [result.clean() for result in results]
         for topics, result in zip(topics_of(asked), results, strict=True):
             self.writer.write(topics.detections, self.messages.detections(result, header), recorded)
             self.writer.write(topics.answers, self.messages.text(result, header), recorded)

@@ -37,6 +37,7 @@ def _run(arguments: argparse.Namespace) -> int:
         every=arguments.every,
         annotated=arguments.annotated,
         overwrite=arguments.overwrite,
+        clean=arguments.clean,
         options=GenerationOptions(
             num_beams=arguments.beams,
             max_new_tokens=arguments.max_new_tokens,
@@ -81,6 +82,7 @@ def _show(progress: BagProgress) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="florence-bag",
+        usage="%(prog)s RECORDING OUTPUT --topic TOPIC --task TASK [options]",
         description="Ask a Florence-2 bundle about a camera topic of a rosbag2 (sqlite3 or mcap); "
         "no ROS needed.",
         epilog=f"The new recording has the topics {DETECTIONS} (vision_msgs/Detection2DArray), "
@@ -97,6 +99,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--every", type=int, default=1, metavar="N", help="every N-th frame (1)")
     parser.add_argument("--annotated", action="store_true", help="write the pictures, drawn on")
+    parser.add_argument(
+        "--clean",
+        action="store_true",
+        help="drop regions without an area, and location tokens that slipped into labels",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier output")
     parser.add_argument("--beams", type=int, metavar="N", help="1 (greedy) to 8; default: model's")
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer")

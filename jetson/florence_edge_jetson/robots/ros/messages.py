@@ -53,7 +53,7 @@ class Messages:
         return self.types[message_types.DETECTION_2D_ARRAY](header=header, detections=found)
 
     def text(self, result: Result, header: Any) -> Any:
-        """What `florence-run --json` prints, with the frame's stamp and frame_id for a name."""
+        """`Result.to_json` as text, with the frame's stamp and frame_id for a name."""
         stamp = {"sec": int(header.stamp.sec), "nanosec": int(header.stamp.nanosec)}
         answer = {"stamp": stamp, "frame_id": header.frame_id, **result.to_json()}
         return self.types[message_types.STRING](data=json.dumps(answer))

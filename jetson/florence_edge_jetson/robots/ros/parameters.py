@@ -34,6 +34,9 @@ class NodeParameters:
     beams: int = _parameter(0, "1 (greedy) to 8; 0: the bundle's default")
     max_new_tokens: int = _parameter(0, "longest answer in tokens; 0: the bundle's default")
     max_time: float = _parameter(0.0, "seconds that one answer may take; 0.0: what it needs")
+    clean: bool = _parameter(
+        False, "leave out regions without an area, and location tokens in labels"
+    )
     max_pixels: int = _parameter(
         MAX_PIXELS, "largest compressed frame, width times height; read by configure"
     )

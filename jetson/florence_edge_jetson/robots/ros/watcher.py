@@ -174,7 +174,7 @@ class TopicWatcher:
             for prompt in prompts:
                 if cancel.is_set():
                     return
-                result = self._worker.run(partial(_answer, view, prompt, cancel), cancel)
+                result = self._worker.run(partial(self._answer, view, prompt, cancel), cancel)
                 yield TopicAnswer(
                     detections=self._messages.detections(result, frame.header),
                     text=self._messages.text(result, frame.header),
@@ -201,10 +201,14 @@ class TopicWatcher:
         pixels = READERS[kind](frame, self._topic, self._model.image_options)
         return self._model.encode(pixels, options=self._parameters.options)
 
+    def _answer(self, view: EncodedImage, prompt: Prompt, cancel: threading.Event) -> Result:
+        result = view.run(prompt.task, prompt.text_input, cancel=cancel)
+        return result.clean() if self._parameters.clean else result
+
     def _take(self, frame: Any, cancel: threading.Event) -> None:
         prompt = self._parameters.prompt(self.own_tasks)
         view = self._encode(frame, self.image_type)
-        result = _answer(view, prompt, cancel)
+        result = self._answer(view, prompt, cancel)
         if cancel.is_set() or not self._publishers.is_open():
             return
         self._publishers.detections(self._messages.detections(result, frame.header))
@@ -223,7 +227,3 @@ class TopicWatcher:
         if logged and not isinstance(error, FlorenceEdgeError):
             _logger.error("A frame was not answered.", exc_info=error)
         self._counts.failure(text)
-
-
-def _answer(view: EncodedImage, prompt: Prompt, cancel: threading.Event) -> Result:
-    return view.run(prompt.task, prompt.text_input, cancel=cancel)

@@ -1,16 +1,13 @@
 """int8 products on ONNX Runtime's CPU: exact on every processor."""
 
-import os
 import platform
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from florence_edge.backends import ort
+from florence_edge.backends import int8_products
 from florence_edge.backends.open import open_engine
 from florence_edge.bundle import Bundle
 
@@ -41,23 +38,23 @@ def test_the_product_that_is_tried_is_what_its_comment_says() -> None:
     )
     opset = helper.make_opsetid("", 10)
     model = helper.make_model(graph, opset_imports=[opset], ir_version=8, producer_name="")
-    assert onnx.load_model_from_string(ort._PRODUCT) == model
+    assert onnx.load_model_from_string(int8_products._PRODUCT) == model
 
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").is_file(), reason="no /proc/cpuinfo")
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="an x86-64 matter")
 def test_products_saturate_where_the_processor_has_no_vnni() -> None:
     flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    assert ort.int8_products_saturate() is not ("vnni" in flags)
+    assert int8_products.int8_products_saturate() is not ("vnni" in flags)
 
 
 @pytest.mark.parametrize("saturates", [True, False])
 def test_sessions_are_told_only_where_products_saturate(
     saturates: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ort, "int8_products_saturate", lambda: saturates)
+    monkeypatch.setattr(int8_products, "int8_products_saturate", lambda: saturates)
     options = Options()
-    assert ort.keep_products_exact(options) is saturates
+    assert int8_products.keep_products_exact(options) is saturates
     wanted = {"session.x64quantprecision": "1", "session.disable_quant_qdq": "1"}
     assert options.entries == (wanted if saturates else {})
 
@@ -78,7 +75,7 @@ def test_int8_of_an_older_export_names_the_export_to_run_where_products_saturate
         tried.append(saturates)
         return saturates
 
-    monkeypatch.setattr(ort, "int8_products_saturate", saturate)
+    monkeypatch.setattr(int8_products, "int8_products_saturate", saturate)
     exact = replace(Bundle.load(tiny_bundle), precision="int8", target=target)
     assert exact.exact_products
     open_engine(exact, "cpu", threads=1).backend.close()
@@ -92,34 +89,16 @@ def test_the_largest_products_come_out_right_with_a_constant_weight() -> None:
     onnx = pytest.importorskip("onnx")
     onnxruntime = pytest.importorskip("onnxruntime")
     weight = np.full((64, 16), 127, np.int8)
-    model = onnx.load_model_from_string(ort._PRODUCT)
+    model = onnx.load_model_from_string(int8_products._PRODUCT)
     del model.graph.input[1]
     # With zero points, as our bundles have them: ONNX Runtime 1.20 aborts without.
     for name, values in (("b", weight), ("a_zero", np.uint8(0)), ("b_zero", np.int8(0))):
         model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(values), name))
     model.graph.node[0].input.extend(["a_zero", "b_zero"])
     options = onnxruntime.SessionOptions()
-    ort.keep_products_exact(options)
+    int8_products.keep_products_exact(options)
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     (found,) = session.run(None, {"a": np.full((3, 64), 255, np.uint8)})
     assert (found == 64 * 255 * 127).all()
-
-
-@pytest.mark.parametrize(("given", "expected"), [(None, "1"), ("0", "0")])
-def test_telemetry_is_off_unless_the_user_says_otherwise(given: str | None, expected: str) -> None:
-    program = (
-        "import os, sys\n"
-        "from florence_edge.backends.ort import import_onnxruntime\n"
-        "assert 'onnxruntime' not in sys.modules\n"
-        "import_onnxruntime()\n"
-        "print(os.environ['ORT_DISABLE_TELEMETRY'])\n"
-    )
-    environment = {name: of for name, of in os.environ.items() if "TELEMETRY" not in name}
-    if given is not None:
-        environment["ORT_DISABLE_TELEMETRY"] = given
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == expected
