@@ -18,7 +18,7 @@ export const GRAPHS = [VISION_ENCODER, TEXT_ENCODER, DECODER];
 
 export const TOP_K = 32; // scores that leave the decoder per row; search needs 2 * beams of them
 export const MAX_BEAMS = 8;
-export const MIN_CACHE_CAPACITY = 16;
+export const CACHE_STEP = 16; // rows by which a cache grows, at least
 
 const PARTS = ["key", "value"];
 
@@ -109,6 +109,6 @@ export function graphNames(size) {
  * cache into WebAssembly at each step, with what is not yet written: a quarter more is less to copy.
  */
 export function cacheCapacity(tokens, positions) {
-  const steps = Math.ceil((1.25 * tokens) / MIN_CACHE_CAPACITY);
-  return Math.min(steps * MIN_CACHE_CAPACITY, positions);
+  const steps = Math.ceil((1.25 * tokens) / CACHE_STEP);
+  return Math.min(steps * CACHE_STEP, positions);
 }

@@ -291,7 +291,9 @@ export class EncodedImage {
   }
 
   /** Outline what a phrase refers to, or what lies in a region, which may stand in `how`, too. */
-  async segment(what = null, { region = null, ...how } = {}) {
+  async segment(what = null, question = {}) {
+    checkNames(question, [...HOW, "region"]);
+    const { region = null, ...how } = question;
     if ((what === null) === (region === null)) {
       throw new RequestError("segment() needs a phrase or a region, one of the two.");
     }
@@ -302,6 +304,9 @@ export class EncodedImage {
 
   /** Read the text of the whole picture; with `regions`, where each piece of it stands. */
   async ocr(regions = false, how = {}) {
+    if (typeof regions !== "boolean") {
+      throw new RequestError(`regions is ${shown(regions)}; it must be true or false.`);
+    }
     return this.#answer(regions ? "OCR_WITH_REGION" : "OCR", {}, how);
   }
 

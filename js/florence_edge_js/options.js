@@ -180,6 +180,11 @@ export function shown(value) {
 
 /** A misspelt argument would otherwise be left out silently. */
 export function checkNames(given, known) {
+  if (given === null || typeof given !== "object") {
+    throw new RequestError(
+      `Arguments are given by name, such as { ${known[0]}: ... }; got ${shown(given)}.`,
+    );
+  }
   for (const name of Object.keys(given)) {
     if (!known.includes(name)) {
       throw new RequestError(

@@ -59,7 +59,7 @@ export async function importOrt(given) {
  *   open a graph
  */
 export async function openOrt(bundle, ort, { device = "cpu", threads }) {
-  const engine = await engineFor(device, ort);
+  const engine = await engineFor(device, ort, bundle);
   bundle.checkEngine(engine);
   if (threads !== undefined && (!Number.isInteger(threads) || threads < 1)) {
     throw new RequestError(`threads is ${shown(threads)}; it must be a whole number from 1 on.`);
@@ -129,7 +129,7 @@ function asBits(made) {
 }
 
 /** Which engine of ONNX Runtime a device is: `cpu`, `wasm` or `webgpu`. */
-async function engineFor(device, ort) {
+async function engineFor(device, ort, bundle) {
   const inNode = Boolean(ort.env.versions.node);
   if (device === "cpu") return inNode ? "cpu" : "wasm";
   if (device !== "webgpu") {
@@ -141,6 +141,12 @@ async function engineFor(device, ort) {
     throw new BackendError(
       "There is no WebGPU here: the browser lacks it, has no GPU for it, or the page is not served " +
         "over https. Use device 'cpu'.",
+    );
+  }
+  if (bundle.floats === "float16" && !adapter.features.has("shader-f16")) {
+    throw new BackendError(
+      `${bundle.name} computes in float16, and the GPU here does not in WebGPU (it lacks ` +
+        "shader-f16). Export it with --precision fp32, or use device 'cpu'.",
     );
   }
   return "webgpu";

@@ -26,6 +26,7 @@ class Asked:
 
     pictures: Sequence[Image.Image]
     questions: Sequence[Sequence[tuple[str, str]]]
+    beams: Sequence[int] = BEAMS
 
     @property
     def plan(self) -> dict[str, Any]:
@@ -40,7 +41,7 @@ class Asked:
                 for picture in self.pictures
             ],
             "questions": self.questions,
-            "beams": BEAMS,
+            "beams": self.beams,
             "max_new_tokens": MAX_NEW_TOKENS,
         }
 
@@ -64,7 +65,7 @@ def answers_in_python(bundle: Path, asked: Asked) -> list[dict[str, Any]]:
     """`Result.to_json()` of each, greedy ones first."""
     answers = []
     with Florence2.load(bundle, threads=1) as model:
-        for beams in BEAMS:
+        for beams in asked.beams:
             options = GenerationOptions(num_beams=beams, max_new_tokens=MAX_NEW_TOKENS)
             for picture, questions in zip(asked.pictures, asked.questions, strict=True):
                 view = model.encode(picture, options=options)
@@ -78,8 +79,19 @@ def answers_in_node(bundle: Path, asked: Asked, folder: Path) -> Any:
     return answered("answer_in_node.mjs", plan, folder, timeout=LIMIT)
 
 
-def answers_in_chromium(bundle: Path, asked: Asked, folder: Path) -> Any:
-    """What answers.mjs observes in an isolated page, with onnxruntime-web's WebAssembly."""
+def answers_in_chromium(
+    bundle: Path,
+    asked: Asked,
+    folder: Path,
+    *,
+    device: str = "cpu",
+    flags: Sequence[str] = (),
+    limit: float = LIMIT,
+) -> Any:
+    """What answers.mjs observes in an isolated page, with onnxruntime-web.
+
+    `flags` are Chromium's own; it ends after `limit` seconds.
+    """
     site = folder / "site"
     site.mkdir()
     for name, target in (("js", ROOT / "js"), ("tests", ROOT / "tests"), ("bundle", bundle)):
@@ -90,6 +102,7 @@ def answers_in_chromium(bundle: Path, asked: Asked, folder: Path) -> Any:
             "bundle": f"{url}bundle",
             "url": f"{url}tests/js/answers.html",
             "chromium": CHROMIUM,
-            "load": {"threads": 2},
+            "flags": flags,
+            "load": {"threads": 2, "device": device},
         }
-        return answered("answer_in_chromium.mjs", plan, folder, timeout=LIMIT)
+        return answered("answer_in_chromium.mjs", plan, folder, timeout=limit)

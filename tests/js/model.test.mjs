@@ -112,6 +112,9 @@ test("every question of a view takes options, cancel and the text while it is ma
   await assert.rejects(view.segment("a heart", { region: box }), /one of the two/);
   await assert.rejects(view.segment(), /one of the two/);
   await assert.rejects(view.detect(["heart", " "]), /each phrase must be a text/);
+  await assert.rejects(view.ocr({ options: {} }), /regions is .*; it must be true or false/);
+  await assert.rejects(view.ground("a heart", null), /Arguments are given by name/);
+  await assert.rejects(view.segment(null, null), /Arguments are given by name/);
 });
 
 test("text comes while it is made", async () => {
@@ -285,4 +288,26 @@ test("WebGPU that is not there is said", async () => {
     opened({}, { device: "webgpu" }),
     (error) => error instanceof BackendError && /no WebGPU here/u.test(error.message),
   );
+});
+
+test("float16 is refused on a GPU whose WebGPU has none", async () => {
+  const half = writeBundle(
+    join(mkdtempSync(join(tmpdir(), "js-")), "half"),
+    (manifest) => (manifest.floats = "float16"),
+  );
+  const { ort } = scriptedOrt(SCRIPTS);
+  const inPage = { ...ort, env: { ...ort.env, versions: { common: ort.env.versions.common } } };
+  const adapter = { features: new Set(["timestamp-query"]) };
+  const before = Object.getOwnPropertyDescriptor(globalThis, "navigator");
+  const navigator = { gpu: { requestAdapter: async () => adapter } };
+  Object.defineProperty(globalThis, "navigator", { value: navigator, configurable: true });
+  try {
+    await assert.rejects(
+      Florence2.load(half, { ort: inPage, device: "webgpu" }),
+      (error) => error instanceof BackendError && /lacks shader-f16.*--precision fp32/u.test(error.message),
+    );
+  } finally {
+    if (before) Object.defineProperty(globalThis, "navigator", before);
+    else delete globalThis.navigator;
+  }
 });
