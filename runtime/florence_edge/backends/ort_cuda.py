@@ -14,6 +14,7 @@ Tested over a scripted CUDA, and with the real provider over stand-in libraries
 """
 
 import logging
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -52,7 +53,7 @@ def open_ort_cuda(bundle: Bundle, *, index: int = 0) -> GpuBackend:
     with ExitStack() as owned:
         cuda = open_cuda(index)
         owned.callback(cuda.close)
-        opener = _Opener(bundle, cuda)
+        opener = _Opener(bundle, cuda, handled=sys.exc_info()[1])
         owned.push(opener.let_go)  # before the stream: the sessions' libraries hold on to it
         opener.open(contract.VISION_ENCODER, opener.encoder, own=contract.VISION_CUDA)
         opener.open(contract.TEXT_ENCODER, opener.encoder)
@@ -62,10 +63,14 @@ def open_ort_cuda(bundle: Bundle, *, index: int = 0) -> GpuBackend:
 
 @dataclass(frozen=True, slots=True)
 class _Opener:
-    """Opens a bundle's graphs on one GPU; `sessions` alone refers to them."""
+    """Opens a bundle's graphs on one GPU; `sessions` alone refers to them.
+
+    `handled` is the error that the caller handles meanwhile, if any.
+    """
 
     bundle: Bundle
     cuda: Cuda
+    handled: BaseException | None = None
     sessions: dict[str, "OrtCudaSession"] = field(default_factory=dict)
 
     def open(
@@ -123,9 +128,12 @@ class _Opener:
         error: BaseException | None,
         __: TracebackType | None,
     ) -> None:
-        """Drop the sessions, those that the frames of an error hold as well."""
+        """Drop the sessions, those that the frames of an error hold as well.
+
+        An error that was there before the opening began is its handler's, and keeps its frames.
+        """
         self.sessions.clear()
-        while error is not None:
+        while error is not None and error is not self.handled:
             clear_frames(error.__traceback__)
             error = error.__context__
 

@@ -47,11 +47,22 @@ def missing_library(onnxruntime: Any) -> str:
     except OSError as error:
         missing, not_found, _ = str(error).partition(_NOT_FOUND)
         if not not_found:
-            again = f"pip install --force-reinstall onnxruntime-gpu=={onnxruntime.__version__}"
             doing = f"ONNX Runtime {onnxruntime.__version__} cannot load its CUDA provider"
-            raise engine_failure(doing, error, f"Install it again: {again}") from error
+            raise engine_failure(doing, error, _remedy_for_damage(onnxruntime)) from error
         return missing
     return ""
+
+
+def _remedy_for_damage(onnxruntime: Any) -> str:
+    if L4T_RELEASE.exists():
+        return (
+            "On a Jetson install an onnxruntime-gpu that was built for this JetPack again; or use "
+            "device='tensorrt'."
+        )
+    version = onnxruntime.__version__
+    return (
+        f"Install it again: pip install --force-reinstall 'onnxruntime-gpu[cuda,cudnn]=={version}'"
+    )
 
 
 def remedy_for(onnxruntime: Any, missing: str) -> str:

@@ -11,8 +11,8 @@ cuda-bindings have to find a GPU; where they do not (JetPack 6: its driver is ol
 that is built into them), the installed libraries are tried, and a warning says so.
 
 A function of the runtime that fails leaves its error to the thread, for cudaGetLastError to give
-and forget. The engines have the same runtime, and look there after each kernel that they launch: a
-failure that was raised here would fail their next run, too, so it is forgotten.
+and forget. With ctypes the engines may have the same runtime, and look there after each kernel that
+they launch: a failure that was raised here would fail their next run, too, so it is forgotten.
 """
 
 import ctypes

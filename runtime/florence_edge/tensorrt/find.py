@@ -11,8 +11,10 @@ what differs and what to run.
 """
 
 import logging
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from ..bundle import ENGINES, Bundle
@@ -116,8 +118,8 @@ def build_command(bundle: Bundle, options: EngineOptions, root: Path, *, gpu: in
         "--engine-dir": (root, engines_root(bundle)),
         "--gpu": (gpu, 0),
     }
-    given = [f"{flag} {value}" for flag, (value, ours) in flags.items() if value != ours]
-    return " ".join(["florence-build", str(bundle.folder), *given])
+    given = [(flag, str(value)) for flag, (value, ours) in flags.items() if value != ours]
+    return shlex.join(["florence-build", str(bundle.folder), *chain.from_iterable(given)])
 
 
 def _opened(

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from .. import contract
@@ -145,7 +146,8 @@ def read_plan(folder: Path, manifest: EngineManifest, graph: str, *, verify: boo
 
 def _unusable(folder: Path, error: Exception) -> BackendError:
     root = folder.parent
-    where = f"{root.parent}" if root.name == ENGINES else f"BUNDLE --engine-dir {root}"
+    inside = root.name == ENGINES
+    where = quote(str(root.parent)) if inside else f"BUNDLE --engine-dir {quote(str(root))}"
     return BackendError(
         f"The engines in {folder} cannot be used: {error}. Build them again: florence-build "
         f"{where} --refresh"

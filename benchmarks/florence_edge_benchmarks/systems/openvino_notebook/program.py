@@ -4,7 +4,7 @@
 into an image encoder, an embedding, a text encoder and a decoder with state: its self-attention
 caches, whose rows `beam_idx` picks, and the keys and values of the encoder's output, which OpenVINO
 computes in an answer's first step alone. transformers' `generate` drives them. The notebook
-stores float16; the 8-bit weights by NNCF are what this comparison adds (issue 16). It answers as
+stores float16; the 8-bit weights by NNCF are what this comparison adds. It answers as
 `speed/worker.py` does. MEMORY is the path of `florence_edge_jetson/machine/system.py`.
 """
 
