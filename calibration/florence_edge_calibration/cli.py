@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -61,7 +62,7 @@ def _run(arguments: argparse.Namespace) -> None:
         _save(table, output)
         use = (
             "florence-export CHECKPOINT --precision int8 --target portable "
-            f"--calibration {output} --calibration-images DIR --output NEW"
+            f"--calibration {shlex.quote(str(output))} --calibration-images DIR --output NEW"
         )
         print(plain(f"{output} is ready. Use it: {use}"))
     if arguments.sensitivity:

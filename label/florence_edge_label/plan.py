@@ -273,5 +273,5 @@ def _check_same_answers(
             f"{folder.path} was begun with {', '.join(then)}; requested now: {', '.join(now)}. "
             "Request the same as then to go on, or label into another --output. Scores, doubles "
             "and clean-up can be chosen anew without labelling: florence-label export --min-score, "
-            "--nms, --clean."
+            "--nms, --clean or --no-clean."
         )

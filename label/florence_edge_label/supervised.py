@@ -8,7 +8,6 @@ does, the shard goes picture by picture.
 """
 
 import os
-import signal
 import subprocess
 import sys
 from collections import Counter
@@ -19,6 +18,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 
 from florence_edge import BackendError
+from florence_edge.command import how_it_ended
 
 from .labeller import Part, Shard, WorkerSettings
 from .worker import Begun, Ended, Failed, Ready
@@ -252,7 +252,4 @@ class _Deaths:
 def _how_it_ended(status: int | None) -> str:
     if status is None:
         return "hung and was stopped"
-    if status < 0:
-        with suppress(ValueError):
-            return f"was ended by {signal.Signals(-status).name}"
-    return f"ended with status {status}"
+    return how_it_ended(status, ())  # what it said is on the terminal

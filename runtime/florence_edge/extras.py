@@ -26,12 +26,29 @@ def pip_install(*extras: str) -> str:
 
 
 def newer_release() -> str:
-    """The command that brings a newer release; of a checkout that is git's."""
+    """The command that brings a newer release, or a sentence where there is none for it.
+
+    Of a checkout that is git's, and once more pip's where a copy of it is imported.
+    """
     direct = _direct_url()
-    folder = Path(url2pathname(urlsplit(direct.get("url", "")).path))
+    url = direct.get("url", "")
+    folder = Path(url2pathname(urlsplit(url).path))
+    if "vcs_info" in direct:
+        named = f"{DISTRIBUTION} @ {direct['vcs_info']['vcs']}+{url}"
+        return shlex.join(["pip", "install", "--upgrade", named])
     if "dir_info" in direct and _is_source(folder):
-        return shlex.join(["git", "-C", str(folder), "pull"])
+        return _newer_sources(folder, editable=direct["dir_info"].get("editable", False))
+    if url and "dir_info" not in direct:
+        return f"Install a newer release as this one was installed, from {url}."
     return f"pip install --upgrade {DISTRIBUTION}"
+
+
+def _newer_sources(folder: Path, *, editable: bool) -> str:
+    if not (folder / ".git").exists():  # a folder, or a file in a worktree
+        again = "" if editable else ", and install it again"
+        return f"Put the sources of a newer release in the place of {folder}{again}."
+    pull = shlex.join(["git", "-C", str(folder), "pull"])
+    return pull if editable else f"{pull} && {shlex.join(['pip', 'install', str(folder)])}"
 
 
 def _arguments(direct: dict[str, Any], extras: str) -> list[str]:

@@ -48,6 +48,18 @@ def test_a_failing_answer_is_an_error_and_the_next_one_goes_on(
         assert running.answer(workload).tokens == 5
 
 
+def test_last_words_that_are_no_text_are_said_all_the_same(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dying = [sys.executable, "-c", "import os; os.write(2, b'Error: \\xff'); os._exit(3)"]
+    monkeypatch.setattr("florence_edge_benchmarks.speed.process.command_of", lambda _: dying)
+    with (
+        pytest.raises(BackendError, match="ended with status 3: Error: \ufffd"),
+        SystemProcess(system),
+    ):
+        pass
+
+
 def test_a_system_that_cannot_be_loaded_says_why(system: System, tmp_path: Path) -> None:
     with (
         pytest.raises(BackendError, match=r"There is no bundle at .*florence-export"),

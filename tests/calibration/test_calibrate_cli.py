@@ -68,10 +68,10 @@ def refused(arguments: list[str], capsys: Capture, message: str) -> None:
 def test_a_table_is_written_and_its_use_is_printed(
     floats: Bundle, pictures: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    output = tmp_path / "deep" / "calibration.json"
+    output = tmp_path / "two words" / "calibration.json"
     assert main([str(floats.folder), str(pictures), "--output", str(output)]) == 0
     captured = capsys.readouterr()
-    assert f"--target portable --calibration {output} --calibration-images DIR" in captured.out
+    assert f"--target portable --calibration '{output}' --calibration-images DIR" in captured.out
     assert captured.err == "\rCalibrating: 6 of 6 pictures\n"  # no terminal: its end alone
     table = CalibrationTable.load(output)
     table.check(floats)

@@ -36,7 +36,6 @@ from florence_edge_export.quantization.gate import (
     Passage,
     Trial,
     lift,
-    log_progress,
     open_gate,
 )
 
@@ -306,21 +305,6 @@ def test_random_weights_that_lose_too_much_end_before_blocks_are_ranked(
     with pytest.raises(BundleError, match="none of the float model's own answers ends within 4 to"):
         pass_gate(gate, RECIPE, anything, anything)
     assert len(written) == 1
-
-
-def test_progress_is_told_every_quarter_of_a_minute_with_the_time_left(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    seconds = iter([0.0, 10.0, 20.0, 30.0, 60.0, 70.0])
-    caplog.set_level("INFO")
-    progress = log_progress("Ranking", "blocks", clock=lambda: next(seconds))
-    for done in range(1, 6):
-        progress(done * 2, 20 if done < 5 else 10)
-    assert caplog.messages == [
-        "Ranking: 4 of 20 blocks, about 1 min left",  # 80 seconds
-        "Ranking: 8 of 20 blocks, about 2 min left",
-        "Ranking: 10 of 10 blocks",
-    ]
 
 
 def test_blocks_are_ranked_by_their_errors(

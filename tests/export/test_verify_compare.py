@@ -159,8 +159,59 @@ def test_a_different_answer_fails_and_names_the_task() -> None:
         ("<OD>", 3): ReferenceAgreement(400, 399, 0),
         ("<OCR>", 1): ReferenceAgreement(400, 400, 0),
     }
-    with pytest.raises(BundleError, match="<OD> with 3 beams of 800"):
-        compare.check(graphs, agreements)
+    with pytest.raises(BundleError, match=r"<OD> with 3 beams, by more than rounding explains\. T"):
+        compare.check(graphs, agreements, ("<OD>", 3))
+
+
+@pytest.mark.usefixtures("verify_briefly")
+@pytest.mark.parametrize(
+    ("verdicts", "patience", "told"),
+    [
+        (["different"] * 4, [False] * 4, None),
+        (["equal", "tie", "equal", "equal"], [True] * 4, ""),
+        (["tie"] * 4, [True, True, False, False], r"^4 ties of 4 answers: .* --keep-failed keeps"),
+        (["tie", "tie", "different", "different"], [True, True, False, False], "^2 ties of 4"),
+        (
+            ["equal", "different", "different", "equal"],
+            [True, True, False, False],
+            r"<[A-Z_]+> with 3 beams, by more .*explains\. Not looked into: 1 more of 4\.",
+        ),
+    ],
+)
+def test_rounding_is_looked_for_where_that_may_still_save_the_bundle(
+    tiny_bundle: Path,
+    tiny_checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    verdicts: list[str],
+    patience: list[bool],
+    told: str | None,
+) -> None:
+    """Not where it is only reported (`told` is None), nor after what refuses it in any case."""
+    left, seen = list(verdicts), list[bool]()
+
+    def answer(_: object, prompt: object, beams: int, *, patient: bool) -> str:
+        seen.append(patient)
+        return left.pop(0)
+
+    monkeypatch.setattr(compare._Comparison, "answer", answer)
+    monkeypatch.setattr(compare, "BEAMS", (2, 3))
+    checkpoint = read_checkpoint(tiny_checkpoint)
+    image = read_image_processing(tiny_checkpoint)
+    if told:
+        with pytest.raises(BundleError, match=told):
+            compare.verify(tiny_bundle, checkpoint, image, strict=True)
+    else:
+        compare.verify(tiny_bundle, checkpoint, image, strict=told is not None)
+    assert seen == patience
+
+
+def test_a_graph_that_is_far_off_refuses_the_bundle_already() -> None:
+    so_far = compare._SoFar(total=60)
+    so_far.add_graph("decoder", Closeness(1e-4, 0.0, 1.0))
+    assert not so_far.refused
+    so_far.add_graph("decoder", Closeness(float("nan"), 0.0, 1.0))
+    so_far.add_graph("decoder", Closeness(1e-4, 0.0, 1.0))
+    assert so_far.refused
 
 
 @pytest.mark.parametrize(

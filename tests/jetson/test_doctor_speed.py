@@ -303,6 +303,16 @@ def test_a_process_that_dies_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         EngineProcess(Job(bundle="b", device="cpu", tokens=5))
 
 
+def test_last_words_that_are_no_text_are_said_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "dying.py").write_text("import os; os.write(2, b'Error: \\xff'); os._exit(3)")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("florence_edge_jetson.doctor.speed_process._PROGRAM", "dying")
+    with pytest.raises(BackendError, match="ended with status 3: Error: \ufffd"):
+        EngineProcess(Job(bundle="b", device="cpu", tokens=5))
+
+
 def test_the_command_measures_prints_and_remembers(
     tiny_bundle: Path,
     cache: Path,

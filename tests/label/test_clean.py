@@ -54,4 +54,4 @@ def test_the_request_is_one_of_the_run(
     assert label(photos, tmp_path / "out", "--clean", "--shards", "1/9") == 0
     assert json.loads((tmp_path / "out" / "run.json").read_text())["options"]["clean"] is True
     assert label(photos, tmp_path / "out", "--shards", "1/9") == 1
-    assert "begun with clean True; requested now: clean None" in capsys.readouterr().err
+    assert "begun with clean True; requested now: no clean" in capsys.readouterr().err

@@ -77,7 +77,7 @@ def test_a_part_that_is_missing_is_made_again_to_the_last_bit(
     [
         (("--task", "OD,CAPTION"), "begun with task OD; requested now: task OD,CAPTION"),
         (("--beams", "1"), "begun with num_beams 3; requested now: num_beams 1"),
-        (("--min-score", "0.5"), "min_score None; .* min_score 0.5. .*florence-label export"),
+        (("--min-score", "0.5"), "no min_score; .* min_score 0.5. .*florence-label export"),
         (("--shard-size", "4"), "begun with shard_size 2; requested now: shard_size 4"),
         (("--convention", "microsoft"), "convention native"),
     ],

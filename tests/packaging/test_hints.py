@@ -45,7 +45,7 @@ NO_COMMANDS = {
 }
 # Options of other people's programs, which messages name in full.
 OTHERS = {
-    "docker": ("--gpus", "--runtime"),
+    "docker run|container": ("--gpus", "--runtime"),
     "venv|virtual environment": ("--system-site-packages",),
     rf"pip|^{FILLED} ": ("--force-reinstall", "--only-binary", "--upgrade"),
     "v4l2-ctl": ("--list-formats-ext",),
@@ -143,11 +143,18 @@ def test_options_in_messages_exist() -> None:
         known |= {
             option
             for program, options in OTHERS.items()
-            if program == "docker" or re.search(program, text)
+            if re.search(program, text)
             for option in options
         }
         gone += [(where, option) for option in OPTION.findall(text) if option not in known]
     assert gone == []
+
+
+def test_the_package_is_installed_by_the_hints_that_know_where_it_came_from() -> None:
+    """Not from an index that may have none: florence_edge.extras says how."""
+    own = re.compile(r"pip install\b.*\bflorence-edge\b")
+    assert own.search("Run: pip install --upgrade 'florence-edge[cpu]'")
+    assert [where for where, text in ALL if own.search(text) and "|extras.py" not in where] == []
 
 
 def whole_commands() -> list[tuple[str, str]]:

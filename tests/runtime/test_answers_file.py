@@ -258,7 +258,7 @@ def test_a_picture_that_fails_has_a_line_with_its_error_and_is_tried_again(
     [
         (["--beams", "2"], "num_beams 1", "num_beams 2"),
         (["--max-new-tokens", "9"], "max_new_tokens 8", "max_new_tokens 9"),
-        (["--max-time", "50"], "max_time None", "max_time 50.0"),
+        (["--max-time", "50"], "no max_time", "max_time 50.0"),
         (["--min-score", "0.5"], "min_score 0.0", "min_score 0.5"),
         (["--convention", "microsoft"], "convention native", "convention microsoft"),
         (["--beams", "2", "--min-score", "1"], "num_beams 1, min_score", "num_beams 2, min_score"),

@@ -49,9 +49,15 @@ def test_an_extra_is_installed_from_where_the_package_came(
     ("direct", "command"),
     [
         ({}, "pip install --upgrade florence-edge"),
-        ({"url": ROOT.as_uri(), "dir_info": {"editable": True}}, f"git -C {ROOT} pull"),
-        ({"url": ROOT.as_uri(), "dir_info": {}}, f"git -C {ROOT} pull"),
         ({"url": "file:///gone", "dir_info": {}}, "pip install --upgrade florence-edge"),
+        (
+            {"url": "https://h/r.git", "vcs_info": {"vcs": "git", "commit_id": "abc"}},
+            "pip install --upgrade 'florence-edge @ git+https://h/r.git'",
+        ),
+        (
+            {"url": "file:///w/f.whl", "archive_info": {}},
+            "Install a newer release as this one was installed, from file:///w/f.whl.",
+        ),
     ],
 )
 def test_a_newer_release_comes_from_where_this_one_came(
@@ -59,6 +65,28 @@ def test_a_newer_release_comes_from_where_this_one_came(
 ) -> None:
     monkeypatch.setattr(extras, "_direct_url", lambda: direct)
     assert newer_release() == command
+
+
+@pytest.mark.parametrize("of_git", [True, False])
+@pytest.mark.parametrize("editable", [True, False])
+def test_a_newer_release_of_a_checkout_is_pulled_and_a_copy_of_it_replaced(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, editable: bool, of_git: bool
+) -> None:
+    folder = tmp_path / "a checkout"
+    folder.mkdir()
+    (folder / "pyproject.toml").touch()
+    if of_git:
+        (folder / ".git").touch()  # as in a worktree
+    info = {"editable": True} if editable else {}
+    direct = {"url": folder.as_uri(), "dir_info": info}
+    monkeypatch.setattr(extras, "_direct_url", lambda: direct)
+    if of_git:
+        again = "" if editable else f" && pip install '{folder}'"
+        assert newer_release() == f"git -C '{folder}' pull{again}"
+    else:
+        again = "" if editable else ", and install it again"
+        told = f"Put the sources of a newer release in the place of {folder}{again}."
+        assert newer_release() == told
 
 
 def test_a_checkout_that_is_not_installed_names_itself(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,9 @@ class SystemProcess:
 
     def __init__(self, system: System) -> None:
         self.system = system
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
+        self._errors = tempfile.TemporaryFile(  # noqa: SIM115 - closed with the process
+            "w+", encoding="utf-8", errors="replace"
+        )
         try:
             self._process = subprocess.Popen(
                 command_of(system),

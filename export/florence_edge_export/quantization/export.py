@@ -54,6 +54,7 @@ from florence_edge_jetson.machine.system import peak_bytes
 from ..bundle_writer import BundleFormat, BundleSource, save_bundle
 from ..checkpoint.loader import MINIATURE
 from ..float16 import log_lifted, portable_form
+from ..progress import log_progress
 from .gate import (
     Gate,
     Passage,
@@ -61,7 +62,6 @@ from .gate import (
     Trial,
     compare_steps,
     lift,
-    log_progress,
     next_count,
     on_cpu,
     open_gate,

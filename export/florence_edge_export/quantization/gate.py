@@ -5,9 +5,8 @@ task loses. Where a task loses more than the budget, blocks return to float, the
 first, as few as hold the budget: `next_count` says how many to try, by bisection.
 """
 
-import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median, quantiles
 
@@ -27,7 +26,7 @@ from florence_edge_calibration.quantization.dataset import CalibrationSample
 from florence_edge_calibration.quantization.recipe import SHARED, Recipe, pattern_of
 from florence_edge_calibration.quantization.sensitivity import Sensitivity, blocks_of, sweep
 
-logger = logging.getLogger(__name__)
+from ..progress import log_progress
 
 MIN_POSITIONS = 2_000
 _MIN_DECIDED = 0.1  # of MIN_POSITIONS; a trained model is decided nearly everywhere
@@ -37,7 +36,6 @@ _MAX_LIFTED = 0.5  # of the blocks: with more in float the bundle would be quant
 _TIMED_RUNS = 3
 _SEARCHES = {"greedy": 1, "3 beams": 3}
 _TIMED_STEPS, _WARM_STEPS = 36, 6  # of each decoder, by turns
-_SILENCE = 15.0  # seconds at most between two lines about progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,25 +275,3 @@ def _step(decoder: DecoderSession, beams: int) -> float:
     started = time.perf_counter()
     decoder.step(tokens, np.zeros_like(tokens))
     return time.perf_counter() - started
-
-
-def log_progress(
-    what: str, unit: str = "pictures", clock: Callable[[], float] = time.monotonic
-) -> Callable[[int, int], None]:
-    """Say in the log now and then how far it is, and how long the rest will take.
-
-    The rest is told by the mean so far, in minutes.
-    """
-    begun = said = clock()
-
-    def progress(done: int, count: int) -> None:
-        nonlocal said
-        now = clock()
-        if done < count and now - said < _SILENCE:
-            return
-        said = now
-        left = (now - begun) / done * (count - done) / 60
-        rest = f", about {max(1, round(left))} min left" if done < count else ""
-        logger.info("%s: %d of %d %s%s", what, done, count, unit, rest)
-
-    return progress

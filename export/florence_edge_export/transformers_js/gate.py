@@ -18,7 +18,8 @@ from florence_edge.tokenizer import Tokenizer
 from florence_edge_calibration.quantization.agreement import Judged, TeacherForcing
 from florence_edge_calibration.quantization.dataset import CalibrationSample
 
-from ..quantization.gate import MAX_NEW_TOKENS, MIN_POSITIONS, log_progress
+from ..progress import log_progress
+from ..quantization.gate import MAX_NEW_TOKENS, MIN_POSITIONS
 from . import layout
 from .ort_backend import Model, OrtBackend, open_file
 

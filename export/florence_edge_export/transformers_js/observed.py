@@ -21,7 +21,8 @@ from florence_edge_calibration.quantization.blockwise import linear_weight
 from florence_edge_calibration.quantization.dataset import CalibrationSample
 from florence_edge_calibration.quantization.observer import sampled_rows
 
-from ..quantization.gate import MAX_NEW_TOKENS, log_progress
+from ..progress import log_progress
+from ..quantization.gate import MAX_NEW_TOKENS
 from . import layout
 from .dtypes import named_linears
 from .ort_backend import Model, OrtBackend, Session, open_file

@@ -18,6 +18,7 @@ from florence_edge.backends.auto import MeasuredEngine, SpeedRecord, remember
 from florence_edge.bundle import Bundle
 from florence_edge.devices import EngineSettings
 from florence_edge.errors import BackendError, FlorenceEdgeError, RequestError
+from florence_edge.extras import pip_install
 
 from ..machine.system import GIB, read_memory
 from .speed_process import EngineProcess
@@ -113,7 +114,7 @@ def measure(
         RequestError: there is no candidate.
     """
     if not candidates:
-        raise RequestError("No engine is installed that runs this bundle: pip install onnxruntime")
+        raise RequestError(f"No engine is installed that runs this bundle: {pip_install('cpu')}")
     left_out: list[str] = []
     with ExitStack() as stack:
 

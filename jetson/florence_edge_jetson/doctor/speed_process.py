@@ -29,7 +29,9 @@ class EngineProcess:
     def __init__(self, job: Job) -> None:
         threads = {} if job.threads is None else {"OMP_NUM_THREADS": str(job.threads)}
         path = os.pathsep.join(filter(None, sys.path))  # the same packages as here
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
+        self._errors = tempfile.TemporaryFile(  # noqa: SIM115 - closed with the process
+            "w+", encoding="utf-8", errors="replace"
+        )
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", _PROGRAM, json.dumps(asdict(job))],

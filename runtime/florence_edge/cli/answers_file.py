@@ -56,8 +56,8 @@ class Origin:
         options = dict(line["options"])
         for name in dict.fromkeys((*self.options, *options)):
             if options.get(name) != self.options.get(name):
-                then.append(f"{name} {options.get(name)}")
-                now.append(f"{name} {self.options.get(name)}")
+                then.append(_option(name, options.get(name)))
+                now.append(_option(name, self.options.get(name)))
         return then, now
 
 
@@ -86,6 +86,10 @@ def origin_of(bundle: Bundle, options: GenerationOptions, shown: Mapping[str, An
         },
         options=read_json(json.dumps(known).encode()),  # as it will be read again
     )
+
+
+def _option(name: str, value: object) -> str:
+    return f"no {name}" if value is None else f"{name} {value}"
 
 
 def _bundle_name(bundle: Mapping[str, Any]) -> str:

@@ -107,14 +107,14 @@ def _run_pictures(images: Sequence[Path], request: Request, arguments: argparse.
             answers = stack.enter_context(opened)
             images = [image for image in images if not answers.has(image)]
         model = stack.enter_context(_load(arguments))
-        line = stack.enter_context(StatusLine(shown=len(images) > 1))
+        status_line = stack.enter_context(StatusLine(shown=len(images) > 1))
         lines = AnswerLines.of(model, request)
         pace = Pace(len(images))
         options = options_from(arguments)
         for answered in run_many(model, images, request, options=options, batch=arguments.batch):
             path = Path(str(answered.image))
             results = [kept_from(arguments, result) for result in answered.results]
-            line.clear()
+            status_line.clear()
             if answered.error is not None:
                 _complain(path, answered.error)
                 failed += 1
@@ -126,7 +126,7 @@ def _run_pictures(images: Sequence[Path], request: Request, arguments: argparse.
                 answers.write_error(path, answered.error)
             elif answers is not None:
                 answers.write(said)
-            line.show(pace.after_one_more())
+            status_line.show(pace.after_one_more())
     if failed and len(images) > 1:
         print(f"florence-run: {failed} of {len(images)} images failed.", file=sys.stderr)
     written = [] if answers is None else [f"the answers in {arguments.answers}"]

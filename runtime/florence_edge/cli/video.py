@@ -56,11 +56,11 @@ def run_video(
         stop = stack.enter_context(_stopped_by_signals())
         how = _watching(arguments, show, stop.event)
         watched = stack.enter_context(closing(_watched(model, request, arguments, stop.event, how)))
-        line = stack.enter_context(StatusLine())
+        status_line = stack.enter_context(StatusLine())
         stats = WatchStats()
         for frame, unfiltered, stats in watched:
             results = [kept_from(arguments, result) for result in unfiltered]
-            line.clear()
+            status_line.clear()
             said = lines.about(Subject.of_frame(called, frame, stats), results)
             if write is not None:
                 write(said)
@@ -76,7 +76,7 @@ def run_video(
                 video.write(picture, frame.elapsed)
             if show is not None and not show(picture):
                 break
-            line.show(_summary(stats))
+            status_line.show(_summary(stats))
     with suppress(OSError):  # the terminal may be gone
         print(f"florence-run: {_summary(stats)}", file=sys.stderr, flush=True)
     video_written = [] if video is None else [f"the video in {save}"]
