@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from florence_edge import Florence2
+from florence_edge.cli.main import main
 
 from .conftest import ROOT
 
@@ -33,6 +34,7 @@ def test_the_code_of_a_page_runs(
     with Image.open(scenes / "003.png") as picture:
         for name_of_a_page in ("street.jpg", "part.jpg"):
             picture.convert("RGB").save(name_of_a_page)
+        assert main(["bundle", "street.jpg", "--task", "OD", "--answers", "found.jsonl"]) == 0
         stream = [picture.convert("RGB")] * 2  # stands in for the camera
     with Florence2.load(miniature_bundle) as model:
         names: dict[str, Any] = {
