@@ -72,6 +72,7 @@ def test_an_interrupted_checkpoint_is_made_again(
     assert (random_models.make_checkpoint(TINY, tmp_path) / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_int8_is_made_from_generated_scenes_and_not_gated(tmp_path: Path) -> None:
     wanted = RandomModel(architecture="tiny", image_size=64, precisions=("int8",))
     checkpoint = make_checkpoint(wanted, tmp_path)

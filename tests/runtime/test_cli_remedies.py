@@ -90,6 +90,7 @@ def test_what_does_not_go_together_is_parted(
     assert run(photo, *asked(followed))[0] == 0
 
 
+@pytest.mark.slow
 def test_answers_that_are_there_are_gone_on_with(run: Run, photo: Path, tmp_path: Path) -> None:
     asked = (photo, "--task", "OD", "--answers", tmp_path / "a.jsonl")
     assert run(*asked)[0] == 0
