@@ -9,7 +9,7 @@ import ast
 import contextlib
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -172,13 +172,16 @@ def whole_commands() -> list[tuple[str, str]]:
 def test_a_whole_command_is_understood(
     where: str, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    parse = argparse.ArgumentParser.parse_args
+    def stopping(parse: Callable[..., object]) -> Callable[..., None]:
+        def parse_and_stop(self: argparse.ArgumentParser, arguments: list[str]) -> None:
+            parse(self, arguments)
+            raise _Parsed
 
-    def parse_and_stop(self: argparse.ArgumentParser, arguments: list[str]) -> None:
-        parse(self, arguments)
-        raise _Parsed
+        return parse_and_stop
 
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+    for name in ("parse_args", "parse_intermixed_args"):
+        parse = getattr(argparse.ArgumentParser, name)
+        monkeypatch.setattr(argparse.ArgumentParser, name, stopping(parse))
     command, *words = told.split()
     for place, word in enumerate(words[:-1]):
         if word in CHOSEN and set(words[place + 1]) == {FILLED}:

@@ -39,6 +39,12 @@ def test_every_task_prints_one_json_object(run: Run, photo: Path, task: str) -> 
     assert list(answer["seconds"]) == ["image", "vision", "prefill", "decode", "parse"]
 
 
+def test_sources_may_stand_behind_options(run: Run, photo: Path) -> None:
+    behind = run("--task", "CAPTION", "--json", photo, photo)
+    assert behind[0] == 0
+    assert [answer["image"] for answer in lines(behind[1])] == [str(photo)] * 2
+
+
 def test_the_answer_is_that_of_the_library(run: Run, photo: Path, tiny_model: Florence2) -> None:
     (answer,) = lines(run(photo, "--task", "<OD>", "--beams", "2", "--json")[1])
     options = GenerationOptions(num_beams=2, max_new_tokens=12)

@@ -33,7 +33,7 @@ _NEWER = ("clean", "classes", "max_regions")
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The arguments, or the exit that argparse makes where they are used wrongly."""
     parser = _parser()
-    parsed = parser.parse_args(arguments)
+    parsed = parser.parse_intermixed_args(arguments)  # sources may stand behind options, too
     try:
         parsed.images, parsed.source = split_sources(parsed.images, parsed.source)
         check_targets(parsed)
