@@ -17,9 +17,8 @@ import onnx_ir as ir
 
 from florence_edge import contract
 from florence_edge.backends.base import NamedArrays
-from florence_edge.backends.ort_package import CPU, import_onnxruntime
+from florence_edge.backends.ort_package import CPU, import_onnxruntime, use_cores
 from florence_edge.bundle import TOKENIZER, Bundle
-from florence_edge.cpu import usable_cores
 from florence_edge.errors import BundleError
 from florence_edge.image import pixels
 from florence_edge.tasks import Prompt
@@ -270,8 +269,7 @@ def open_session(model: ir.Model, weights: Path, *, threads: int | None = None) 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry(_WEIGHTS_FOLDER, str(weights))
-    options.intra_op_num_threads = usable_cores().count if threads is None else threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    use_cores(options, threads)
     return onnxruntime.InferenceSession(
         ir.to_proto(model).SerializeToString(), options, providers=[CPU[0]]
     )

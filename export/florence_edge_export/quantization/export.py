@@ -65,6 +65,7 @@ from .gate import (
     next_count,
     on_cpu,
     open_gate,
+    saves_time,
 )
 from .report import Effort, FidelityReport, compare_tasks
 
@@ -250,7 +251,7 @@ def _steps_beside_int8(
     with variant(floats, contract.DECODER, decoder) as int8, on_cpu(Bundle.load(folder)) as int4:
         steps = compare_steps(int8, int4)
     said = ", ".join(f"{name} {speed}" for name, speed in steps.items())
-    if all(speed.faster for speed in steps.values()):
+    if saves_time(steps):
         logger.info("A step of the decoder beside int8's here, as many times as fast: %s.", said)
     else:
         logger.warning(

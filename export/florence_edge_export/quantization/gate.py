@@ -252,6 +252,11 @@ def compare_steps(model: Florence2, other: Florence2) -> dict[str, StepSpeed]:
     return {name: _step_speed(model, other, beams) for name, beams in _SEARCHES.items()}
 
 
+def saves_time(steps: Mapping[str, StepSpeed]) -> bool:
+    """Whether the step is faster by every search."""
+    return all(each.faster for each in steps.values())
+
+
 def _step_speed(model: Florence2, other: Florence2, beams: int) -> StepSpeed:
     steppers = [_open_decoder(each, beams) for each in (model, other)]
     ratios = []

@@ -13,7 +13,7 @@ from florence_edge_calibration.quantization.calibration_table import Calibration
 from florence_edge_calibration.quantization.dataset import CalibrationSample
 from florence_edge_calibration.quantization.recipe import Recipe
 
-from .gate import Passage, StepSpeed, on_cpu
+from .gate import Passage, StepSpeed, on_cpu, saves_time
 
 _BATCH = 16
 _MAX_NEW_TOKENS = 100
@@ -184,7 +184,7 @@ class FidelityReport:
         said = ", ".join(f"{search} {each}" for search, each in self.steps.items())
         judged = (
             "so it is faster"
-            if all(each.faster for each in self.steps.values())
+            if saves_time(self.steps)
             else "so on such a CPU it saves memory and disk, and time not for certain"
         )
         return [

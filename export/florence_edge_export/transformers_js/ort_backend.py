@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from florence_edge.backends.base import Features, HostFeatures, NamedArrays, Pixels
-from florence_edge.backends.ort_package import CPU, import_onnxruntime
+from florence_edge.backends.ort_package import CPU, import_onnxruntime, use_cores
 from florence_edge.contract import PARTS, TOP_K, ModelSize
 from florence_edge.engine_failures import engine_failure
 from florence_edge.errors import MODEL_CLOSED, BackendError
@@ -60,6 +60,7 @@ def open_file(path: Path) -> Session:
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    use_cores(options)
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=[CPU[0]])
     except Exception as error:  # its classes have no other base

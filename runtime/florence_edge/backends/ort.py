@@ -10,7 +10,6 @@ from typing import Any
 
 from .. import contract
 from ..bundle import Bundle
-from ..cpu import usable_cores
 from ..cuda.api import advice_on
 from ..engine_failures import SEE_DOCTOR, engine_failure
 from ..errors import BackendError
@@ -19,7 +18,14 @@ from .base import NamedArrays
 from .host import HostBackend, HostModel, Run
 from .int8_products import keep_products_exact
 from .ort_libraries import missing_library, remedy_for
-from .ort_package import CPU, Provider, available, import_onnxruntime, ort_version
+from .ort_package import (
+    CPU,
+    Provider,
+    available,
+    import_onnxruntime,
+    ort_version,
+    use_cores,
+)
 
 
 def open_ort(
@@ -53,9 +59,7 @@ def open_session(
 ) -> Any:
     """Open a graph of the bundle on a provider, and check that both are what was requested.
 
-    `threads` limits the threads that one operator uses, and `spinning` says whether those that wait
-    for the next one keep their core busy. On the CPU None is one for each core that the process may
-    use (`cpu.usable_cores`), and no spinning; elsewhere it is what ONNX Runtime takes.
+    `threads` and `spinning` are for the CPU, see `use_cores`; None is its default.
 
     Raises:
         BackendError: the graph cannot be opened, the provider did not become active, or the graph
@@ -102,12 +106,7 @@ def session_options(
     # Of a file that is a graph in its own format, too, the external data would not be ours to see.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     if provider == CPU:
-        threads = usable_cores().count if threads is None else threads
-        spinning = bool(spinning)
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    if spinning is not None:
-        options.add_session_config_entry("session.intra_op.allow_spinning", f"{spinning:d}")
+        use_cores(options, threads, spinning=bool(spinning))
     # From the second run of a shape on, a pattern would take one block for all activations, beside
     # the pieces that the arena keeps of the first run. Without, base in int8 peaks at 805 MB, not
     # 1,164 (float32: 1,615, not 1,757), at the same speed. On a GPU it would allocate when all

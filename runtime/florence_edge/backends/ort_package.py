@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
+from ..cpu import usable_cores
 from ..engine_failures import ENGINE_FAILURES, not_imported
 from ..extras import pip_install
 
@@ -42,6 +43,16 @@ def ort_version() -> tuple[int, ...]:
         MissingPackageError: it is not installed.
     """
     return tuple(int(part) for part in import_onnxruntime().__version__.split(".")[:2])
+
+
+def use_cores(options: Any, threads: int | None = None, *, spinning: bool = False) -> None:
+    """Set up a session on the CPU: one thread for each core that the process may use, or `threads`.
+
+    `options` are onnxruntime's `SessionOptions`, and `cpu.usable_cores` tells the cores. `spinning`
+    says whether threads that wait for the next operator keep their core busy.
+    """
+    options.intra_op_num_threads = usable_cores().count if threads is None else threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", f"{spinning:d}")
 
 
 def available() -> Sequence[str]:
